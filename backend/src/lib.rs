@@ -1,0 +1,1 @@
+//! A software switch that serves virtual machines' NICs over vhost-user.

@@ -1,0 +1,2 @@
+//! The Ringswitch daemon and its command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! An in-process VMM and virtio-net driver.

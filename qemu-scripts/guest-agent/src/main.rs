@@ -1,0 +1,2 @@
+//! The test guest's init process.
+fn main() {}

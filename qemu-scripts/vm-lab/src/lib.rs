@@ -1,0 +1,1 @@
+//! Real QEMU guests on a real Ringswitch.

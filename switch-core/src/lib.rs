@@ -1,0 +1,2 @@
+//! What happens to a frame.
+#![forbid(unsafe_code)]
