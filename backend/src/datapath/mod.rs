@@ -26,7 +26,11 @@ pub struct QueueIndex(pub u16);
 #[derive(Clone, Debug)]
 pub enum DatapathEvent {
     /// The ring was stopped by a guest's fault; its error eventfd has been signalled.
-    RingFault { port: PortId, queue: QueueIndex, error: RingError },
+    RingFault {
+        port: PortId,
+        queue: QueueIndex,
+        error: RingError,
+    },
     /// The front-end truncated its memory: detach the port.
     MemoryLost { port: PortId },
     /// A TAP's device vanished.
@@ -92,7 +96,12 @@ pub struct VhostPort {}
 
 impl VhostPort {
     /// Translates and checks the addresses, then hands the ring to a worker, which polls it once. Replaces a running ring of that index.
-    pub fn start_ring(&self, _queue: QueueIndex, _memory: &Arc<GuestMemory>, _config: RingConfig) -> Result<(), RingError> {
+    pub fn start_ring(
+        &self,
+        _queue: QueueIndex,
+        _memory: &Arc<GuestMemory>,
+        _config: RingConfig,
+    ) -> Result<(), RingError> {
         unimplemented!()
     }
     /// After it returns no worker touches the ring. The next available index, or `None` when it was not running.

@@ -28,7 +28,11 @@ impl GuestMemory {
     pub fn map(_regions: Vec<(RegionLayout, OwnedFd)>) -> Result<Arc<Self>, MemoryError> {
         unimplemented!()
     }
-    pub fn with_region(&self, _layout: RegionLayout, _file: OwnedFd) -> Result<Arc<Self>, MemoryError> {
+    pub fn with_region(
+        &self,
+        _layout: RegionLayout,
+        _file: OwnedFd,
+    ) -> Result<Arc<Self>, MemoryError> {
         unimplemented!()
     }
     pub fn without_region(&self, _layout: RegionLayout) -> Result<Arc<Self>, MemoryError> {
