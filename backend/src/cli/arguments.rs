@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn watch_has_a_default_and_bounds() {
-        let watch = |text| match parse(text).map(|arguments| arguments.command) {
+        let watch = |text: &str| match parse(text).map(|arguments| arguments.command) {
             Ok(Command::Stats { watch }) => Ok(watch),
             Ok(other) => panic!("not stats: {other:?}"),
             Err(error) => Err(error.exit_code()),

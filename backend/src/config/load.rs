@@ -303,10 +303,12 @@ fn switch_config(
 ) -> Result<SwitchConfig, ConfigError> {
     let cpus = pick(("--cpus", overrides.cpus.clone()), file.cpus, place);
     let workers = pick(("--workers", overrides.workers), file.workers, place);
-    let cpus_given = cpus.as_ref().map_or(1, |cpus| cpus.value.len());
+    // Without `workers`, one for each CPU; a list that is too long or empty is then refused by its length.
+    let most = SwitchConfig::MAX_WORKERS;
+    let implied = cpus.as_ref().map_or(1, |cpus| u32::try_from(cpus.value.len()).unwrap_or(most).clamp(1, most));
     let workers = number_or(
         workers,
-        u32::try_from(cpus_given).unwrap_or(u32::MAX),
+        implied,
         |value| bounded("workers", value, 1, SwitchConfig::MAX_WORKERS),
     )? as usize;
     let cpus = match cpus {
