@@ -68,7 +68,8 @@ pub use frame::{Frame, VnetHeader};
 pub use memory::{GuestMemory, GuestMemoryLayout, RegionLayout};
 pub use message::{RawFrontend, Request};
 pub use nic::{
-    Canaries, Listener, MessageOrder, Nic, NicOptions, ProtocolFeatures, Refill, RingBase, Session,
+    Ack, Canaries, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions, ProtocolFeatures,
+    QueuePair, Refill, RingBase, RingState, Session,
 };
 pub use ring::split::DescriptorTable;
 pub use ring::{Descriptor, RawRing, SplitRing};
