@@ -1,4 +1,5 @@
 //! A software switch that serves virtual machines' NICs over vhost-user.
+
 pub mod cli;
 pub mod config;
 pub mod control;

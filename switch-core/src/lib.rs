@@ -14,7 +14,9 @@
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod parse;
+pub mod segment;
 
 mod drop_reason;
 mod flow_cache;

@@ -1,6 +1,6 @@
 //! Answers as text for people. Pure: from the JSON's types to a string.
 use super::table::Align::{Left, Right};
-use super::table::{Table, printable};
+use super::table::{Align, Table, printable};
 use crate::metrics::rate_per_second;
 use crate::rest::wire::{
     Counters, Drop, Fdb, Port, PortCountersReport, PortList, StatsReport, Vlan,
@@ -160,7 +160,7 @@ pub fn stats(stats: &StatsReport) -> String {
         ("FRAMES", Right),
         ("FRAMES/BATCH", Right),
         ("SLEEPS", Right),
-        ("BUSY_S", Right),
+        ("AWAKE_S", Right),
     ]);
     for worker in &stats.workers {
         let per_batch = worker.frames as f64 / worker.batches.max(1) as f64;
@@ -169,7 +169,7 @@ pub fn stats(stats: &StatsReport) -> String {
             worker.frames.to_string(),
             format!("{per_batch:.1}"),
             worker.sleeps.to_string(),
-            format!("{:.1}", worker.busy_ns as f64 / 1e9),
+            format!("{:.1}", worker.awake_ns as f64 / 1e9),
         ]);
     }
     let dropping = stats
@@ -229,7 +229,7 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
         ("WORKER", Right),
         ("FRAMES/S", Right),
         ("SLEEPS/S", Right),
-        ("BUSY_%", Right),
+        ("AWAKE_%", Right),
     ]);
     for worker in &now.workers {
         let old = before
@@ -243,7 +243,7 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
             format!("{:.0}", rate(old.map(|old| old.sleeps), worker.sleeps)),
             format!(
                 "{:.1}",
-                rate(old.map(|old| old.busy_ns), worker.busy_ns) / 1e7
+                rate(old.map(|old| old.awake_ns), worker.awake_ns) / 1e7
             ),
         ]);
     }
@@ -294,6 +294,12 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
                 .iter()
                 .for_each(|(key, value)| field(text, depth + 1, key, value));
         }
+        Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
+            line(text, depth, &label, "");
+            let rows = object_rows(items).render();
+            rows.lines()
+                .for_each(|row| text.push_str(&format!("{}{row}\n", INDENT.repeat(depth + 1))));
+        }
         Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
             line(text, depth, &label, "");
             items
@@ -309,6 +315,23 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
         ),
         plain_value => line(text, depth, &label, &plain(plain_value)),
     }
+}
+
+/// Objects with the same fields as rows under those fields' names.
+fn object_rows(items: &[Value]) -> Table {
+    let first = items.first().and_then(Value::as_object);
+    let keys: Vec<&String> = first.map(|fields| fields.keys().collect()).unwrap_or_default();
+    let headings: Vec<String> = keys.iter().map(|key| key.to_ascii_uppercase()).collect();
+    let columns: Vec<(&str, Align)> = headings.iter().map(|heading| (heading.as_str(), Left)).collect();
+    let mut table = Table::new(&columns);
+    for item in items {
+        let cell = |key: &&String| match item.get(key.as_str()) {
+            None | Some(Value::Null) => "-".to_owned(),
+            Some(value) => plain(value),
+        };
+        table.row(keys.iter().map(cell));
+    }
+    table
 }
 
 fn plain(value: &Value) -> String {

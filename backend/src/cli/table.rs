@@ -12,23 +12,22 @@ pub enum Align {
 /// Rows under headings. Each cell is on one line; control characters, which a terminal would obey, are shown as `?`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    columns: Vec<(&'static str, Align)>,
+    columns: Vec<(String, Align)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with these headings.
-    pub fn new(columns: &[(&'static str, Align)]) -> Self {
+    pub fn new(columns: &[(&str, Align)]) -> Self {
         Self {
-            columns: columns.to_vec(),
+            columns: columns.iter().map(|(heading, align)| ((*heading).to_owned(), *align)).collect(),
             rows: vec![],
         }
     }
 
     /// Adds a row; cells beyond the headings are not shown.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows
-            .push(cells.iter().map(|cell| printable(cell)).collect());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
 
     /// The text, a newline after each row.
@@ -36,7 +35,7 @@ impl Table {
         let headings: Vec<String> = self
             .columns
             .iter()
-            .map(|(heading, _)| (*heading).to_owned())
+            .map(|(heading, _)| heading.clone())
             .collect();
         let lines: Vec<&Vec<String>> = std::iter::once(&headings).chain(&self.rows).collect();
         let width = |column: usize| {

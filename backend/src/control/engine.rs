@@ -2,7 +2,6 @@
 use super::PortId;
 use super::plan::Step;
 use crate::datapath::{PortCounters, WorkerStats};
-use crate::device::DeviceStatus;
 use switch_core::MacEntry;
 
 /// A step that the outside world refused.
@@ -20,12 +19,12 @@ pub struct StepError {
 /// How a port fares, as its own side tells it.
 #[derive(Clone, Debug)]
 pub struct PortHealth {
-    /// One word: `up`, `listening`, `failed`...
+    /// One word: `up`, `listening`, `faulted`...
     pub state: String,
     /// In words, when there is something to say.
     pub reason: Option<String>,
-    /// The whole device state, for a vhost-user port.
-    pub device: Option<DeviceStatus>,
+    /// The whole device state as JSON, for a vhost-user port.
+    pub device: Option<serde_json::Value>,
 }
 
 /// The outside world. Called on the control thread only; every method returns in bounded time.

@@ -7,7 +7,7 @@ use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{Datapath, DatapathEvent, PortCounters, WorkerOptions, WorkerStats};
 use crate::device::{DeviceError, DeviceThread, VhostPortSpec};
-use crate::port::tap::Tap;
+use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -74,20 +74,20 @@ impl LiveEngine {
                     .map_err(|error| device_refused(&error))
             }
             PortKind::Tap { interface } => {
-                self.open_tap(id, interface, port.mtu)
-                    .map_err(|error| tap_refused(interface, &error))?;
+                self.open_tap(id, interface, port.mtu).map_err(|error| tap_refused(&error))?;
                 self.taps.insert(id);
                 Ok(())
             }
         }
     }
 
-    fn open_tap(&self, id: PortId, interface: &InterfaceName, mtu: Option<Mtu>) -> io::Result<()> {
+    fn open_tap(&self, id: PortId, interface: &InterfaceName, mtu: Option<Mtu>) -> Result<(), TapError> {
         let tap = Tap::open(interface.as_str())?;
         if let Some(mtu) = mtu {
             tap.set_mtu(mtu.get())?;
         }
-        self.datapath.add_tap_port(id, tap)
+        self.datapath.add_tap_port(id, tap);
+        Ok(())
     }
 
     fn close(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
@@ -113,7 +113,7 @@ impl LiveEngine {
                 device: None,
             },
             Some(lost) => PortHealth {
-                state: "failed".to_owned(),
+                state: "faulted".to_owned(),
                 reason: Some(format!(
                     "{lost}; remove the port and add it again to create the interface anew"
                 )),
@@ -142,10 +142,12 @@ impl Engine for LiveEngine {
         if self.taps.contains(&id) {
             return Some(self.tap_health(id));
         }
-        let device = self.devices.status(id)?;
+        // The device's state is shown as it is; what it has to say first is part of that.
+        let device = serde_json::to_value(self.devices.status(id)?).ok()?;
+        let text = |field: &str| device.get(field).and_then(|value| value.as_str()).map(str::to_owned);
         Some(PortHealth {
-            state: device.state.clone(),
-            reason: device.reason.clone(),
+            state: text("state").unwrap_or_else(|| "unknown".to_owned()),
+            reason: text("reason"),
             device: Some(device),
         })
     }
@@ -209,24 +211,10 @@ fn device_refused(error: &DeviceError) -> StepError {
     }
 }
 
-/// What tun(4)'s errors mean to an operator.
-fn tap_refused(interface: &InterfaceName, error: &io::Error) -> StepError {
-    let remedy = match error.kind() {
-        io::ErrorKind::PermissionDenied => "run as root, or grant CAP_NET_ADMIN",
-        io::ErrorKind::NotFound => {
-            "load the tun module, and make /dev/net/tun visible to this process"
-        }
-        io::ErrorKind::ResourceBusy => {
-            "another process has it open: stop that, or choose another name"
-        }
-        io::ErrorKind::InvalidInput => {
-            "an interface of that name that is no TAP with a virtio-net header exists: choose another name"
-        }
-        _ => "check the interface with `ip link`",
-    };
+fn tap_refused(error: &TapError) -> StepError {
     StepError {
         field: "interface",
-        reason: format!("the TAP {interface} cannot be opened: {error}"),
-        remedy: remedy.to_owned(),
+        reason: error.to_string(),
+        remedy: "run with CAP_NET_ADMIN, and name an interface that is free or a TAP that nobody has open".to_owned(),
     }
 }

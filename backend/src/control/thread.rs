@@ -201,7 +201,7 @@ impl<E: Engine> Control<E> {
 
     fn view(&self, id: PortId, port: &PortConfig) -> PortView {
         let gone = || PortHealth {
-            state: "failed".to_owned(),
+            state: "faulted".to_owned(),
             reason: Some("its thread does not know it".to_owned()),
             device: None,
         };

@@ -126,7 +126,7 @@ pub struct Port {
     /// Absent: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
-    /// One word: `up`, `listening`, `failed`...
+    /// One word: `up`, `listening`, `faulted`...
     pub state: String,
     /// The state in words, when there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,8 +204,10 @@ pub struct Worker {
     pub batches: u64,
     /// How often it slept.
     pub sleeps: u64,
-    /// Time it had work.
-    pub busy_ns: u64,
+    /// Time it was not asleep: at work, or polling for some.
+    pub awake_ns: u64,
+    /// Rings and TAPs it polls.
+    pub sources: u64,
 }
 
 /// `GET /v1/fdb`.
@@ -277,9 +279,7 @@ impl From<PortView> for Port {
             vlan: vlan_of(&vlan),
             state: health.state,
             reason: health.reason,
-            device: health
-                .device
-                .and_then(|device| serde_json::to_value(device).ok()),
+            device: health.device,
             counters: counters.into(),
         }
     }
@@ -371,14 +371,16 @@ fn worker_row((worker, stats): (usize, WorkerStats)) -> Worker {
         frames,
         batches,
         sleeps,
-        busy_ns,
+        awake_ns,
+        sources,
     } = stats;
     Worker {
         worker,
         frames,
         batches,
         sleeps,
-        busy_ns,
+        awake_ns,
+        sources,
     }
 }
 
