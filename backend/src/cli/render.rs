@@ -320,9 +320,14 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
 /// Objects with the same fields as rows under those fields' names.
 fn object_rows(items: &[Value]) -> Table {
     let first = items.first().and_then(Value::as_object);
-    let keys: Vec<&String> = first.map(|fields| fields.keys().collect()).unwrap_or_default();
+    let keys: Vec<&String> = first
+        .map(|fields| fields.keys().collect())
+        .unwrap_or_default();
     let headings: Vec<String> = keys.iter().map(|key| key.to_ascii_uppercase()).collect();
-    let columns: Vec<(&str, Align)> = headings.iter().map(|heading| (heading.as_str(), Left)).collect();
+    let columns: Vec<(&str, Align)> = headings
+        .iter()
+        .map(|heading| (heading.as_str(), Left))
+        .collect();
     let mut table = Table::new(&columns);
     for item in items {
         let cell = |key: &&String| match item.get(key.as_str()) {

@@ -20,14 +20,18 @@ impl Table {
     /// A table with these headings.
     pub fn new(columns: &[(&str, Align)]) -> Self {
         Self {
-            columns: columns.iter().map(|(heading, align)| ((*heading).to_owned(), *align)).collect(),
+            columns: columns
+                .iter()
+                .map(|(heading, align)| ((*heading).to_owned(), *align))
+                .collect(),
             rows: vec![],
         }
     }
 
     /// Adds a row; cells beyond the headings are not shown.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
+        self.rows
+            .push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
 
     /// The text, a newline after each row.

@@ -305,12 +305,14 @@ fn switch_config(
     let workers = pick(("--workers", overrides.workers), file.workers, place);
     // Without `workers`, one for each CPU; a list that is too long or empty is then refused by its length.
     let most = SwitchConfig::MAX_WORKERS;
-    let implied = cpus.as_ref().map_or(1, |cpus| u32::try_from(cpus.value.len()).unwrap_or(most).clamp(1, most));
-    let workers = number_or(
-        workers,
-        implied,
-        |value| bounded("workers", value, 1, SwitchConfig::MAX_WORKERS),
-    )? as usize;
+    let implied = cpus.as_ref().map_or(1, |cpus| {
+        u32::try_from(cpus.value.len())
+            .unwrap_or(most)
+            .clamp(1, most)
+    });
+    let workers = number_or(workers, implied, |value| {
+        bounded("workers", value, 1, SwitchConfig::MAX_WORKERS)
+    })? as usize;
     let cpus = match cpus {
         None => vec![],
         Some(Sourced { origin, value }) => pinned_cpus(&value, workers, online_cpus)

@@ -74,14 +74,20 @@ impl LiveEngine {
                     .map_err(|error| device_refused(&error))
             }
             PortKind::Tap { interface } => {
-                self.open_tap(id, interface, port.mtu).map_err(|error| tap_refused(&error))?;
+                self.open_tap(id, interface, port.mtu)
+                    .map_err(|error| tap_refused(&error))?;
                 self.taps.insert(id);
                 Ok(())
             }
         }
     }
 
-    fn open_tap(&self, id: PortId, interface: &InterfaceName, mtu: Option<Mtu>) -> Result<(), TapError> {
+    fn open_tap(
+        &self,
+        id: PortId,
+        interface: &InterfaceName,
+        mtu: Option<Mtu>,
+    ) -> Result<(), TapError> {
         let tap = Tap::open(interface.as_str())?;
         if let Some(mtu) = mtu {
             tap.set_mtu(mtu.get())?;
@@ -144,7 +150,12 @@ impl Engine for LiveEngine {
         }
         // The device's state is shown as it is; what it has to say first is part of that.
         let device = serde_json::to_value(self.devices.status(id)?).ok()?;
-        let text = |field: &str| device.get(field).and_then(|value| value.as_str()).map(str::to_owned);
+        let text = |field: &str| {
+            device
+                .get(field)
+                .and_then(|value| value.as_str())
+                .map(str::to_owned)
+        };
         Some(PortHealth {
             state: text("state").unwrap_or_else(|| "unknown".to_owned()),
             reason: text("reason"),
