@@ -2,9 +2,9 @@
 //! headers that go on beyond the private copy.
 
 use etherparse::{
-    EtherType, IpAuthHeader, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader,
-    Ipv6Header, Ipv6RawExtHeader, LinkExtSlice, LinkSlice, NetSlice, SlicedPacket, TcpHeader,
-    TransportSlice, UdpHeader,
+    EtherType, IpAuthHeader, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6ExtensionSlice,
+    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, LinkExtSlice, LinkSlice, NetSlice,
+    SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
 };
 use proptest::prelude::*;
 use switch_core::parse::{
@@ -315,6 +315,23 @@ fn agree_on_network(ours: &Headers, sliced: &SlicedPacket<'_>) -> Result<(), Tes
             prop_assert_eq!(
                 usize::from(ours.extensions.bytes),
                 theirs.extensions().slice().len()
+            );
+            let fragments = theirs
+                .extensions()
+                .clone()
+                .into_iter()
+                .filter_map(|extension| match extension {
+                    Ipv6ExtensionSlice::Fragment(fragment) => Some(fragment),
+                    _ => None,
+                });
+            let fragment = ours.extensions.fragment;
+            prop_assert_eq!(
+                fragments.last().map(|of| (
+                    of.fragment_offset().byte_offset(),
+                    of.more_fragments(),
+                    of.identification()
+                )),
+                fragment.map(|of| (of.offset_bytes, of.more_fragments, of.identification))
             );
             let is_fragment = ours
                 .extensions
