@@ -13,6 +13,7 @@
 //! 5. [`driver`]: frames into guest-tx rings ([`GuestTx`]), frames out of guest-rx rings ([`GuestRx`]).
 //! 6. [`frame`]: frames with offload headers ([`Frame`]), built with a pattern that can be verified ([`FrameBuilder`](frame::FrameBuilder)),
 //!    and verified on arrival ([`frame::verify`]).
+//! 7. [`misbehave`]: tables of chains and messages that no honest guest or front-end would send.
 //!
 //! # Two guests exchange a frame
 //! ```no_run
@@ -58,6 +59,7 @@ pub mod features;
 pub mod frame;
 pub mod memory;
 pub mod message;
+pub mod misbehave;
 pub mod nic;
 pub mod ring;
 
