@@ -1,5 +1,6 @@
 //! A guest: one QEMU process, the monitor that steers it and the agent inside it.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -59,10 +60,16 @@ impl GuestSpec {
         format!("52:54:00:00:00:{:02x}", self.number)
     }
 
-    /// The guest's address in the lab's subnet.
+    /// The guest's IPv4 address in the lab's subnet.
     #[must_use]
-    pub fn address(&self) -> std::net::Ipv4Addr {
-        std::net::Ipv4Addr::new(10, 0, 0, self.number)
+    pub fn address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, self.number)
+    }
+
+    /// Its IPv6 address.
+    #[must_use]
+    pub fn address_v6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(self.number))
     }
 }
 
@@ -111,15 +118,33 @@ impl Guest {
             .map_err(|error| self.process.check_running().err().unwrap_or(error))
     }
 
-    /// Gives the NIC its address and brings it up. To be repeated after a reboot.
+    /// Gives the NIC its addresses and brings it up. To be repeated after a reboot.
     ///
     /// # Errors
-    /// There is no NIC, or it has the address already.
+    /// There is no NIC, or it has the addresses already.
     pub fn configure_network(&self) -> Result<()> {
-        let address = self.spec.address();
+        let (address, address_v6) = (self.spec.address(), self.spec.address_v6());
+        // Its address is its own: no seconds spent on asking around.
         self.agent
-            .run(&format!("ip addr add {address}/24 dev eth0"))?;
-        self.agent.run("ip link set eth0 up").map(drop)
+            .run("sysctl -w net.ipv6.conf.eth0.accept_dad=0")?;
+        for line in [
+            format!("ip addr add {address}/24 dev eth0"),
+            format!("ip addr add {address_v6}/64 dev eth0"),
+            "ip link set eth0 up".to_owned(),
+        ] {
+            self.agent.run(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Did device and driver agree on this feature?
+    ///
+    /// # Errors
+    /// There is no NIC.
+    pub fn negotiated(&self, feature_bit: usize) -> Result<bool> {
+        // One character a bit, bit 0 first.
+        let features = self.agent.run("cat /sys/class/net/eth0/device/features")?;
+        Ok(features.as_bytes().get(feature_bit) == Some(&b'1'))
     }
 
     /// What it was made from.

@@ -227,6 +227,11 @@ impl Lab {
         Ok(())
     }
 
+    /// Ends the guest that was started last.
+    pub fn stop_last_guest(&mut self) {
+        self.guests.pop();
+    }
+
     /// A guest, counted from 1.
     ///
     /// # Errors
@@ -274,13 +279,11 @@ impl Lab {
             .ok_or_else(|| Error::Unexpected("there is no switch in this lab".to_owned()))
     }
 
-    /// Ends the switch as a crash would; `meanwhile` runs without one; then the switch is back.
+    /// Starts the switch again after it ended, one way or another.
     ///
     /// # Errors
     /// It does not come back.
-    pub fn crash_switch(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        self.switch()?.crash()?;
-        meanwhile(self)?;
+    pub fn restart_switch(&mut self) -> Result<()> {
         let switch = self
             .switch
             .as_mut()
