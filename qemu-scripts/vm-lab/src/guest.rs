@@ -291,8 +291,8 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         }
         Backend::Stream(end, socket) => {
             let server = match end {
-                QemuEnd::Connects => format!("off,{}", artefacts.reconnect_option()),
-                QemuEnd::Listens => "on".to_owned(),
+                QemuEnd::Connects => "off",
+                QemuEnd::Listens => "on",
             };
             let path = socket.display();
             command.args([
