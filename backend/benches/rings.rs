@@ -44,13 +44,49 @@ fn bench_case(criterion: &mut Criterion, name: &str, builder: FrameBuilder, rece
 }
 
 fn batches(criterion: &mut Criterion) {
-    let plain = NicOptions { features: Features::VERSION_1 | Features::MRG_RXBUF, ..NicOptions::bench() };
-    bench_case(criterion, "64 bytes", FrameBuilder::udp4(22), NicOptions::bench());
-    bench_case(criterion, "1518 bytes", FrameBuilder::udp4(1476), NicOptions::bench());
+    let plain = NicOptions {
+        features: Features::VERSION_1 | Features::MRG_RXBUF,
+        ..NicOptions::bench()
+    };
+    bench_case(
+        criterion,
+        "64 bytes",
+        FrameBuilder::udp4(22),
+        NicOptions::bench(),
+    );
+    bench_case(
+        criterion,
+        "1518 bytes",
+        FrameBuilder::udp4(1476),
+        NicOptions::bench(),
+    );
     let tso = || FrameBuilder::tcp4(64_000).checksum_offload().segment(1448);
-    bench_case(criterion, "64 KiB TSO as it is", tso(), NicOptions { guest_rx_buffer_bytes: Some(65_562), ..NicOptions::bench() });
-    bench_case(criterion, "64 KiB TSO cut in software", tso(), NicOptions { guest_rx_ring_size: 4096, guest_rx_buffers: 4096, ..plain.clone() });
-    bench_case(criterion, "1518 bytes, checksum in software", FrameBuilder::tcp4(1464).checksum_offload(), plain);
+    bench_case(
+        criterion,
+        "64 KiB TSO as it is",
+        tso(),
+        NicOptions {
+            guest_rx_buffer_bytes: Some(65_562),
+            guest_rx_buffers: 64,
+            ..NicOptions::bench()
+        },
+    );
+    bench_case(
+        criterion,
+        "64 KiB TSO cut in software",
+        tso(),
+        NicOptions {
+            guest_rx_ring_size: 4096,
+            guest_rx_buffers: 4096,
+            ..plain.clone()
+        },
+    );
+    bench_case(
+        criterion,
+        "1518 bytes, checksum in software",
+        FrameBuilder::tcp4(1464).checksum_offload(),
+        plain,
+    );
 }
 
 criterion_group!(benches, batches);

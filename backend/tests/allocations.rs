@@ -18,7 +18,11 @@ fn allocations(receiver: NicOptions) -> u64 {
         FrameBuilder::udp6(9_000),
     ]
     .into_iter()
-    .flat_map(|builder| MACS[1..].iter().map(move |&to| builder.clone().macs(MACS[0], to).build()))
+    .flat_map(|builder| {
+        MACS[1..]
+            .iter()
+            .map(move |&to| builder.clone().macs(MACS[0], to).build())
+    })
     .collect();
     // The receiver's station is learned before it is sent to.
     let hello = FrameBuilder::udp4(22).macs(MACS[1], MACS[2]).build();
@@ -55,5 +59,11 @@ fn frames_that_pass_as_they_are_allocate_nothing() {
 #[test]
 fn frames_finished_and_cut_in_software_allocate_nothing() {
     let plain = Features::VERSION_1 | Features::MRG_RXBUF;
-    assert_eq!(allocations(NicOptions { features: plain, ..NicOptions::bench() }), 0);
+    assert_eq!(
+        allocations(NicOptions {
+            features: plain,
+            ..NicOptions::bench()
+        }),
+        0
+    );
 }

@@ -1,6 +1,7 @@
 //! A switch without threads or sockets: guests whose rings are handed straight to a [`BatchRunner`] on the caller's thread.
 //!
 //! For tests that must see exactly what a batch does (allocations, one broken descriptor) and for benches that count its cycles.
+#![allow(dead_code, reason = "each test and bench uses a part of the rig")]
 
 use guest_sim::{Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair, RawRing};
 use ringswitch::datapath::batch::BatchRunner;
@@ -55,7 +56,12 @@ impl Rig {
         }
         shared.ports.store(Arc::new(table));
         let runner = BatchRunner::new(Arc::clone(&shared), Arc::new(WorkerCounters::default()));
-        Self { guests, runner, shared, events }
+        Self {
+            guests,
+            runner,
+            shared,
+            events,
+        }
     }
 
     /// Runs one batch of a guest's guest-tx ring; the frames it took.
@@ -66,7 +72,12 @@ impl Rig {
 
     /// A guest's counters.
     pub fn counters(&self, guest: usize) -> PortCounters {
-        self.shared.ports.load().get(self.guests[guest].queues.id).unwrap().counters()
+        self.shared
+            .ports
+            .load()
+            .get(self.guests[guest].queues.id)
+            .unwrap()
+            .counters()
     }
 
     /// What happened since the last call.
@@ -77,12 +88,17 @@ impl Rig {
 
 impl Guest {
     fn new(id: PortId, options: &NicOptions) -> Self {
-        let memory = GuestMemory::new(&GuestMemoryLayout::around_pci_hole(64 << 20, 64 << 20)).unwrap();
+        let memory =
+            GuestMemory::new(&GuestMemoryLayout::around_pci_hole(64 << 20, 64 << 20)).unwrap();
         let acked = options.features;
         let mut pair = QueuePair::new(0, &memory, options, acked).unwrap();
         let queues = Arc::new(VhostQueues::new(id, 1, 69_632));
         for (index, ring) in [(0, pair.guest_rx.ring()), (1, pair.guest_tx.ring())] {
-            let direction = if index == 0 { Direction::Writable } else { Direction::Readable };
+            let direction = if index == 0 {
+                Direction::Writable
+            } else {
+                Direction::Readable
+            };
             let ring = SplitRing::start(config(ring, acked), direction, &map(&memory)).unwrap();
             let features = NetFeatures::new(acked.bits());
             queues.queues[index].control(|slot| *slot = Some(ActiveRing { ring, features }));
@@ -90,7 +106,11 @@ impl Guest {
             queues.update_active(&queues.queues[index]);
         }
         pair.guest_rx.refill().unwrap();
-        Self { pair, memory, queues }
+        Self {
+            pair,
+            memory,
+            queues,
+        }
     }
 
     /// Any word of its guest-tx ring.
