@@ -6,6 +6,8 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod device;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod metrics;
 pub mod port;
 pub mod rest;

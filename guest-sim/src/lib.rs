@@ -13,6 +13,9 @@
 //! 5. [`driver`]: frames into guest-tx rings ([`GuestTx`]), frames out of guest-rx rings ([`GuestRx`]).
 //! 6. [`frame`]: frames with offload headers ([`Frame`]), built with a pattern that can be verified ([`FrameBuilder`](frame::FrameBuilder)),
 //!    and verified on arrival ([`frame::verify`]).
+//! 7. [`misbehave`]: tables of chains and messages that no honest guest or front-end would send.
+//! 8. [`bench`]: guests that bounce frames as fast as they can ([`Bounce`](bench::Bounce)), the machine's state, and the program under test
+//!    as a process ([`Daemon`](bench::Daemon)).
 //!
 //! # Two guests exchange a frame
 //! ```no_run
@@ -52,12 +55,14 @@
 //!
 //! [`FrameBuilder`]: frame::FrameBuilder
 
+pub mod bench;
 pub mod driver;
 pub mod error;
 pub mod features;
 pub mod frame;
 pub mod memory;
 pub mod message;
+pub mod misbehave;
 pub mod nic;
 pub mod ring;
 

@@ -2,15 +2,19 @@
 //!
 //! That daemon refuses SET_VRING_ENABLE before SET_FEATURES, so only Cloud Hypervisor's message order can be used.
 
+// What a test does outside its own function may end it just as well.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod echo_device;
 
 use std::time::Duration;
 
 use echo_device::EchoDaemon;
+use guest_sim::bench::Bounce;
 use guest_sim::frame::{FrameBuilder, verify};
 use guest_sim::{
-    ChainLayout, DescriptorTable, Features, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions,
-    ProtocolFeatures, RingBase, RingState, Waiting,
+    ChainLayout, DescriptorTable, Features, Frame, GuestMemory, GuestMemoryLayout, MessageOrder,
+    Nic, NicOptions, Patience, ProtocolFeatures, Refill, RingBase, RingState, Waiting,
 };
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -279,4 +283,31 @@ fn what_is_not_offered_is_said() {
         matches!(refused, Err(guest_sim::Error::NotOffered { .. })),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_bouncing_guest_keeps_its_frames_going() {
+    for (bytes, buffer_bytes) in [(64, 2048), (9000, 2048), (60_000, 4096)] {
+        let features = Features::LINUX;
+        let daemon = EchoDaemon::start(1, features);
+        let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+        let options = NicOptions {
+            refill: Refill::Manual,
+            order: MessageOrder::CloudHypervisor,
+            ..NicOptions::bench()
+        };
+        let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+        let mut bounce = Bounce::new(&memory, &mut nic, buffer_bytes, bytes, 8).unwrap();
+        let frame = FrameBuilder::tcp4(0)
+            .segment(1448)
+            .frame_bytes(bytes)
+            .build();
+        bounce.inject(&mut nic, &frame, 8).unwrap();
+        let patience = Patience::of(WITHIN);
+        while bounce.counts().frames < 1000 {
+            bounce.turn(&mut nic).unwrap();
+            assert!(!patience.is_over(), "{bytes}: {:?}", bounce.counts());
+        }
+        assert_eq!(bounce.counts().bytes, bounce.counts().frames * bytes as u64);
+    }
 }

@@ -150,6 +150,7 @@ impl Courier {
                 }
             }
         }
+        self.writer.finish();
         if let Some(active) = slot.as_mut() {
             queue.counters.frames.add(delivered);
             queue.counters.bytes.add(bytes);

@@ -172,13 +172,16 @@ impl Batch {
     /// Forgets its frames.
     pub fn clear(&mut self) {
         self.frames.clear();
-        self.arena.clear();
+        self.arena.release();
     }
 }
 
 /// The bytes after a frame's private header.
 #[inline]
 pub fn payload<'a>(arena: &'a SegmentArena, local: &'a [u8], frame: &Frame) -> PayloadCursor<'a> {
+    if frame.rest_bytes == 0 {
+        return Payload::EMPTY.cursor();
+    }
     match frame.rest {
         Rest::Chain { range, skip_bytes } => Payload::Guest {
             chain: arena.chain(range),

@@ -82,6 +82,11 @@ impl Default for Writer {
 }
 
 impl Writer {
+    /// Ends a run of frames for one guest: lets go of its memory.
+    pub fn finish(&mut self) {
+        self.chains.arena.release();
+    }
+
     /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut). The driver does not see it before
     /// the ring's used elements are published.
     pub fn write(

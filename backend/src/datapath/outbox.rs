@@ -90,12 +90,16 @@ mod tests {
         let mut outbox = Outbox::default();
         for round in 0..2 {
             for frame in 0..BATCH_FRAMES {
-                outbox.add(PortId::new((frame % 3) as u16), frame, VlanEdit::None);
+                outbox.add(
+                    PortId::new((frame % 3) as u16).unwrap(),
+                    frame,
+                    VlanEdit::None,
+                );
             }
             let mut seen = 0;
             while let Some((port, first)) = outbox.pop() {
                 let frames: Vec<usize> = outbox.frames(first).map(|(frame, _)| frame).collect();
-                let expected: Vec<usize> = (usize::from(port)..BATCH_FRAMES).step_by(3).collect();
+                let expected: Vec<usize> = (port.index()..BATCH_FRAMES).step_by(3).collect();
                 assert_eq!(frames, expected, "round {round}");
                 seen += frames.len();
             }

@@ -229,47 +229,63 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Host address of `addr` in the guest's address space, and how many bytes follow it in the same region.
-    #[inline]
-    pub(super) fn translate(&self, addr: u64, hint: &mut usize) -> Option<(NonNull<u8>, u64)> {
-        // Consecutive buffers nearly always share a region.
-        let region = match self.regions.get(*hint) {
-            Some(region)
-                if addr.wrapping_sub(region.layout.guest_phys_addr) < region.layout.size_bytes =>
-            {
-                region
-            }
-            _ => {
-                let above = self
-                    .regions
-                    .partition_point(|r| r.layout.guest_phys_addr <= addr);
-                *hint = above.checked_sub(1)?;
-                self.regions.get(*hint)?
-            }
+    /// The region that holds `addr` of the guest's address space.
+    pub(super) fn window(&self, addr: u64) -> Option<RegionWindow> {
+        let above = self
+            .regions
+            .partition_point(|r| r.layout.guest_phys_addr <= addr);
+        let region = self.regions.get(above.checked_sub(1)?)?;
+        let window = RegionWindow {
+            guest: region.layout.guest_phys_addr,
+            size_bytes: region.layout.size_bytes,
+            host: region.host,
         };
-        region.at(addr.wrapping_sub(region.layout.guest_phys_addr))
+        window.at(addr).is_some().then_some(window)
     }
 
     /// Host address of `len` bytes that lie in one region, by the front-end's own address of them.
     pub(super) fn translate_user(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
         self.regions.iter().find_map(|region| {
-            let (host, left) = region.at(addr.wrapping_sub(region.layout.user_addr))?;
+            let window = RegionWindow {
+                guest: region.layout.user_addr,
+                size_bytes: region.layout.size_bytes,
+                host: region.host,
+            };
+            let (host, left) = window.at(addr)?;
             (left >= len).then_some(host)
         })
     }
 }
 
-impl Region {
-    /// Host address `offset` bytes into the region, and how many bytes are left from there.
+/// One region by one kind of address: what a ring remembers of the last translation, since the next buffer nearly always lies
+/// in the same region. Whoever keeps one keeps the map it came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegionWindow {
+    guest: u64,
+    size_bytes: u64,
+    host: NonNull<u8>,
+}
+
+impl RegionWindow {
+    /// Holds no address.
+    pub(super) const NONE: Self = Self {
+        guest: 0,
+        size_bytes: 0,
+        host: NonNull::dangling(),
+    };
+
+    /// Host address of `addr`, and how many bytes are left from there.
     #[inline]
-    fn at(&self, offset: u64) -> Option<(NonNull<u8>, u64)> {
-        let left = self
-            .layout
-            .size_bytes
-            .checked_sub(offset)
-            .filter(|left| *left > 0)?;
+    pub(super) fn at(&self, addr: u64) -> Option<(NonNull<u8>, u64)> {
+        let offset = addr.wrapping_sub(self.guest);
+        if offset >= self.size_bytes {
+            return None;
+        }
         // SAFETY: offset < size_bytes, and the mapping covers the whole region (upheld by `map_region`).
-        Some((unsafe { self.host.add(offset as usize) }, left))
+        Some((
+            unsafe { self.host.add(offset as usize) },
+            self.size_bytes - offset,
+        ))
     }
 }
 
@@ -358,7 +374,6 @@ mod tests {
             (layout(0, 0x1000), memfd(0x1000)),
         ])
         .unwrap();
-        let mut hint = 0;
         for (addr, left) in [
             (0, Some(0x1000)),
             (0xfff, Some(1)),
@@ -373,7 +388,9 @@ mod tests {
             (u64::MAX, None),
         ]) {
             assert_eq!(
-                map.translate(addr, &mut hint).map(|(_, left)| left),
+                map.window(addr)
+                    .and_then(|w| w.at(addr))
+                    .map(|(_, left)| left),
                 left,
                 "{addr:#x}"
             );
@@ -437,7 +454,7 @@ mod tests {
         let other = GuestMemory::map(vec![(layout(0, 0x4000), memfd(0x4000))]).unwrap();
         let losses = super::super::sigbus::losses();
         ftruncate(&fd, 0).unwrap();
-        let (host, _) = map.translate(0x2000, &mut 0).unwrap();
+        let (host, _) = map.window(0x2000).unwrap().at(0x2000).unwrap();
         // SAFETY: inside the mapping; the fault it raises is what is tested.
         unsafe { host.write_volatile(1) };
         assert!(map.is_lost());

@@ -60,8 +60,14 @@ impl Default for SegmentArena {
 }
 
 impl SegmentArena {
-    /// Forgets all chains and lets go of their memory.
+    /// Forgets all chains; their memory is kept for the next ones of the same ring.
+    #[inline]
     pub fn clear(&mut self) {
+        self.segments.clear();
+    }
+
+    /// Forgets all chains and lets go of their memory: once a batch, so that a VM that left is not kept mapped.
+    pub fn release(&mut self) {
         self.segments.clear();
         self.memory = None;
     }
@@ -99,23 +105,16 @@ impl SegmentArena {
         room
     }
 
-    /// Makes the arena keep `memory` alive. Chains of another map must have been cleared before.
+    /// Makes the arena keep `memory` alive. Chains of another map are forgotten: they could outlive it.
     #[inline]
     pub(super) fn hold(&mut self, memory: &Arc<GuestMemory>) {
-        if self.segments.is_empty() {
-            if !self
-                .memory
-                .as_ref()
-                .is_some_and(|held| Arc::ptr_eq(held, memory))
-            {
-                self.memory = Some(Arc::clone(memory));
-            }
-        } else {
-            debug_assert!(
-                self.memory
-                    .as_ref()
-                    .is_some_and(|held| Arc::ptr_eq(held, memory))
-            );
+        if !self
+            .memory
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, memory))
+        {
+            self.segments.clear();
+            self.memory = Some(Arc::clone(memory));
         }
     }
 }
@@ -135,6 +134,9 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
+    /// Nothing.
+    pub const EMPTY: Self = Self::Local(&[]);
+
     /// A cursor at the payload's first byte.
     #[inline]
     pub fn cursor(&self) -> PayloadCursor<'a> {

@@ -29,6 +29,25 @@ pub struct QueuePair {
     pub guest_tx: GuestTx,
 }
 
+impl QueuePair {
+    /// The rings of pair number `pair`, before any message about them. Without a session this is all that a test needs which
+    /// drives a device's rings in process.
+    ///
+    /// # Errors
+    /// When the memory has no room for them.
+    pub fn new(
+        pair: u16,
+        memory: &GuestMemory,
+        options: &NicOptions,
+        acked: Features,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            guest_rx: GuestRx::new(2 * pair, memory, options, acked)?,
+            guest_tx: GuestTx::new(2 * pair + 1, memory, options, acked)?,
+        })
+    }
+}
+
 /// How a change of memory is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryUpdate {
@@ -77,12 +96,9 @@ impl Nic {
             options: &options,
         }
         .introduce()?;
-        let mut pairs = Vec::new();
-        for pair in 0..options.queue_pairs {
-            let guest_rx = GuestRx::new(2 * pair, memory, &options, acked)?;
-            let guest_tx = GuestTx::new(2 * pair + 1, memory, &options, acked)?;
-            pairs.push(QueuePair { guest_rx, guest_tx });
-        }
+        let pairs: Vec<QueuePair> = (0..options.queue_pairs)
+            .map(|pair| QueuePair::new(pair, memory, &options, acked))
+            .collect::<Result<_, _>>()?;
         let stopped_at = vec![0; 2 * pairs.len()];
         Ok(Self {
             memory: memory.clone(),

@@ -5,7 +5,7 @@
 pub mod layout;
 pub mod raw;
 pub mod split;
-pub mod view;
+pub(crate) mod view;
 
 pub use layout::RingMemory;
 pub use raw::{Descriptor, RawRing};

@@ -10,7 +10,6 @@ use vmm_sys_util::eventfd::EventFd;
 use super::layout::RingMemory;
 use super::view::View;
 use crate::error::{Doing, Error};
-use crate::memory::MemoryError;
 
 /// The chain goes on at `next`.
 pub const NEXT: u16 = 1;
@@ -82,14 +81,7 @@ impl RawRing {
     }
 
     fn view(&self) -> Result<View<'_>, Error> {
-        let memory = &self.memory;
-        View::new(memory).map_err(|_| {
-            MemoryError::Unmapped {
-                address: memory.descriptors().guest_address(),
-                len: memory.descriptors().len(),
-            }
-            .into()
-        })
+        View::of(&self.memory)
     }
 
     /// Writes a descriptor.

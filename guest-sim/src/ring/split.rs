@@ -18,7 +18,7 @@ use super::view::View;
 use crate::driver::wait::watch;
 use crate::error::{DeviceFault, Doing, Error};
 use crate::features::Features;
-use crate::memory::{Block, GuestMemory, MemoryError};
+use crate::memory::{Block, GuestMemory};
 
 /// Who may do what with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl SplitRing {
     }
 
     pub(crate) fn view(&self) -> Result<View<'_>, Error> {
-        view(&self.memory)
+        View::of(&self.memory)
     }
 
     /// Puts a chain into the next slot of the available ring, unpublished. `token` comes back with it.
@@ -242,7 +242,7 @@ impl SplitRing {
         token: u32,
     ) -> Result<(), Error> {
         let memory = self.memory.clone();
-        let view = view(&memory)?;
+        let view = View::of(&memory)?;
         self.add_with(&view, segments, table, token)
     }
 
@@ -357,7 +357,7 @@ impl SplitRing {
     /// When the kick eventfd cannot be written.
     pub fn publish(&mut self) -> Result<(), Error> {
         let memory = self.memory.clone();
-        let view = view(&memory)?;
+        let view = View::of(&memory)?;
         self.publish_with(&view)
     }
 
@@ -390,7 +390,7 @@ impl SplitRing {
     /// [`Error::Device`] when the device broke a rule.
     pub fn pop_used(&mut self) -> Result<Option<Completion>, Error> {
         let memory = self.memory.clone();
-        let view = view(&memory)?;
+        let view = View::of(&memory)?;
         self.pop_used_with(&view)
     }
 
@@ -560,17 +560,6 @@ impl SplitRing {
     pub fn used_index(&self) -> Result<u16, Error> {
         Ok(self.view()?.load_used_index())
     }
-}
-
-fn view(memory: &RingMemory) -> Result<View<'_>, Error> {
-    View::new(memory).map_err(|_| {
-        let descriptors = memory.descriptors();
-        MemoryError::Unmapped {
-            address: descriptors.guest_address(),
-            len: descriptors.len(),
-        }
-        .into()
-    })
 }
 
 fn direction_flag(direction: Direction) -> u16 {

@@ -9,6 +9,8 @@ use vm_memory::volatile_memory::Error as VolatileError;
 use vm_memory::{VolatileArrayRef, VolatileMemory};
 
 use super::layout::RingMemory;
+use crate::error::Error;
+use crate::memory::MemoryError;
 
 /// One ring's words.
 pub(crate) struct View<'m> {
@@ -27,7 +29,18 @@ pub(crate) struct View<'m> {
 }
 
 impl<'m> View<'m> {
-    pub fn new(memory: &'m RingMemory) -> Result<Self, VolatileError> {
+    /// The words of a ring; fails only if its memory is not as it was laid out.
+    pub fn of(memory: &'m RingMemory) -> Result<Self, Error> {
+        Self::new(memory).map_err(|_| {
+            let (address, len) = (
+                memory.descriptors().guest_address(),
+                memory.descriptors().len(),
+            );
+            MemoryError::Unmapped { address, len }.into()
+        })
+    }
+
+    fn new(memory: &'m RingMemory) -> Result<Self, VolatileError> {
         let entries = usize::from(memory.size());
         let (descriptors, avail, used) = (memory.descriptors(), memory.avail(), memory.used());
         let (avail_map, avail_at) = (avail.region().map(), avail.offset());
