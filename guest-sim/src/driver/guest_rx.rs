@@ -101,6 +101,12 @@ impl GuestRx {
         &mut self.ring
     }
 
+    /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
+    /// stay where they are.
+    pub fn use_regions(&mut self, regions: &[usize]) {
+        self.arena.move_to(regions);
+    }
+
     /// Posts buffers until the ring, or the number the options allow, is full, and publishes them; the answer is how many were posted.
     ///
     /// # Errors

@@ -76,6 +76,12 @@ impl GuestTx {
         (self.layout, self.table) = (layout, table);
     }
 
+    /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
+    /// stay where they are.
+    pub fn use_regions(&mut self, regions: &[usize]) {
+        self.arena.move_to(regions);
+    }
+
     /// Sends one frame now: puts it into the ring, publishes and kicks. Waits for room up to `within`.
     ///
     /// # Errors
