@@ -6,6 +6,8 @@
 pub mod device;
 pub mod options;
 pub mod order;
+#[cfg(test)]
+mod order_tests;
 pub mod session;
 
 pub use device::{MemoryUpdate, Nic, QueuePair};

@@ -205,10 +205,11 @@ impl Negotiation<'_> {
         rings: &[Start<'_>],
         acked: Features,
     ) -> Result<(), Error> {
-        if let Some(mtu) = self.options.mtu {
-            if self.session.has(Bits::MTU) && acked.contains(Features::MTU) {
-                self.session.net_set_mtu(mtu, Ack::Wanted)?;
-            }
+        if let Some(mtu) = self.options.mtu
+            && self.session.has(Bits::MTU)
+            && acked.contains(Features::MTU)
+        {
+            self.session.net_set_mtu(mtu, Ack::Wanted)?;
         }
         for (pair, rings) in (0..).zip(rings.chunks(2)) {
             if acked.contains(Features::PROTOCOL_FEATURES) {
