@@ -8,7 +8,7 @@ use std::time::Duration;
 use guest_sim::bench::Daemon;
 use guest_sim::bench::daemon::{PortArgument, binary};
 use guest_sim::frame::{FrameBuilder, FrameError, MacAddr, verify};
-use guest_sim::{Error, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions};
+use guest_sim::{Error, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions, QueuePair};
 
 /// How long anything may take before the test gives up. Far more than it ever takes.
 pub const WITHIN: Duration = Duration::from_secs(20);
@@ -108,16 +108,31 @@ pub fn one_way(frame: &Frame, from: &mut Nic, to: &mut Nic) -> Outcome {
     Ok(())
 }
 
+/// Sends frames one way on pair 0 and checks each where it arrives, never with more on their way than any ring has buffers for.
+///
+/// # Errors
+/// When one does not arrive, or arrives changed.
+pub fn stream(frames: &[Frame], from: &mut QueuePair, to: &mut QueuePair) -> Outcome {
+    for some in frames.chunks(32) {
+        from.guest_tx.send_all(some, WITHIN)?;
+        for (sent, arrived) in some
+            .iter()
+            .zip(to.guest_rx.receive_count(some.len(), WITHIN)?)
+        {
+            verify::same(sent, &arrived)?;
+        }
+    }
+    Ok(())
+}
+
 /// The next frame on any pair.
 ///
 /// # Errors
 /// When none comes.
 pub fn arrival(nic: &mut Nic) -> Outcome<Frame> {
+    let nothing = || Failure("no frame arrived".into());
     if let [only] = nic.pairs() {
-        return Ok(only
-            .guest_rx
-            .receive(WITHIN)?
-            .ok_or(Failure("no frame arrived".into()))?);
+        return only.guest_rx.receive(WITHIN)?.ok_or_else(nothing);
     }
     let patience = guest_sim::Patience::of(WITHIN);
     while !patience.is_over() {
@@ -128,7 +143,7 @@ pub fn arrival(nic: &mut Nic) -> Outcome<Frame> {
         }
         std::thread::yield_now();
     }
-    Err(Failure("no frame arrived on any pair".into()))
+    Err(nothing())
 }
 
 /// Frames from one guest to the other: small, full-sized, with offloads; different in every round.

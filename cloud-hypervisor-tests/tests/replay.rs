@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use cloud_hypervisor_tests::{
-    Failure, Outcome, VM1, VM2, WITHIN, arrival, exchange, frames, guest, memory, one_way, switch,
-    two_guests,
+    Failure, Outcome, VM1, VM2, WITHIN, arrival, exchange, frames, guest, memory, one_way, stream,
+    switch, two_guests,
 };
 use guest_sim::bench::Daemon;
 use guest_sim::bench::daemon::{PortArgument, binary};
 use guest_sim::frame::{FrameBuilder, verify};
 use guest_sim::nic::session::connect;
 use guest_sim::{
-    DescriptorTable, Features, Frame, Listener, MemoryUpdate, Nic, NicOptions, Refill,
+    Ack, DescriptorTable, Features, Frame, Listener, MemoryUpdate, Nic, NicOptions, Refill,
     RegionLayout, RingBase, RingState, Waiting,
 };
 
@@ -95,25 +95,19 @@ fn a_paused_vm_receives_nothing_and_goes_on_after_resume() -> Outcome {
 }
 
 #[test]
-fn what_a_vm_transmits_while_paused_is_not_read_before_resume() -> Outcome {
+fn what_a_vm_transmits_after_resume_arrives_behind_what_it_left_while_paused() -> Outcome {
     let (mut vm1, mut vm2, _daemon) = two_guests()?;
     exchange(&mut vm1, &mut vm2)?;
     vm1.pause()?;
-    let before = vm1.raw_ring(1)?.used_index()?;
     vm1.send(&numbered(1))?;
-    // A frame that overtakes it shows that the switch had its chance.
-    let from_vm2 = FrameBuilder::udp4(64)
-        .macs(VM2, [0x52, 0x54, 0, 0, 0, 0x99])
-        .build();
-    vm2.send(&from_vm2)?;
-    vm2.pair(0).guest_tx.drain(WITHIN)?;
-    assert_eq!(
-        vm1.raw_ring(1)?.used_index()?,
-        before,
-        "a disabled ring was read"
-    );
     vm1.resume()?;
-    verify::same(&numbered(1), &arrival(&mut vm2)?)?;
+    vm1.send(&numbered(2))?;
+    // vhost-user: Ring states: what is transmitted on a disabled ring is discarded; a switch may also keep it.
+    let mut arrived = arrival(&mut vm2)?;
+    if arrived.bytes == numbered(1).bytes {
+        arrived = arrival(&mut vm2)?;
+    }
+    verify::same(&numbered(2), &arrived)?;
     Ok(())
 }
 
@@ -213,24 +207,16 @@ fn memory_tables_may_come_while_frames_flow() -> Outcome {
     let sent: Vec<_> = (0..2000).map(numbered).collect();
     let (session, pairs) = vm1.split();
     std::thread::scope(|scope| {
-        let sender = scope.spawn(|| pairs[0].guest_tx.send_all(&sent, WITHIN));
-        let receiver = scope.spawn(|| vm2.pair(0).guest_rx.receive_count(sent.len(), WITHIN));
-        while !sender.is_finished() {
-            session.set_mem_table(&vm1_memory, guest_sim::Ack::Wanted)?;
+        let traffic = scope.spawn(|| stream(&sent, &mut pairs[0], vm2.pair(0)));
+        while !traffic.is_finished() {
+            session.set_mem_table(&vm1_memory, Ack::Wanted)?;
         }
-        joined(sender.join())?;
-        for (sent, arrived) in sent.iter().zip(joined(receiver.join())?) {
-            verify::same(sent, &arrived)?;
-        }
-        Ok(())
+        joined(traffic.join())
     })
 }
 
-fn joined<T>(outcome: std::thread::Result<Result<T, guest_sim::Error>>) -> Outcome<T> {
-    match outcome {
-        Ok(outcome) => Ok(outcome?),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+fn joined(outcome: std::thread::Result<Outcome>) -> Outcome {
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Both guests come back to a switch that was killed and started again, `vm2` first so that it hears what `vm1` has to say.
@@ -400,20 +386,11 @@ fn one_vm_rebooting_again_and_again_does_not_disturb_the_others() -> Outcome {
     exchange(&mut vm1, &mut vm2)?;
     let sent: Vec<_> = (0..3000).map(numbered).collect();
     std::thread::scope(|scope| {
-        let sender = scope.spawn(|| -> Result<(), guest_sim::Error> {
-            for frames in sent.chunks(50) {
-                vm1.pair(0).guest_tx.send_all(frames, WITHIN)?;
-                vm1.pair(0).guest_tx.drain(WITHIN)?;
-            }
-            Ok(())
-        });
-        let receiver = scope.spawn(|| vm2.pair(0).guest_rx.receive_count(sent.len(), WITHIN));
+        let traffic = scope.spawn(|| stream(&sent, vm1.pair(0), vm2.pair(0)));
         for _ in 0..20 {
             guest(&daemon, "vm3", NicOptions::cloud_hypervisor())?.shut_down()?;
         }
-        joined(sender.join())?;
-        assert_eq!(joined(receiver.join())?.len(), sent.len());
-        Ok(())
+        joined(traffic.join())
     })
 }
 
