@@ -80,10 +80,10 @@ impl Bounce {
             free: 0,
             counts: Counts::default(),
         };
-        let ring = nic.pair(0).guest_rx.ring_mut();
-        ring.disarm_call()?;
-        bounce.fill(ring)?;
-        nic.pair(0).guest_tx.ring_mut().disarm_call()?;
+        let pair = nic.pair(0);
+        pair.guest_tx.ring_mut().disarm_call()?;
+        pair.guest_rx.ring_mut().disarm_call()?;
+        bounce.fill(pair.guest_rx.ring_mut())?;
         Ok(bounce)
     }
 
@@ -172,8 +172,6 @@ impl Bounce {
         }
         if frames > 0 {
             guest_tx.publish_with(&tx_view)?;
-            guest_rx.disarm_call_with(&rx_view);
-            guest_tx.disarm_call_with(&tx_view);
         }
         Ok(frames)
     }

@@ -13,4 +13,4 @@ pub mod session;
 pub use device::{MemoryUpdate, Nic, QueuePair};
 pub use options::{Canaries, NicOptions, ProtocolFeatures, Refill};
 pub use order::{MessageOrder, RingBase};
-pub use session::{Ack, Listener, RingState, Session};
+pub use session::{Ack, Listener, ReplyHabit, RingState, Session};

@@ -305,3 +305,22 @@ fn calls_are_asked_for_by_flag_or_by_index() {
         "what came before arming must be seen"
     );
 }
+
+#[test]
+fn a_driver_that_declined_calls_is_never_called_however_long_it_runs() {
+    let (mut ring, raw, memory) = ring(8, PLAIN | Features::EVENT_IDX);
+    ring.disarm_call().unwrap();
+    let used_event = raw.memory().avail().guest_address() + 4 + 2 * 8;
+    for _ in 0..200_000u32 {
+        add(&mut ring, 1, 0);
+        ring.publish().unwrap();
+        let old = raw.used_index().unwrap();
+        let mut event = [0; 2];
+        memory.read(used_event, &mut event).unwrap();
+        let head = raw.avail_entry(old).unwrap();
+        use_one(&raw, head, 0, 1);
+        // What a device asks itself (VIRTIO 1.3 §2.7.7.2).
+        assert_ne!(u16::from_le_bytes(event), old, "the device would call");
+        ring.pop_used().unwrap().unwrap();
+    }
+}
