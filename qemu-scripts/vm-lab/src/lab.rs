@@ -214,12 +214,14 @@ impl Lab {
         self.guest_mut(usize::from(number))
     }
 
-    /// Replaces a guest whose QEMU is gone by a new one on the same port, booted and configured.
+    /// Kills a guest's QEMU and boots a new one on the same port.
     ///
     /// # Errors
     /// It does not come up.
     pub fn replace_guest(&mut self, number: usize) -> Result<()> {
-        let spec = self.guest(number)?.spec().clone();
+        let old = self.guest_mut(number)?;
+        old.process().kill()?;
+        let spec = old.spec().clone();
         let mut fresh = Guest::start(&self.artefacts, &self.folder, &spec)?;
         fresh.wait_booted()?;
         fresh.configure_network()?;
