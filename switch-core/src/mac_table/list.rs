@@ -18,6 +18,12 @@ impl Links {
         previous: NIL,
         next: NIL,
     };
+
+    /// The node after this one.
+    #[cfg(test)]
+    pub(super) fn next(self) -> Option<u32> {
+        (self.next != NIL).then_some(self.next)
+    }
 }
 
 /// An element that can be in a list.

@@ -507,3 +507,159 @@ impl MacTable {
 fn bucket_of(hash: u64) -> EpochBucket {
     EpochBucket::from_low_bits(hash >> (u64::BITS - EpochBucket::BITS))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mac::MacAddress;
+    use crate::vlan::BroadcastDomain;
+
+    const CAPACITY: usize = 12;
+    const PER_PORT: usize = 7;
+    const PORTS: u16 = 4;
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Known {
+        key: StationKey,
+        port: PortId,
+        last_seen: Millis,
+    }
+
+    fn key(number: u64) -> StationKey {
+        StationKey::new(
+            BroadcastDomain::TRANSPARENT,
+            MacAddress::from_u64(0x0200_0000_0000 | number),
+        )
+    }
+
+    fn port(index: u16) -> PortId {
+        PortId::new(index).unwrap()
+    }
+
+    /// The entries of each port in the order of its list, found by walking the lists forward.
+    fn walk(table: &MacTable) -> Vec<Known> {
+        let mut known = Vec::new();
+        for share in &table.ports {
+            let before = known.len();
+            let mut next = share.entries.first();
+            while let Some(slot) = next {
+                let entry = &table.slots[slot as usize];
+                assert!(entry.live);
+                assert_eq!(
+                    table.find(entry.key, table.hash(entry.key)),
+                    Some(slot),
+                    "the index finds it"
+                );
+                known.push(Known {
+                    key: entry.key,
+                    port: entry.port,
+                    last_seen: entry.last_seen,
+                });
+                next = entry.links.next();
+            }
+            assert_eq!(known.len() - before, share.count);
+        }
+        let largest = table
+            .ports
+            .iter()
+            .map(|share| share.count)
+            .max()
+            .filter(|&count| count > 0);
+        assert_eq!(table.by_count.largest().map(|(_, count)| count), largest);
+        assert_eq!(table.stats.entries as usize, known.len());
+        assert_eq!(
+            table.slots.iter().filter(|entry| entry.live).count(),
+            known.len()
+        );
+        known
+    }
+
+    /// What `observe` may have removed from `before` to make room for a new station of `learner`.
+    fn check_victim(before: &[Known], victim: &Known, learner: PortId) {
+        let count = |port: PortId| before.iter().filter(|known| known.port == port).count();
+        let oldest = before
+            .iter()
+            .find(|known| known.port == victim.port)
+            .unwrap();
+        assert_eq!(victim, oldest, "the oldest of its port");
+        if count(learner) == PER_PORT {
+            assert_eq!(victim.port, learner);
+        } else {
+            assert_eq!(before.len(), CAPACITY, "there was room");
+            let largest = (0..PORTS).map(|index| count(port(index))).max().unwrap();
+            if largest > count(learner) {
+                assert_eq!(count(victim.port), largest);
+            } else {
+                assert_eq!(victim.port, learner);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_keeps_its_bounds_and_takes_only_from_whom_it_may(
+            events in prop::collection::vec((0..30_u64, 0..PORTS, 0..40_u64, 0..20_u8), 1..300),
+        ) {
+            let limits =
+                Limits { capacity: CAPACITY, per_port: PER_PORT, ageing: Millis(300), refresh: Millis(10) };
+            let mut table = MacTable::new(limits, Arc::new(MacEpochs::new()));
+            (0..PORTS).for_each(|index| table.attach(port(index)));
+            let mut now = Millis(0);
+            for (number, index, wait, event) in events {
+                now = now.after(Millis(wait));
+                let before = walk(&table);
+                match event {
+                    0 => {
+                        table.flush(port(index), usize::MAX);
+                        prop_assert!(walk(&table).iter().all(|known| known.port != port(index)));
+                    }
+                    1 => {
+                        let mut from = Some(0);
+                        while let Some(index) = from {
+                            from = table.expire_from(index, now, 3);
+                        }
+                        let live = before.into_iter().filter(|known| now.since(known.last_seen) < Millis(300));
+                        prop_assert_eq!(walk(&table), live.collect::<Vec<_>>());
+                    }
+                    _ => {
+                        let seen = table.observe(key(number), port(index), now, || true);
+                        let after = walk(&table);
+                        prop_assert_ne!(seen.action, SourceAction::Withheld);
+                        prop_assert!(after.len() <= CAPACITY);
+                        prop_assert!(after.iter().filter(|known| known.port == port(index)).count() <= PER_PORT);
+                        let station = table.lookup(key(number), now).station;
+                        prop_assert_eq!(station, Some(Station { port: port(index), last_seen: seen.last_seen }));
+                        let lost: Vec<_> = before
+                            .iter()
+                            .filter(|old| old.key != key(number) && !after.iter().any(|new| new.key == old.key))
+                            .collect();
+                        prop_assert!(lost.len() <= 1);
+                        if let [victim] = lost[..] {
+                            check_victim(&before, victim, port(index));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_learned_on_a_port_that_is_not_attached() {
+        let limits = Limits {
+            capacity: 4,
+            per_port: 4,
+            ageing: Millis(300),
+            refresh: Millis(10),
+        };
+        let mut table = MacTable::new(limits, Arc::new(MacEpochs::new()));
+        table.attach(port(1));
+        table.detach(port(1));
+        for index in 0..3 {
+            let seen = table.observe(key(1), port(index), Millis(0), || true);
+            assert_eq!(seen.action, SourceAction::Withheld);
+        }
+        assert_eq!((table.stats.entries, table.stats.withheld), (0, 3));
+    }
+}

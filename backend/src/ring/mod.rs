@@ -1,0 +1,24 @@
+//! Guest memory and virtqueues: the only folder of the project that may contain `unsafe`.
+//!
+//! In the order a frame meets them:
+//!
+//! * [`guest_memory`]: a VM's memory as the front-end described it, mapped, bounds-checked, translated to host addresses;
+//! * [`sigbus`]: what happens when a front-end truncates that memory under us;
+//! * [`doorbell`]: the eventfds of a ring (kick, call, error);
+//! * [`split`]: a split virtqueue, device side: heads out, used elements in, notifications suppressed both ways;
+//! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it;
+//! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
+//!
+//! Everything public here is safe to call with whatever a guest or a front-end may have put in memory.
+
+pub mod doorbell;
+pub mod guest_memory;
+pub mod segment;
+pub mod sigbus;
+pub mod split;
+pub mod syscalls;
+
+pub use doorbell::{EventSink, EventSource};
+pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
+pub use segment::{SegmentArena, SegmentRange};
+pub use split::{RingAddresses, RingConfig, RingError, SplitRing};
