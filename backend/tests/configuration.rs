@@ -1,4 +1,5 @@
 //! What a configuration may say, and how a refusal reads: file, line, reason and remedy.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 use ringswitch::config::{Configuration, Overrides, PortKind, load};
 use std::collections::BTreeSet;
 use std::path::PathBuf;

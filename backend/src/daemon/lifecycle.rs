@@ -32,11 +32,11 @@ pub enum DaemonError {
         /// Where the operator wrote it.
         origin: Origin,
         /// The port and why.
-        source: ExecuteError,
+        source: Box<ExecuteError>,
     },
     /// The ports or the control thread.
     #[error(transparent)]
-    Start(StartError),
+    Start(Box<StartError>),
     /// The runtime of the main thread.
     #[error("cannot serve signals and the admin socket: {0}")]
     Runtime(io::Error),
@@ -97,9 +97,9 @@ fn start_control(configuration: &Configuration) -> Result<ControlThread, DaemonE
         match error {
             StartError::Execute(source) => DaemonError::Port {
                 origin: origin_of(configuration, &source.port),
-                source,
+                source: Box::new(source),
             },
-            other => DaemonError::Start(other),
+            other => DaemonError::Start(Box::new(other)),
         }
     })
 }

@@ -115,10 +115,7 @@ impl Drop for AdminSocket {
     fn drop(&mut self) {
         let ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
-        if !ours {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }

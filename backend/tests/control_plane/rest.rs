@@ -1,7 +1,6 @@
 //! The REST interface through a real UNIX socket: every route, every error, and clients that misbehave.
-mod recorder;
 
-use recorder::{Answer, TestSwitch};
+use crate::recorder::{Answer, TestSwitch};
 use ringswitch::control::plan::Step;
 use ringswitch::rest::Limits;
 use serde_json::{Value, json};

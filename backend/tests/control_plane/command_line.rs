@@ -1,7 +1,6 @@
 //! The command line as a program: what it prints, and its exit codes. The daemon it talks to is the recorder's.
-mod recorder;
 
-use recorder::TestSwitch;
+use crate::recorder::TestSwitch;
 use ringswitch::rest::Limits;
 use serde_json::{Value, json};
 use std::process::{Command, Output, Stdio};
