@@ -1,5 +1,14 @@
 //! A software switch that serves virtual machines' NICs over vhost-user.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod device;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod metrics;
 pub mod port;
+pub mod rest;
 pub mod ring;

@@ -1,2 +1,50 @@
 //! What happens to a frame.
+//!
+//! A pure library: no unsafe code, no threads, no file descriptors, no clock. The data path gives it a private copy of a frame's
+//! first bytes (from the Ethernet header on) and the port it came from; the core answers with a [`Verdict`].
+//!
+//! In the order a frame meets them:
+//!
+//! 1. [`parse`]: bytes to fields;
+//! 2. [`Pipeline`]: a worker's way through the switch: its flow cache, and on a miss
+//! 3. the program: tables and actions ([`Step`] lists them), over the [`Switch`]'s port tables and its MAC table;
+//! 4. [`Verdict`]: drop with a [`DropReason`], leave by a port, or by all of a broadcast domain;
+//! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
+//! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
+//!
+//! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
 #![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod parse;
+pub mod segment;
+
+mod drop_reason;
+mod flow_cache;
+mod flow_key;
+mod mac;
+mod mac_table;
+mod pipeline;
+mod port;
+mod port_tables;
+mod program;
+mod rate_limit;
+mod switch;
+mod time;
+mod verdict;
+mod vlan;
+mod vlan_edit;
+
+pub use drop_reason::DropReason;
+pub use mac::{InvalidMacAddress, MacAddress};
+pub use mac_table::{MacEntry, MacStats, SourceAction};
+pub use pipeline::{Pipeline, PipelineStats};
+pub use port::PortId;
+pub use port_tables::EgressTagging;
+pub use program::{FieldSet, Step};
+pub use rate_limit::RateLimit;
+pub use switch::{Explanation, PortError, Switch, SwitchConfig};
+pub use time::Millis;
+pub use verdict::{Flood, FrameTag, TagStacking, Verdict};
+pub use vlan::{BroadcastDomain, InvalidVlanId, Tci, VlanId, VlanPolicy, VlanSet};
+pub use vlan_edit::{Rewrite, VlanEdit};

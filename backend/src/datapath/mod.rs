@@ -1,130 +1,325 @@
-//! INTERFACE SKETCH (the integrator replaces this file): the data path as the control side sees it.
-#![allow(missing_docs)]
-use crate::ring::{EventSink, GuestMemory, RingConfig, RingError};
-use std::sync::Arc;
-use switch_core_sketch::{PortId, Switch};
+//! Where frames move: from guest-tx rings and TAPs, through the switch core, to guest-rx rings and TAPs.
+//!
+//! In the order a frame meets them:
+//!
+//! * [`worker`]: the thread: which sources to poll, when to sleep;
+//! * [`batch`]: one batch from its source to the last destination;
+//! * [`guest_tx`]: chains to private headers; [`frame`]: what a batch holds; [`vnet_header`]: what the sender left undone;
+//! * (`switch_core::Pipeline` decides)
+//! * [`outbox`]: frames by destination; [`courier`]: one destination, its ring picked ([`flow_hash`]) and locked once;
+//! * [`guest_rx`] and [`tap_rx`]: one frame to a guest or to the host; [`software_offload`]: what the receiver does not do;
+//! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
+//!
+//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count. [`Datapath`] is
+//! all of it as the control side sees it.
 
-/// Stand-ins until switch-core lands with the real ones (same names).
-pub mod switch_core_sketch {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-    pub struct PortId(pub u16);
-    pub struct Switch {}
-}
+pub mod batch;
+pub mod counters;
+pub mod courier;
+pub mod flow_hash;
+pub mod frame;
+pub mod guest_rx;
+pub mod guest_tx;
+pub mod notify;
+pub mod outbox;
+pub mod ports;
+pub mod queue;
+pub mod software_offload;
+pub mod tap_rx;
+mod vhost_port;
+pub mod vnet_header;
+pub mod worker;
 
+pub use counters::{PortCounters, WorkerStats};
+pub use queue::QueueIndex;
+pub use vhost_port::VhostPort;
+
+use crate::port::tap::Tap;
+use crate::ring::RingError;
+use arc_swap::ArcSwap;
+use counters::{DropCounters, QueueCounters, WorkerCounters};
+use frame::MAX_FRAME_BYTES;
+use ports::{Port, PortTable, TapPort, VhostQueues};
+use queue::{ActiveRing, Queue};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use switch_core::{PortId, Switch};
+use worker::{Command, Mailbox};
+
+/// How the workers run.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
+    /// How many threads; at least 1.
     pub workers: usize,
+    /// The CPU of each, or none to let the scheduler choose.
     pub cpus: Vec<usize>,
+    /// Longest time to poll a silent ring before asking to be woken, in microseconds.
     pub poll_us: u32,
 }
 
-/// vhost-user ring index: even = guest_rx, odd = guest_tx; pair = index / 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-pub struct QueueIndex(pub u16);
-
-/// What a worker tells the control side, through the callback given to `Datapath::start` (called on a worker thread; must not block).
-#[derive(Clone, Debug)]
+/// What the data path tells the control side. The callback is called on a worker and must not block.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatapathEvent {
-    /// The ring was stopped by a guest's fault; its error eventfd has been signalled.
+    /// A ring was stopped because of what its guest did; its error eventfd was signalled.
     RingFault {
+        /// Whose.
         port: PortId,
+        /// Which.
         queue: QueueIndex,
+        /// What the guest did.
         error: RingError,
     },
-    /// The front-end truncated its memory: detach the port.
-    MemoryLost { port: PortId },
-    /// A TAP's device vanished.
-    UplinkLost { port: PortId, reason: String },
+    /// A front-end truncated its memory: the port must be detached.
+    MemoryLost {
+        /// Whose.
+        port: PortId,
+    },
+    /// A TAP cannot be read any more.
+    UplinkLost {
+        /// Whose.
+        port: PortId,
+        /// In words.
+        reason: String,
+    },
 }
 
-/// All workers and ports. Shared by `Arc`; every method is callable from any control thread and returns in bounded time.
-pub struct Datapath {}
+/// Where [`DatapathEvent`]s go.
+pub type EventSinkFn = Arc<dyn Fn(DatapathEvent) + Send + Sync>;
+
+/// What the workers and the control side share.
+pub struct Shared {
+    /// The decisions.
+    pub switch: Arc<Switch>,
+    /// The ports by id.
+    pub ports: Arc<ArcSwap<PortTable>>,
+    /// Where events go.
+    pub events: EventSinkFn,
+}
+
+impl Shared {
+    /// Takes a ring out of service because of what its driver did, and says so to everyone concerned.
+    pub fn break_ring(&self, queue: &Queue, slot: &mut Option<ActiveRing>, error: RingError) {
+        let Some(active) = slot.take() else { return };
+        active.ring.signal_error();
+        active.ring.abandon();
+        (self.events)(DatapathEvent::RingFault {
+            port: queue.port,
+            queue: queue.index,
+            error,
+        });
+    }
+
+    /// Finds the ports whose memory was truncated, and stops their rings.
+    pub fn report_lost_memory(&self) {
+        for port in self.ports.load().vhost_ports() {
+            let mut lost = false;
+            for queue in &port.queues {
+                let mut slot = queue.worker();
+                if slot
+                    .as_ref()
+                    .is_some_and(|active| active.ring.memory().is_lost())
+                {
+                    *slot = None;
+                    port.ring_stopped(queue.index);
+                    lost = true;
+                }
+            }
+            if lost {
+                (self.events)(DatapathEvent::MemoryLost { port: port.id });
+            }
+        }
+    }
+}
+
+struct WorkerHandle {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
+}
+
+/// All workers and ports. Every method returns in bounded time and may be called from any control thread.
+pub struct Datapath {
+    shared: Arc<Shared>,
+    workers: Vec<WorkerHandle>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Serialises changes of the port table.
+    changing: Mutex<()>,
+}
 
 impl Datapath {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When a thread, its epoll or its eventfd cannot be made, or a CPU cannot be had.
     pub fn start(
-        _options: &WorkerOptions,
-        _switch: Arc<Switch>,
-        _events: Arc<dyn Fn(DatapathEvent) + Send + Sync>,
-    ) -> std::io::Result<Arc<Self>> {
-        unimplemented!()
+        options: &WorkerOptions,
+        switch: Arc<Switch>,
+        events: EventSinkFn,
+    ) -> io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            switch,
+            ports: Arc::default(),
+            events,
+        });
+        let mut datapath = Self {
+            shared,
+            workers: Vec::new(),
+            threads: Mutex::new(Vec::new()),
+            changing: Mutex::new(()),
+        };
+        for index in 0..options.workers.max(1) {
+            let started = datapath.start_worker(index, options);
+            if let Err(error) = started {
+                datapath.stop();
+                return Err(error);
+            }
+        }
+        Ok(Arc::new(datapath))
     }
-    pub fn add_vhost_port(&self, _id: PortId, _queue_pairs: u16) -> Arc<VhostPort> {
-        unimplemented!()
+
+    fn start_worker(&mut self, index: usize, options: &WorkerOptions) -> io::Result<()> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let counters = Arc::new(WorkerCounters::default());
+        let (shared, inbox, counted) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&mailbox),
+            Arc::clone(&counters),
+        );
+        let (poll_us, cpu) = (options.poll_us, options.cpus.get(index).copied());
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let started = pin(cpu).and_then(|()| {
+                    worker::Worker::new(shared, inbox, counted, poll_us).map_err(io::Error::other)
+                });
+                match started {
+                    Ok(mut worker) => {
+                        let _ = ready.send(Ok(()));
+                        worker.run();
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            })?;
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        is_ready.recv().map_err(io::Error::other)??;
+        self.workers.push(WorkerHandle { mailbox, counters });
+        Ok(())
     }
-    pub fn add_tap_port(&self, _id: PortId, _tap: crate::port::tap::Tap) -> std::io::Result<()> {
-        unimplemented!()
+
+    /// Adds a port with stopped rings. `mtu` bounds what is delivered to it.
+    pub fn add_vhost_port(&self, id: PortId, queue_pairs: u16, mtu: Option<u16>) -> Arc<VhostPort> {
+        let max_frame_bytes = mtu.map_or(MAX_FRAME_BYTES as u32, max_frame_bytes);
+        let queues = Arc::new(VhostQueues::new(id, queue_pairs, max_frame_bytes));
+        self.replace(id, Some(Port::Vhost(Arc::clone(&queues))));
+        let mailboxes = self
+            .workers
+            .iter()
+            .map(|worker| Arc::clone(&worker.mailbox))
+            .collect();
+        Arc::new(VhostPort::new(queues, Arc::clone(&self.shared), mailboxes))
     }
-    /// Stops its rings, leaves nothing of it in any worker.
-    pub fn remove_port(&self, _id: PortId) {
-        unimplemented!()
+
+    /// Adds a TAP port; a worker reads it from now on.
+    pub fn add_tap_port(&self, id: PortId, tap: Tap) {
+        let port = Arc::new(TapPort {
+            id,
+            tap,
+            from_host: QueueCounters::default(),
+            to_host: Mutex::new(QueueCounters::default()),
+            drops: DropCounters::default(),
+        });
+        self.replace(id, Some(Port::Tap(Arc::clone(&port))));
+        if let Some(worker) = self.workers.get(id.index() % self.workers.len().max(1)) {
+            worker.mailbox.post(Command::WatchTap(port));
+        }
     }
-    /// Per-port counters; `None` for an unknown port.
-    pub fn counters(&self, _id: PortId) -> Option<PortCounters> {
-        unimplemented!()
+
+    /// Removes a port: its rings are stopped, and no worker knows it any more once its next batch begins.
+    pub fn remove_port(&self, id: PortId) {
+        let port = self.shared.ports.load().get(id).cloned();
+        self.replace(id, None);
+        match port {
+            Some(Port::Vhost(port)) => {
+                for queue in &port.queues {
+                    queue.control(|slot| slot.take().map(|active| active.ring.stop()));
+                    port.ring_stopped(queue.index);
+                    self.tell_all(|| Command::ForgetQueue(Arc::clone(queue)));
+                }
+            }
+            Some(Port::Tap(_)) => self.tell_all(|| Command::ForgetTap(id)),
+            None => {}
+        }
     }
+
+    /// A port's counters; `None` when there is no such port.
+    pub fn counters(&self, id: PortId) -> Option<PortCounters> {
+        self.shared.ports.load().get(id).map(Port::counters)
+    }
+
+    /// What each worker did so far.
     pub fn worker_stats(&self) -> Vec<WorkerStats> {
-        unimplemented!()
+        self.workers
+            .iter()
+            .map(|worker| worker.counters.stats())
+            .collect()
     }
-    /// Finishes the batch in hand, stops and joins the workers.
+
+    /// Ends the workers after the batch in hand, and waits for them.
     pub fn stop(&self) {
-        unimplemented!()
+        self.tell_all(|| Command::Stop);
+        for thread in self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
+            if thread.join().is_err() {
+                log::error!("a worker thread ended in a panic");
+            }
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        self.workers
+            .iter()
+            .for_each(|worker| worker.mailbox.post(command()));
+    }
+
+    fn replace(&self, id: PortId, port: Option<Port>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.shared.ports.load().with(id, port);
+        self.shared.ports.store(Arc::new(table));
     }
 }
 
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct PortCounters {
-    pub guest_tx_frames: u64,
-    pub guest_tx_bytes: u64,
-    pub guest_rx_frames: u64,
-    pub guest_rx_bytes: u64,
-    /// Drops by `DropReason::name()`; only non-zero ones.
-    pub drops: Vec<(&'static str, u64)>,
-    pub notifications_sent: u64,
-    pub notifications_saved: u64,
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct WorkerStats {
-    pub frames: u64,
-    pub batches: u64,
-    pub sleeps: u64,
-    pub busy_ns: u64,
+/// Ethernet header, two VLAN tags, and the MTU's payload.
+fn max_frame_bytes(mtu: u16) -> u32 {
+    u32::from(mtu) + 14 + 8
 }
 
-/// The rings of one vhost-user port. Called by the control thread; each call takes the ring from its worker for a bounded moment.
-pub struct VhostPort {}
-
-impl VhostPort {
-    /// Translates and checks the addresses, then hands the ring to a worker, which polls it once. Replaces a running ring of that index.
-    pub fn start_ring(
-        &self,
-        _queue: QueueIndex,
-        _memory: &Arc<GuestMemory>,
-        _config: RingConfig,
-    ) -> Result<(), RingError> {
-        unimplemented!()
+/// Binds this thread to one CPU.
+fn pin(cpu: Option<usize>) -> io::Result<()> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("there is no CPU {cpu}"),
+        ));
     }
-    /// After it returns no worker touches the ring. The next available index, or `None` when it was not running.
-    pub fn stop_ring(&self, _queue: QueueIndex) -> Option<u16> {
-        unimplemented!()
-    }
-    /// SET_VRING_ENABLE; sticky across start and stop.
-    pub fn enable_ring(&self, _queue: QueueIndex) {}
-    pub fn disable_ring(&self, _queue: QueueIndex) {}
-    pub fn is_running(&self, _queue: QueueIndex) -> bool {
-        unimplemented!()
-    }
-    /// Re-translates every running ring into the new map. A ring that does not fit is stopped and reported.
-    pub fn replace_memory(&self, _memory: &Arc<GuestMemory>) -> Vec<(QueueIndex, RingError)> {
-        unimplemented!()
-    }
-    /// New call eventfd on a live ring: signalled once, since a notification may have gone to the old one.
-    pub fn set_call(&self, _queue: QueueIndex, _call: Option<Arc<EventSink>>) {}
-    pub fn set_kick(&self, _queue: QueueIndex, _kick: Option<Arc<EventSource>>) {}
-    pub fn set_error(&self, _queue: QueueIndex, _error: Option<Arc<EventSink>>) {}
-    /// SET_FEATURES on live rings: changes how the next batch is read, never indices or enablement.
-    pub fn set_features(&self, _features: u64) {}
-    /// Sends a frame (no virtio header) as if this port's guest had: SEND_RARP.
-    pub fn inject(&self, _frame: &[u8]) {}
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| io::Error::other(format!("cannot pin a worker to CPU {cpu}: {error}")))
 }
-use crate::ring::EventSource;

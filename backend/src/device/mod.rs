@@ -27,8 +27,8 @@ pub mod state;
 pub mod status;
 mod thread;
 
-pub use crate::datapath::switch_core_sketch::PortId;
 pub use status::DeviceStatus;
+pub use switch_core::PortId;
 pub use thread::{DeviceThread, MAX_QUEUE_PAIRS};
 
 use std::io;

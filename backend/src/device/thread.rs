@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// SET_VRING_KICK, CALL and ERR carry a ring index of eight bits.
-pub const MAX_QUEUE_PAIRS: u16 = 128;
+pub use crate::datapath::ports::MAX_QUEUE_PAIRS;
 
 type SharedPort = Arc<Mutex<Port>>;
 type Loop = RemoteEndpoint<SharedPort>;
@@ -95,7 +94,7 @@ impl DeviceThread {
         // The socket first: a port that cannot have it leaves nothing in the data path.
         let endpoint = Endpoint::open(&spec)?;
         let id = spec.id;
-        let rings = datapath.add_vhost_port(id, spec.queue_pairs);
+        let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
         let attachment = Box::new(DatapathAttachment::new(rings));
         self.serve(spec, endpoint, attachment, Some(Arc::clone(datapath)))
             .inspect_err(|_| datapath.remove_port(id))

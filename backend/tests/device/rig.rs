@@ -20,8 +20,8 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::tempdir::TempDir;
 
-pub const PORT: PortId = PortId(1);
-pub const OTHER_PORT: PortId = PortId(2);
+pub const PORT: PortId = PortId::new(1).unwrap();
+pub const OTHER_PORT: PortId = PortId::new(2).unwrap();
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
 /// Where the rig's guest memory is in the front-end's address space.
@@ -67,13 +67,13 @@ impl Rig {
     }
 
     pub fn socket(&self, id: PortId) -> PathBuf {
-        self.folder.as_path().join(format!("{}.sock", id.0))
+        self.folder.as_path().join(format!("{}.sock", id.get()))
     }
 
     pub fn spec(&self, id: PortId, queue_pairs: u16) -> VhostPortSpec {
         VhostPortSpec {
             id,
-            name: format!("port{}", id.0),
+            name: format!("port{}", id.get()),
             socket: self.socket(id),
             mode: SocketMode::Server,
             queue_pairs,

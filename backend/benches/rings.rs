@@ -1,0 +1,93 @@
+//! What a frame costs the worker, without threads: batches of 32 frames from one guest's ring into another's.
+//!
+//! The guests' own work (filling and emptying rings) is outside the measured part. `cargo bench -p ringswitch`.
+
+#[path = "../tests/rig/mod.rs"]
+mod rig;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use guest_sim::frame::FrameBuilder;
+use guest_sim::{Features, NicOptions};
+use rig::Rig;
+use std::cell::RefCell;
+
+const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+const BATCH: usize = 32;
+
+fn bench_case(criterion: &mut Criterion, name: &str, builder: FrameBuilder, receiver: NicOptions) {
+    let mut rig = Rig::new(&[NicOptions::bench(), receiver]);
+    let hello = FrameBuilder::udp4(22).macs(MACS[1], [0xff; 6]).build();
+    rig.guests[1].pair.guest_tx.queue(&hello).unwrap();
+    rig.guests[1].pair.guest_tx.publish().unwrap();
+    rig.run(1);
+    let frame = builder.macs(MACS[0], MACS[1]).build();
+    let rig = RefCell::new(rig);
+    let mut group = criterion.benchmark_group("batch");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.bench_function(name, |bencher| {
+        bencher.iter_batched(
+            || {
+                let mut rig = rig.borrow_mut();
+                rig.guests[0].pair.guest_tx.reclaim().unwrap();
+                while rig.guests[1].pair.guest_rx.try_receive().unwrap().is_some() {}
+                for _ in 0..BATCH {
+                    rig.guests[0].pair.guest_tx.queue(&frame).unwrap();
+                }
+                rig.guests[0].pair.guest_tx.publish().unwrap();
+            },
+            |()| assert_eq!(rig.borrow_mut().run(0), BATCH),
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+    assert_eq!(rig.borrow().counters(1).drops, vec![]);
+}
+
+fn batches(criterion: &mut Criterion) {
+    let plain = NicOptions {
+        features: Features::VERSION_1 | Features::MRG_RXBUF,
+        ..NicOptions::bench()
+    };
+    bench_case(
+        criterion,
+        "64 bytes",
+        FrameBuilder::udp4(22),
+        NicOptions::bench(),
+    );
+    bench_case(
+        criterion,
+        "1518 bytes",
+        FrameBuilder::udp4(1476),
+        NicOptions::bench(),
+    );
+    let tso = || FrameBuilder::tcp4(64_000).checksum_offload().segment(1448);
+    bench_case(
+        criterion,
+        "64 KiB TSO as it is",
+        tso(),
+        NicOptions {
+            guest_rx_buffer_bytes: Some(65_562),
+            guest_rx_buffers: 64,
+            ..NicOptions::bench()
+        },
+    );
+    bench_case(
+        criterion,
+        "64 KiB TSO cut in software",
+        tso(),
+        NicOptions {
+            guest_rx_ring_size: 4096,
+            guest_rx_buffers: 4096,
+            ..plain.clone()
+        },
+    );
+    bench_case(
+        criterion,
+        "1518 bytes, checksum in software",
+        FrameBuilder::tcp4(1464).checksum_offload(),
+        plain,
+    );
+}
+
+criterion_group!(benches, batches);
+criterion_main!(benches);

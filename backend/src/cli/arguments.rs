@@ -1,0 +1,220 @@
+//! What can be said on the command line.
+use crate::config::{DEFAULT_ADMIN_SOCKET, Overrides};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Environment variable that names the admin socket when `--admin` does not.
+pub const ADMIN_VARIABLE: &str = "RINGSWITCH_ADMIN";
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached.";
+
+const PORT_SYNTAX: &str = "\
+A port is written as key=value pairs separated by commas; a comma within a value is doubled.
+  name=NAME            1 to 63 letters, digits, '.', '_', '-' (required)
+  type=TYPE            vhost-user or tap (required)
+  socket=PATH          vhost-user: absolute path of its socket (required)
+  mode=MODE            vhost-user: server (default, Ringswitch listens) or client
+  queue_pairs=N        vhost-user: 1 to 128 (default 1)
+  interface=NAME       tap: the interface, created if absent (required)
+  mtu=BYTES            68 to 9216
+  vlan=ID              access port of one VLAN
+  vlan=trunk:ID+ID     trunk of tagged VLANs; native=ID is that of its untagged frames
+Example: name=vm1,type=vhost-user,socket=/run/ringswitch/vm1.sock,queue_pairs=2,vlan=10";
+
+/// A software switch that serves virtual machines' NICs over vhost-user.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ringswitch", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// The daemon's admin socket [default: $RINGSWITCH_ADMIN, or /run/ringswitch/admin.sock].
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub admin: Option<String>,
+    /// Print the daemon's JSON as it is, for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the switch until SIGTERM or SIGINT.
+    #[command(after_help = PORT_SYNTAX)]
+    Run(Settings),
+    /// Check a configuration as `run` would, and change nothing.
+    #[command(after_help = PORT_SYNTAX)]
+    Check(Settings),
+    /// List, show, add and remove ports of the running switch.
+    Port {
+        /// What to do with ports.
+        #[command(subcommand)]
+        command: PortCommand,
+    },
+    /// Show the counters of ports and workers.
+    Stats {
+        /// Show rates every so many seconds (0.1 to 3600), until interrupted.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = watch_seconds)]
+        watch: Option<f64>,
+    },
+    /// Show which address was learnt where.
+    Fdb,
+}
+
+/// What to do with ports.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PortCommand {
+    /// List every port.
+    List,
+    /// Show one port: its configuration, its state and why, its counters, and what to do about dropped frames.
+    Show {
+        /// The port.
+        name: String,
+    },
+    /// Add a port. Adding the same port again changes nothing and succeeds.
+    #[command(after_help = PORT_SYNTAX)]
+    Add {
+        /// The port as key=value,key=value.
+        #[arg(value_name = "PORT")]
+        port: String,
+    },
+    /// Remove a port.
+    Remove {
+        /// The port.
+        name: String,
+    },
+}
+
+/// The daemon's configuration: a file, with the flags over it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Settings {
+    /// The configuration file (TOML; docs/configuration.md).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A port; repeatable. One with the name of a port in the file replaces that.
+    #[arg(long = "port", value_name = "PORT")]
+    pub ports: Vec<String>,
+    /// Data-path threads, 1 to 64 [default: as many as --cpus, or 1].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub workers: Option<i64>,
+    /// The CPU to pin each worker to, such as 2,3.
+    #[arg(
+        long,
+        value_name = "CPU,CPU",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    pub cpus: Option<Vec<i64>>,
+}
+
+impl Arguments {
+    /// The admin socket that a client connects to.
+    pub fn admin_socket(&self) -> PathBuf {
+        let variable = || std::env::var_os(ADMIN_VARIABLE).filter(|value| !value.is_empty());
+        match &self.admin {
+            Some(path) => path.into(),
+            None => variable()
+                .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into())
+                .into(),
+        }
+    }
+}
+
+impl Settings {
+    /// What the flags say over the file. `admin` is the global `--admin`.
+    pub fn overrides(&self, admin: Option<String>) -> Overrides {
+        Overrides {
+            workers: self.workers,
+            cpus: self.cpus.clone(),
+            admin,
+            ports: self.ports.clone(),
+        }
+    }
+}
+
+fn watch_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("use a number of seconds from 0.1 to 3600".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(text: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(text.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_a_file_and_repeated_ports() {
+        let arguments = parse("ringswitch run --config a.toml --port name=a --port name=b --workers 2 --cpus 0,1 --admin /a.sock").unwrap();
+        let Command::Run(settings) = &arguments.command else {
+            panic!("not run")
+        };
+        let overrides = settings.overrides(arguments.admin.clone());
+        assert_eq!(settings.config, Some("a.toml".into()));
+        assert_eq!(overrides.ports, ["name=a", "name=b"]);
+        assert_eq!(
+            (overrides.workers, overrides.cpus),
+            (Some(2), Some(vec![0, 1]))
+        );
+        assert_eq!(overrides.admin.as_deref(), Some("/a.sock"));
+    }
+
+    #[test]
+    fn the_admin_socket_can_be_named_before_or_after_the_subcommand() {
+        for text in [
+            "ringswitch --admin /a.sock port list",
+            "ringswitch port list --admin /a.sock",
+            "ringswitch port --admin /a.sock list",
+        ] {
+            assert_eq!(
+                parse(text).unwrap().admin_socket(),
+                PathBuf::from("/a.sock"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn watch_has_a_default_and_bounds() {
+        let watch = |text: &str| match parse(text).map(|arguments| arguments.command) {
+            Ok(Command::Stats { watch }) => Ok(watch),
+            Ok(other) => panic!("not stats: {other:?}"),
+            Err(error) => Err(error.exit_code()),
+        };
+        assert_eq!(watch("ringswitch stats"), Ok(None));
+        assert_eq!(watch("ringswitch stats --watch"), Ok(Some(1.0)));
+        assert_eq!(watch("ringswitch stats --watch --json"), Ok(Some(1.0)));
+        assert_eq!(watch("ringswitch stats --watch 0.5"), Ok(Some(0.5)));
+        for bad in ["0", "3601", "NaN", "x"] {
+            assert_eq!(
+                watch(&format!("ringswitch stats --watch {bad}")),
+                Err(2),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_command_is_a_usage_error() {
+        for text in [
+            "ringswitch",
+            "ringswitch port",
+            "ringswitch port show",
+            "ringswitch port add",
+            "ringswitch fdb x",
+            "ringswitch run --prot x",
+        ] {
+            assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
+}

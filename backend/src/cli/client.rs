@@ -1,0 +1,168 @@
+//! One HTTP request over the admin socket, on a connection of its own.
+use crate::rest::problem::Problem;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixStream;
+
+/// How long the daemon may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer: a full table of a million addresses has about 100 MiB.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Why there is no answer, or not the one asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket.
+    #[error("cannot reach the daemon on {}: {source}; {advice}", .socket.display())]
+    Unreachable {
+        /// The admin socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The daemon refused.
+    #[error("{}", problem_text(.0))]
+    Refused(Box<Problem>),
+    /// What answers is not a Ringswitch daemon, or it broke off.
+    #[error("the answer on {} cannot be used: {reason}; check that a ringswitch of this version serves it", .socket.display())]
+    Answer {
+        /// The admin socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn problem_text(problem: &Problem) -> String {
+    let field = problem
+        .field
+        .as_ref()
+        .map(|field| format!("`{field}`: "))
+        .unwrap_or_default();
+    let remedy = problem
+        .remedy
+        .as_ref()
+        .map(|remedy| format!("; {remedy}"))
+        .unwrap_or_default();
+    format!("{field}{}{remedy}", problem.detail)
+}
+
+/// The daemon behind an admin socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon on `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// GETs `path` and returns the body of a successful answer.
+    pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// POSTs JSON to `path`.
+    pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        self.send(Method::POST, path, body.into()).await
+    }
+
+    /// DELETEs `path`.
+    pub async fn delete(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.send(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// Reads an answer's JSON.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.unusable(error))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.unreachable(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.unusable(error))?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unusable(error))?;
+        let connection = tokio::spawn(connection);
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unusable(error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        connection.abort();
+        let body = body.map_err(|error| self.unusable(error))?.to_bytes();
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(self.refusal(status, &body))
+        }
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(problem) => ClientError::Refused(Box::new(problem)),
+            Err(_) => self.unusable(format!("status {status} without a problem description")),
+        }
+    }
+
+    fn unusable(&self, reason: impl ToString) -> ClientError {
+        ClientError::Answer {
+            socket: self.socket.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let advice = match source.kind() {
+            io::ErrorKind::NotFound => {
+                "start it with `ringswitch run`, or name its socket with --admin"
+            }
+            io::ErrorKind::ConnectionRefused => {
+                "it has ended without removing its socket: start it again"
+            }
+            io::ErrorKind::PermissionDenied => "run this as the daemon's user, mostly root",
+            io::ErrorKind::TimedOut => "it is overloaded or stopped: look at its log",
+            _ => "name its socket with --admin",
+        };
+        ClientError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+            advice,
+        }
+    }
+}

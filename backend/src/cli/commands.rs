@@ -1,0 +1,203 @@
+//! Each subcommand: ask the daemon, then print. `run` and `check` need none.
+use super::arguments::{Arguments, Command, PortCommand, Settings};
+use super::client::{Client, ClientError};
+use super::exit::CliError;
+use super::render;
+use crate::config::{self, Configuration, PortConfig, PortName, flags};
+use crate::daemon::{self, Ending};
+use crate::rest::wire::{Fdb, NewPort, Port, PortList, StatsReport};
+use hyper::body::Bytes;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// Tables for people.
+    Text,
+    /// The daemon's JSON as it is.
+    Json,
+}
+
+/// Does what the arguments say.
+pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
+    match &arguments.command {
+        Command::Run(settings) => run(settings, arguments.admin.clone()),
+        Command::Check(settings) => {
+            let checked = load(settings, arguments.admin.clone())?;
+            print(&format!(
+                "ok: {} ports, {} workers\n",
+                checked.ports.len(),
+                checked.switch.workers
+            ))
+        }
+        command => {
+            let format = if arguments.json {
+                Format::Json
+            } else {
+                Format::Text
+            };
+            let client = Client::new(&arguments.admin_socket());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = runtime.map_err(|source| CliError::Io {
+                action: "start a runtime",
+                source,
+            })?;
+            runtime.block_on(ask(command, &client, format))
+        }
+    }
+}
+
+fn load(settings: &Settings, admin: Option<String>) -> Result<Configuration, CliError> {
+    let online = config::load::online_cpus().map_err(|source| CliError::Io {
+        action: "read the list of online CPUs",
+        source,
+    })?;
+    Ok(config::load(
+        settings.config.as_deref(),
+        settings.overrides(admin),
+        &online,
+    )?)
+}
+
+fn run(settings: &Settings, admin: Option<String>) -> Result<(), CliError> {
+    daemon::logging::start();
+    match daemon::run(&load(settings, admin)?)? {
+        Ending::Drained => Ok(()),
+        Ending::CutShort => Err(CliError::CutShort),
+    }
+}
+
+async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), CliError> {
+    match command {
+        Command::Run(_) | Command::Check(_) => Ok(()),
+        Command::Stats {
+            watch: Some(seconds),
+        } => watch(client, format, Duration::from_secs_f64(*seconds)).await,
+        Command::Stats { watch: None } => {
+            let body = client.get("/v1/stats").await?;
+            show(client, format, &body, |stats: &StatsReport| {
+                render::stats(stats)
+            })
+        }
+        Command::Fdb => {
+            let body = client.get("/v1/fdb").await?;
+            show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
+        }
+        Command::Port { command } => port(command, client, format).await,
+    }
+}
+
+async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<(), CliError> {
+    match command {
+        PortCommand::List => {
+            let body = client.get("/v1/ports").await?;
+            show(client, format, &body, |list: &PortList| {
+                render::port_list(list)
+            })
+        }
+        PortCommand::Show { name } => {
+            let body = client.get(&port_path(name)?).await?;
+            show(client, format, &body, |port: &Port| render::port(port))
+        }
+        PortCommand::Add { port } => {
+            let fields = flags::parse_port(port)?;
+            // Checked here too, so that a slip is a usage error even when the daemon is away.
+            PortConfig::from_fields(fields.clone())?;
+            let body = client
+                .post("/v1/ports", encode(&NewPort::from(fields))?)
+                .await?;
+            show(client, format, &body, |port: &Port| {
+                format!("port {} is {}\n", port.name, port.state)
+            })
+        }
+        PortCommand::Remove { name } => {
+            client.delete(&port_path(name)?).await?;
+            match format {
+                Format::Text => print(&format!("port {name} is removed\n")),
+                Format::Json => Ok(()),
+            }
+        }
+    }
+}
+
+/// A port's name needs no escaping in a path: only its own characters pass.
+fn port_path(name: &str) -> Result<String, CliError> {
+    Ok(format!("/v1/ports/{}", PortName::parse(name)?))
+}
+
+fn encode(port: &NewPort) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(port).map_err(|error| CliError::Io {
+        action: "write the request",
+        source: error.into(),
+    })
+}
+
+/// Rates from each answer to the next, until interrupted. As JSON: each answer on a line.
+async fn watch(client: &Client, format: Format, interval: Duration) -> Result<(), CliError> {
+    let mut before: Option<StatsReport> = None;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let body = client.get("/v1/stats").await?;
+        let now: StatsReport = client.decode(&body)?;
+        match (format, &before) {
+            (Format::Json, _) => print_json(&body)?,
+            (Format::Text, Some(before)) => print(&page(&render::rates(before, &now)))?,
+            (Format::Text, None) => {}
+        }
+        before = Some(now);
+    }
+}
+
+/// A page of a watch: on a terminal it takes the place of the page before.
+fn page(text: &str) -> String {
+    const CLEAR_SCREEN: &str = "\x1b[H\x1b[2J";
+    if io::stdout().is_terminal() {
+        format!("{CLEAR_SCREEN}{text}")
+    } else {
+        format!("{text}\n")
+    }
+}
+
+fn show<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    format: Format,
+    body: &Bytes,
+    render: impl FnOnce(&T) -> String,
+) -> Result<(), CliError> {
+    match format {
+        Format::Json => print_json(body),
+        Format::Text => print(&render(&client.decode::<T>(body)?)),
+    }
+}
+
+fn print_json(body: &[u8]) -> Result<(), CliError> {
+    print(&format!("{}\n", String::from_utf8_lossy(body)))
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) ends the call, without an error.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(source) => Err(CliError::Io {
+            action: "print",
+            source,
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// An error as it is printed: in JSON the daemon's own problem description, else one line.
+pub fn error_text(error: &CliError, arguments: &Arguments) -> String {
+    match error {
+        CliError::Client(ClientError::Refused(problem)) if arguments.json => {
+            serde_json::to_string(problem).unwrap_or_else(|_| error.to_string())
+        }
+        _ => format!("ringswitch: {error}"),
+    }
+}

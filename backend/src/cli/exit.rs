@@ -1,0 +1,46 @@
+//! What an error means for the exit code, in one place.
+use super::client::ClientError;
+use crate::config::{ConfigError, InvalidField};
+use crate::daemon::DaemonError;
+use std::io;
+
+/// Everything that can end a call, other than success.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An argument is refused.
+    #[error(transparent)]
+    Argument(#[from] InvalidField),
+    /// The daemon does not start.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// The daemon was ended before it had drained.
+    #[error(
+        "ended before the drain was complete; sockets may be left, which the next start replaces"
+    )]
+    CutShort,
+    /// The daemon did not do what was asked.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Something of this machine.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl CliError {
+    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Argument(_) => 2,
+            Self::Client(ClientError::Unreachable { .. }) => 3,
+            Self::Daemon(_) | Self::CutShort | Self::Client(_) | Self::Io { .. } => 1,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The configuration file: TOML to fields, each with the line it stands on.
+//!
+//! Unknown keys are refused here, by serde; what the values mean is decided by [`super::load`] and [`super::port`].
+use super::port::{PortFields, VlanFields};
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[switch]`.
+    #[serde(default)]
+    pub switch: FileSwitch,
+    /// `[[port]]`, in the file's order.
+    #[serde(default)]
+    pub port: Vec<Spanned<FilePort>>,
+}
+
+/// `[switch]` as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSwitch {
+    /// Data-path threads.
+    pub workers: Option<Spanned<i64>>,
+    /// CPUs to pin them to, one each.
+    pub cpus: Option<Spanned<Vec<i64>>>,
+    /// The admin socket.
+    pub admin: Option<Spanned<String>>,
+    /// How long a worker polls for work before it sleeps.
+    pub poll_us: Option<Spanned<i64>>,
+    /// How long a learnt address is kept.
+    pub mac_ageing_s: Option<Spanned<i64>>,
+    /// How many addresses are kept.
+    pub mac_capacity: Option<Spanned<i64>>,
+    /// How many of them one port may have.
+    pub mac_limit_per_port: Option<Spanned<i64>>,
+}
+
+/// `[[port]]` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilePort {
+    name: Option<Spanned<String>>,
+    r#type: Option<Spanned<String>>,
+    socket: Option<Spanned<String>>,
+    mode: Option<Spanned<String>>,
+    queue_pairs: Option<Spanned<i64>>,
+    interface: Option<Spanned<String>>,
+    mtu: Option<Spanned<i64>>,
+    vlan: Option<Spanned<FileVlan>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileVlan {
+    access: Option<i64>,
+    trunk: Option<Vec<i64>>,
+    native: Option<i64>,
+}
+
+/// Text that is not a configuration file.
+#[derive(Debug)]
+pub struct Malformed {
+    /// Line of the fault, from 1; `None` when the whole file is at fault.
+    pub line: Option<usize>,
+    /// What is wrong there, on one line.
+    pub message: String,
+}
+
+impl File {
+    /// Reads the text of a file.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        toml::from_str(text).map_err(|error| Malformed {
+            line: error.span().map(|span| line_at(text, span.start)),
+            message: error.message().lines().collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl FilePort {
+    /// The fields without their places.
+    pub fn fields(&self) -> PortFields {
+        let text =
+            |field: &Option<Spanned<String>>| field.as_ref().map(|value| value.get_ref().clone());
+        let number = |field: &Option<Spanned<i64>>| field.as_ref().map(|value| *value.get_ref());
+        PortFields {
+            name: text(&self.name),
+            kind: text(&self.r#type),
+            socket: text(&self.socket),
+            mode: text(&self.mode),
+            queue_pairs: number(&self.queue_pairs),
+            interface: text(&self.interface),
+            mtu: number(&self.mtu),
+            vlan: self.vlan.as_ref().map(|vlan| {
+                let FileVlan {
+                    access,
+                    trunk,
+                    native,
+                } = vlan.get_ref();
+                VlanFields {
+                    access: *access,
+                    trunk: trunk.clone(),
+                    native: *native,
+                }
+            }),
+        }
+    }
+
+    /// Byte offset of the field that an error names; `None` when it is not written.
+    pub fn offset_of(&self, field: &str) -> Option<usize> {
+        fn start<T>(value: &Option<Spanned<T>>) -> Option<usize> {
+            value.as_ref().map(|value| value.span().start)
+        }
+        match field.split('.').next().unwrap_or(field) {
+            "name" => start(&self.name),
+            "type" => start(&self.r#type),
+            "socket" => start(&self.socket),
+            "mode" => start(&self.mode),
+            "queue_pairs" => start(&self.queue_pairs),
+            "interface" => start(&self.interface),
+            "mtu" => start(&self.mtu),
+            "vlan" => start(&self.vlan),
+            _ => None,
+        }
+    }
+}
+
+/// The line, from 1, of a byte offset.
+pub fn line_at(text: &str, offset: usize) -> usize {
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
+}

@@ -1,0 +1,462 @@
+//! File and flags together: one [`Configuration`], checked as a whole.
+use super::file::{File, FilePort, FileSwitch, line_at};
+use super::flags;
+use super::port::{PortConfig, PortFields};
+use super::value::{InvalidField, SocketPath, bounded};
+use super::{DEFAULT_ADMIN_SOCKET, PortName};
+use crate::control::MAX_PORTS;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Everything the daemon is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// The switch as a whole.
+    pub switch: SwitchConfig,
+    /// The ports to start with: the file's, then the flags'.
+    pub ports: Vec<SourcedPort>,
+}
+
+/// The switch as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwitchConfig {
+    /// Data-path threads.
+    pub workers: usize,
+    /// The CPU of each worker; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// The admin socket.
+    pub admin: SocketPath,
+    /// How long an idle worker polls before it sleeps.
+    pub poll_us: u32,
+    /// How long a learnt address is kept without a frame from it.
+    pub mac_ageing_s: u32,
+    /// How many learnt addresses are kept.
+    pub mac_capacity: u32,
+    /// How many of them one port may have.
+    pub mac_limit_per_port: u32,
+}
+
+impl SwitchConfig {
+    /// Bounds and defaults: docs/configuration.md shows them.
+    pub const MAX_WORKERS: u32 = 64;
+    /// Default of `poll_us`.
+    pub const DEFAULT_POLL_US: u32 = 50;
+    /// Upper bound of `poll_us`: past 10 ms an idle worker is a busy one.
+    pub const MAX_POLL_US: u32 = 10_000;
+    /// Default of `mac_ageing_s` (IEEE 802.1Q table 8-5).
+    pub const DEFAULT_MAC_AGEING_S: u32 = 300;
+    /// Bounds of `mac_ageing_s` (IEEE 802.1Q table 8-5).
+    pub const MAC_AGEING_S: std::ops::RangeInclusive<u32> = 10..=1_000_000;
+    /// Default of `mac_capacity`.
+    pub const DEFAULT_MAC_CAPACITY: u32 = 65_536;
+    /// Bounds of `mac_capacity`.
+    pub const MAC_CAPACITY: std::ops::RangeInclusive<u32> = 16..=1_048_576;
+}
+
+/// A port and where the operator wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcedPort {
+    /// Where.
+    pub origin: Origin,
+    /// The port.
+    pub config: PortConfig,
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In the file.
+    File {
+        /// Its path as given.
+        path: PathBuf,
+        /// From 1; `None`: the file as a whole.
+        line: Option<usize>,
+    },
+    /// In a flag: its text.
+    Flag(String),
+    /// Nowhere: the default.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File {
+                path,
+                line: Some(line),
+            } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line: None } => path.display().fmt(f),
+            Self::Flag(text) => f.write_str(text),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// What the command line says over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--workers`.
+    pub workers: Option<i64>,
+    /// `--cpus`.
+    pub cpus: Option<Vec<i64>>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// Each `--port`. One whose name the file has replaces the file's.
+    pub ports: Vec<String>,
+}
+
+/// A configuration that is refused. Nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read ({source}); name a readable file with --config", .path.display())]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{origin}: {message}; docs/configuration.md lists every key with its type")]
+    Malformed {
+        /// Where.
+        origin: Origin,
+        /// What.
+        message: String,
+    },
+    /// A value that cannot be accepted.
+    #[error("{origin}: {invalid}")]
+    Invalid {
+        /// Where.
+        origin: Origin,
+        /// What.
+        invalid: InvalidField,
+    },
+    /// Two ports cannot both be.
+    #[error(
+        "{origin}: `{field}` is that of port {other} ({other_origin}) already; give each port its own"
+    )]
+    Collision {
+        /// Where the second port is.
+        origin: Origin,
+        /// `name`, `socket` or `interface`.
+        field: &'static str,
+        /// The first port.
+        other: PortName,
+        /// Where it is.
+        other_origin: Origin,
+    },
+}
+
+/// Largest file that is read: far beyond any real one, so that a wrong path (`/dev/zero`) ends.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Reads the file, if there is one, lays the flags over it and checks the whole. `online_cpus` are those a worker can be pinned to.
+pub fn load(
+    file: Option<&Path>,
+    overrides: Overrides,
+    online_cpus: &BTreeSet<usize>,
+) -> Result<Configuration, ConfigError> {
+    let text = file.map(read).transpose()?.unwrap_or_default();
+    let path = file.unwrap_or(Path::new(""));
+    let place = |offset| Origin::File {
+        path: path.to_owned(),
+        line: Some(line_at(&text, offset)),
+    };
+    let parsed = File::parse(&text).map_err(|malformed| ConfigError::Malformed {
+        origin: Origin::File {
+            path: path.to_owned(),
+            line: malformed.line,
+        },
+        message: malformed.message,
+    })?;
+    let flagged = overrides
+        .ports
+        .iter()
+        .map(|text| port_from_flag(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
+    let mut ports = vec![];
+    for port in &parsed.port {
+        let sourced = port_from_file(port.get_ref(), port.span().start, &place)?;
+        ports.push(sourced);
+    }
+    refuse_too_many(&ports, MAX_PORTS)?;
+    refuse_collisions(&ports)?;
+    ports.retain(|port| {
+        flagged
+            .iter()
+            .all(|flag: &SourcedPort| flag.config.name != port.config.name)
+    });
+    ports.extend(flagged);
+    refuse_too_many(&ports, MAX_PORTS)?;
+    refuse_collisions(&ports)?;
+    refuse_admin_socket(&switch, &ports)?;
+    Ok(Configuration { switch, ports })
+}
+
+/// The CPUs that are online, from sysfs.
+pub fn online_cpus() -> std::io::Result<BTreeSet<usize>> {
+    Ok(parse_cpu_list(&std::fs::read_to_string(
+        "/sys/devices/system/cpu/online",
+    )?))
+}
+
+/// The kernel's list format: `0-2,5`. Parts that do not parse are left out.
+fn parse_cpu_list(text: &str) -> BTreeSet<usize> {
+    text.trim()
+        .split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        })
+        .flatten()
+        .collect()
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let read_bytes = file
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    if read_bytes as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(std::io::Error::other("it is larger than 4 MiB")));
+    }
+    Ok(text)
+}
+
+fn port_from_file(
+    port: &FilePort,
+    start: usize,
+    place: &dyn Fn(usize) -> Origin,
+) -> Result<SourcedPort, ConfigError> {
+    match PortConfig::from_fields(port.fields()) {
+        Ok(config) => Ok(SourcedPort {
+            origin: place(port.offset_of("name").unwrap_or(start)),
+            config,
+        }),
+        Err(invalid) => Err(ConfigError::Invalid {
+            origin: place(port.offset_of(invalid.field).unwrap_or(start)),
+            invalid,
+        }),
+    }
+}
+
+fn port_from_flag(text: &str) -> Result<SourcedPort, ConfigError> {
+    let origin = Origin::Flag(format!("--port {text}"));
+    match flags::parse_port(text).and_then(|fields: PortFields| PortConfig::from_fields(fields)) {
+        Ok(config) => Ok(SourcedPort { origin, config }),
+        Err(invalid) => Err(ConfigError::Invalid { origin, invalid }),
+    }
+}
+
+/// One value of `[switch]` with its place, the flag's before the file's.
+struct Sourced<T> {
+    origin: Origin,
+    value: T,
+}
+
+fn pick<T>(
+    flag: (&str, Option<T>),
+    file: Option<toml::Spanned<T>>,
+    place: &dyn Fn(usize) -> Origin,
+) -> Option<Sourced<T>> {
+    match (flag, file) {
+        ((name, Some(value)), _) => Some(Sourced {
+            origin: Origin::Flag(name.to_owned()),
+            value,
+        }),
+        ((_, None), Some(file)) => Some(Sourced {
+            origin: place(file.span().start),
+            value: file.into_inner(),
+        }),
+        ((_, None), None) => None,
+    }
+}
+
+fn number_or(
+    value: Option<Sourced<i64>>,
+    default: u32,
+    parse: impl FnOnce(i64) -> Result<u32, InvalidField>,
+) -> Result<u32, ConfigError> {
+    match value {
+        None => Ok(default),
+        Some(Sourced { origin, value }) => {
+            parse(value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+        }
+    }
+}
+
+fn switch_config(
+    file: FileSwitch,
+    overrides: &Overrides,
+    place: &dyn Fn(usize) -> Origin,
+    online_cpus: &BTreeSet<usize>,
+) -> Result<SwitchConfig, ConfigError> {
+    let cpus = pick(("--cpus", overrides.cpus.clone()), file.cpus, place);
+    let workers = pick(("--workers", overrides.workers), file.workers, place);
+    // Without `workers`, one for each CPU; a list that is too long or empty is then refused by its length.
+    let most = SwitchConfig::MAX_WORKERS;
+    let implied = cpus.as_ref().map_or(1, |cpus| {
+        u32::try_from(cpus.value.len())
+            .unwrap_or(most)
+            .clamp(1, most)
+    });
+    let workers = number_or(workers, implied, |value| {
+        bounded("workers", value, 1, SwitchConfig::MAX_WORKERS)
+    })? as usize;
+    let cpus = match cpus {
+        None => vec![],
+        Some(Sourced { origin, value }) => pinned_cpus(&value, workers, online_cpus)
+            .map_err(|invalid| ConfigError::Invalid { origin, invalid })?,
+    };
+    let admin = match pick(("--admin", overrides.admin.clone()), file.admin, place) {
+        None => Sourced {
+            origin: Origin::Default,
+            value: DEFAULT_ADMIN_SOCKET.to_owned(),
+        },
+        Some(admin) => admin,
+    };
+    let Sourced { origin, value } = admin;
+    let admin = SocketPath::parse("admin", &value)
+        .map_err(|invalid| ConfigError::Invalid { origin, invalid })?;
+    let poll_us = pick(("", None), file.poll_us, place);
+    let ageing = pick(("", None), file.mac_ageing_s, place);
+    let capacity = pick(("", None), file.mac_capacity, place);
+    let per_port = pick(("", None), file.mac_limit_per_port, place);
+    let within = |field, bounds: std::ops::RangeInclusive<u32>| {
+        move |value| bounded(field, value, *bounds.start(), *bounds.end())
+    };
+    let mac_capacity = number_or(
+        capacity,
+        SwitchConfig::DEFAULT_MAC_CAPACITY,
+        within("mac_capacity", SwitchConfig::MAC_CAPACITY),
+    )?;
+    Ok(SwitchConfig {
+        workers,
+        cpus,
+        admin,
+        poll_us: number_or(
+            poll_us,
+            SwitchConfig::DEFAULT_POLL_US,
+            within("poll_us", 0..=SwitchConfig::MAX_POLL_US),
+        )?,
+        mac_ageing_s: number_or(
+            ageing,
+            SwitchConfig::DEFAULT_MAC_AGEING_S,
+            within("mac_ageing_s", SwitchConfig::MAC_AGEING_S),
+        )?,
+        mac_capacity,
+        mac_limit_per_port: number_or(
+            per_port,
+            mac_capacity / 4,
+            within("mac_limit_per_port", 1..=mac_capacity),
+        )?,
+    })
+}
+
+/// One online CPU for each worker, each named once: two pollers on one CPU would starve each other.
+fn pinned_cpus(
+    cpus: &[i64],
+    workers: usize,
+    online: &BTreeSet<usize>,
+) -> Result<Vec<usize>, InvalidField> {
+    if cpus.len() != workers {
+        let reason = format!("{} CPUs for {workers} workers", cpus.len());
+        return Err(InvalidField::new(
+            "cpus",
+            reason,
+            "name one CPU for each worker, or leave `cpus` out to not pin them",
+        ));
+    }
+    let mut pinned = vec![];
+    for &cpu in cpus {
+        let known = usize::try_from(cpu)
+            .ok()
+            .filter(|cpu| online.contains(cpu))
+            .ok_or_else(|| {
+                InvalidField::new(
+                    "cpus",
+                    format!("CPU {cpu} is not online"),
+                    format!("choose among {}", listed(online)),
+                )
+            })?;
+        if pinned.contains(&known) {
+            return Err(InvalidField::new(
+                "cpus",
+                format!("CPU {cpu} is named twice"),
+                "give each worker its own",
+            ));
+        }
+        pinned.push(known);
+    }
+    Ok(pinned)
+}
+
+fn listed(cpus: &BTreeSet<usize>) -> String {
+    cpus.iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn refuse_too_many(ports: &[SourcedPort], most: usize) -> Result<(), ConfigError> {
+    match ports.get(most) {
+        None => Ok(()),
+        Some(port) => {
+            let invalid = InvalidField::new(
+                "port",
+                "too many ports",
+                format!("configure at most {most}"),
+            );
+            Err(ConfigError::Invalid {
+                origin: port.origin.clone(),
+                invalid,
+            })
+        }
+    }
+}
+
+fn refuse_collisions(ports: &[SourcedPort]) -> Result<(), ConfigError> {
+    for (index, port) in ports.iter().enumerate() {
+        for earlier in ports.iter().take(index) {
+            if let Some(field) = port.config.collides_with(&earlier.config) {
+                return Err(ConfigError::Collision {
+                    origin: port.origin.clone(),
+                    field,
+                    other: earlier.config.name.clone(),
+                    other_origin: earlier.origin.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refuse_admin_socket(switch: &SwitchConfig, ports: &[SourcedPort]) -> Result<(), ConfigError> {
+    match ports
+        .iter()
+        .find(|port| port.config.socket() == Some(&switch.admin))
+    {
+        None => Ok(()),
+        Some(port) => {
+            let invalid = InvalidField::new(
+                "socket",
+                format!("{} is the admin socket", switch.admin),
+                "use another path",
+            );
+            Err(ConfigError::Invalid {
+                origin: port.origin.clone(),
+                invalid,
+            })
+        }
+    }
+}

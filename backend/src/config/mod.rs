@@ -1,0 +1,25 @@
+//! Configuration: from the operator's text to typed values, once, at the edge.
+//!
+//! Called by the command line before the daemon changes anything; everything here is pure except the reading of the file and of the list of
+//! online CPUs. In the order data flows:
+//!
+//! * [`file`]: the TOML file, each value with the line it stands on;
+//! * [`flags`]: the `key=value,...` text of `--port` and `port add`;
+//! * [`port`]: the fields of one port, from whichever source (file, flag, REST), to a [`PortConfig`];
+//! * [`value`]: the single values: names, socket paths, VLAN ids, and the bounds of each;
+//! * [`load`]: file and flags together to one [`Configuration`], checked as a whole.
+//!
+//! What it keeps true: a [`Configuration`] that exists can be carried out as far as its text can tell. Names, sockets and interfaces are
+//! unique, every number is within its bound, every CPU is online.
+pub mod file;
+pub mod flags;
+pub mod load;
+pub mod port;
+pub mod value;
+
+pub use load::{ConfigError, Configuration, Origin, Overrides, SourcedPort, SwitchConfig, load};
+pub use port::{PortConfig, PortFields, PortKind, VlanFields};
+pub use value::{InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath};
+
+/// Where the admin socket is when nobody says otherwise.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/ringswitch/admin.sock";

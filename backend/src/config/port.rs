@@ -1,0 +1,502 @@
+//! One port's configuration, from the fields an operator wrote (in the file, a flag or a REST request) to a typed value.
+//!
+//! This is the one place that knows which fields belong to which type of port and what they default to.
+use super::value::{
+    InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath, quoted, vlan_id,
+};
+use crate::device::SocketMode;
+use switch_core::{VlanPolicy, VlanSet};
+
+/// The fields of a port as written, types checked but nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortFields {
+    /// `name`.
+    pub name: Option<String>,
+    /// `type`.
+    pub kind: Option<String>,
+    /// `socket`, for vhost-user.
+    pub socket: Option<String>,
+    /// `mode`, for vhost-user.
+    pub mode: Option<String>,
+    /// `queue_pairs`, for vhost-user.
+    pub queue_pairs: Option<i64>,
+    /// `interface`, for TAP.
+    pub interface: Option<String>,
+    /// `mtu`.
+    pub mtu: Option<i64>,
+    /// `vlan`.
+    pub vlan: Option<VlanFields>,
+}
+
+/// The fields of `vlan` as written: `{ access = 10 }` or `{ trunk = [10, 20], native = 1 }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VlanFields {
+    /// `access`: the one VLAN of an untagged port.
+    pub access: Option<i64>,
+    /// `trunk`: the VLANs that cross tagged.
+    pub trunk: Option<Vec<i64>>,
+    /// `native`: the VLAN of a trunk's untagged frames.
+    pub native: Option<i64>,
+}
+
+/// A port as it shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Unique among all ports.
+    pub name: PortName,
+    /// What is at its other end.
+    pub kind: PortKind,
+    /// Offered to a guest (`VIRTIO_NET_F_MTU`), set on a TAP; absent: the guest's and the kernel's own choice.
+    pub mtu: Option<Mtu>,
+    /// Which VLANs it belongs to.
+    pub vlan: VlanPolicy,
+}
+
+/// The types of port, each with what it alone has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// A VM's NIC over vhost-user.
+    VhostUser {
+        /// The UNIX socket, unique among all ports.
+        socket: SocketPath,
+        /// Which side listens.
+        mode: SocketMode,
+        /// Pairs of rings offered.
+        queue_pairs: QueuePairs,
+    },
+    /// A TAP interface of the host.
+    Tap {
+        /// The interface, created when absent; unique among all ports.
+        interface: InterfaceName,
+    },
+}
+
+impl PortConfig {
+    /// Types and checks the fields of one port. The first field that cannot be accepted is the error.
+    pub fn from_fields(fields: PortFields) -> Result<Self, InvalidField> {
+        let name = PortName::parse(&required(
+            "name",
+            fields.name.clone(),
+            "give the port a name, such as vm1",
+        )?)?;
+        let kind = required(
+            "type",
+            fields.kind.clone(),
+            "set it to \"vhost-user\" or \"tap\"",
+        )?;
+        let kind = match kind.as_str() {
+            "vhost-user" => vhost_user(&fields)?,
+            "tap" => tap(&fields)?,
+            other => {
+                return Err(InvalidField::new(
+                    "type",
+                    format!("{} is not a type of port", quoted(other)),
+                    "use \"vhost-user\" or \"tap\"",
+                ));
+            }
+        };
+        let mtu = fields.mtu.map(Mtu::parse).transpose()?;
+        let vlan = fields
+            .vlan
+            .map_or(Ok(VlanPolicy::Transparent), VlanFields::policy)?;
+        Ok(Self {
+            name,
+            kind,
+            mtu,
+            vlan,
+        })
+    }
+
+    /// Why two ports cannot both be: the field in which they collide. Equal names count.
+    pub fn collides_with(&self, other: &Self) -> Option<&'static str> {
+        if self.name == other.name {
+            return Some("name");
+        }
+        match (&self.kind, &other.kind) {
+            (
+                PortKind::VhostUser { socket: ours, .. },
+                PortKind::VhostUser { socket: theirs, .. },
+            ) => (ours == theirs).then_some("socket"),
+            (PortKind::Tap { interface: ours }, PortKind::Tap { interface: theirs }) => {
+                (ours == theirs).then_some("interface")
+            }
+            _ => None,
+        }
+    }
+
+    /// The socket of a vhost-user port.
+    pub fn socket(&self) -> Option<&SocketPath> {
+        match &self.kind {
+            PortKind::VhostUser { socket, .. } => Some(socket),
+            PortKind::Tap { .. } => None,
+        }
+    }
+}
+
+impl PortKind {
+    /// The type as it is written.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::VhostUser { .. } => "vhost-user",
+            Self::Tap { .. } => "tap",
+        }
+    }
+}
+
+impl VlanFields {
+    fn policy(self) -> Result<VlanPolicy, InvalidField> {
+        const REMEDY: &str = "write { access = ID } or { trunk = [ID, ...], native = ID }";
+        match (self.access, self.trunk, self.native) {
+            (Some(access), None, None) => vlan_id("vlan.access", access).map(VlanPolicy::Access),
+            (None, Some(trunk), _) if trunk.is_empty() => Err(InvalidField::new(
+                "vlan.trunk",
+                "the list is empty",
+                "name at least one VLAN, or use access",
+            )),
+            (None, Some(trunk), native) => {
+                let allowed = trunk
+                    .into_iter()
+                    .map(|id| vlan_id("vlan.trunk", id))
+                    .collect::<Result<VlanSet, _>>()?;
+                let native = native.map(|id| vlan_id("vlan.native", id)).transpose()?;
+                Ok(VlanPolicy::Trunk { allowed, native })
+            }
+            (None, None, None) => Err(InvalidField::new(
+                "vlan",
+                "neither access nor trunk is given",
+                REMEDY,
+            )),
+            (None, None, Some(_)) => Err(InvalidField::new(
+                "vlan.native",
+                "native belongs to a trunk",
+                REMEDY,
+            )),
+            (Some(_), _, _) => Err(InvalidField::new(
+                "vlan",
+                "access excludes trunk and native",
+                REMEDY,
+            )),
+        }
+    }
+}
+
+fn required(
+    field: &'static str,
+    value: Option<String>,
+    remedy: &str,
+) -> Result<String, InvalidField> {
+    value.ok_or_else(|| InvalidField::new(field, "it is missing", remedy))
+}
+
+fn vhost_user(fields: &PortFields) -> Result<PortKind, InvalidField> {
+    foreign("interface", &fields.interface, "vhost-user")?;
+    let socket = required(
+        "socket",
+        fields.socket.clone(),
+        "give the path of the vhost-user socket",
+    )?;
+    let mode = match fields.mode.as_deref() {
+        None | Some("server") => SocketMode::Server,
+        Some("client") => SocketMode::Client,
+        Some(other) => {
+            return Err(InvalidField::new(
+                "mode",
+                format!("{} is not a mode", quoted(other)),
+                "use \"server\" (Ringswitch listens) or \"client\" (the hypervisor listens)",
+            ));
+        }
+    };
+    Ok(PortKind::VhostUser {
+        socket: SocketPath::parse("socket", &socket)?,
+        mode,
+        queue_pairs: fields
+            .queue_pairs
+            .map(QueuePairs::parse)
+            .transpose()?
+            .unwrap_or_default(),
+    })
+}
+
+fn tap(fields: &PortFields) -> Result<PortKind, InvalidField> {
+    foreign("socket", &fields.socket, "tap")?;
+    foreign("mode", &fields.mode, "tap")?;
+    foreign("queue_pairs", &fields.queue_pairs, "tap")?;
+    let interface = required(
+        "interface",
+        fields.interface.clone(),
+        "name the TAP interface, such as rs-host0",
+    )?;
+    Ok(PortKind::Tap {
+        interface: InterfaceName::parse(&interface)?,
+    })
+}
+
+/// Refuses a field that the port's type does not have: ignoring it would hide a mistake.
+fn foreign<T>(field: &'static str, value: &Option<T>, kind: &str) -> Result<(), InvalidField> {
+    match value {
+        None => Ok(()),
+        Some(_) => Err(InvalidField::new(
+            field,
+            format!("a {kind} port does not have it"),
+            "remove it, or change `type`",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switch_core::VlanId;
+
+    fn vhost_fields() -> PortFields {
+        PortFields {
+            name: Some("vm1".into()),
+            kind: Some("vhost-user".into()),
+            socket: Some("/run/vm1.sock".into()),
+            ..Default::default()
+        }
+    }
+
+    fn tap_fields() -> PortFields {
+        PortFields {
+            name: Some("host0".into()),
+            kind: Some("tap".into()),
+            interface: Some("rs-host0".into()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_vhost_user_port_needs_only_name_type_and_socket() {
+        let port = PortConfig::from_fields(vhost_fields()).unwrap();
+        assert_eq!(
+            port.kind,
+            PortKind::VhostUser {
+                socket: SocketPath::parse("socket", "/run/vm1.sock").unwrap(),
+                mode: SocketMode::Server,
+                queue_pairs: QueuePairs::default(),
+            }
+        );
+        assert_eq!((port.mtu, port.vlan), (None, VlanPolicy::Transparent));
+    }
+
+    #[test]
+    fn a_trunk_is_sorted_and_without_repeats() {
+        let vlan = VlanFields {
+            trunk: Some(vec![20, 10, 20]),
+            native: Some(1),
+            ..Default::default()
+        };
+        let port = PortConfig::from_fields(PortFields {
+            vlan: Some(vlan),
+            ..tap_fields()
+        })
+        .unwrap();
+        let VlanPolicy::Trunk { allowed, native } = port.vlan else {
+            panic!("not a trunk: {:?}", port.vlan)
+        };
+        let tagged: Vec<u16> = allowed.iter().map(VlanId::get).collect();
+        assert_eq!((tagged, native), (vec![10, 20], VlanId::new(1)));
+    }
+
+    #[test]
+    fn every_refusal_names_its_field() {
+        let vlan = |access, trunk: Option<&[i64]>, native| {
+            Some(VlanFields {
+                access,
+                trunk: trunk.map(<[i64]>::to_vec),
+                native,
+            })
+        };
+        let cases = [
+            (
+                "name",
+                PortFields {
+                    name: None,
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "name",
+                PortFields {
+                    name: Some("a b".into()),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "type",
+                PortFields {
+                    kind: None,
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "type",
+                PortFields {
+                    kind: Some("veth".into()),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "socket",
+                PortFields {
+                    socket: None,
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "socket",
+                PortFields {
+                    socket: Some("vm1.sock".into()),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "mode",
+                PortFields {
+                    mode: Some("listen".into()),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "queue_pairs",
+                PortFields {
+                    queue_pairs: Some(0),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "interface",
+                PortFields {
+                    interface: Some("tap0".into()),
+                    ..vhost_fields()
+                },
+            ),
+            (
+                "interface",
+                PortFields {
+                    interface: None,
+                    ..tap_fields()
+                },
+            ),
+            (
+                "interface",
+                PortFields {
+                    interface: Some("a/b".into()),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "socket",
+                PortFields {
+                    socket: Some("/run/vm1.sock".into()),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "mode",
+                PortFields {
+                    mode: Some("server".into()),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "queue_pairs",
+                PortFields {
+                    queue_pairs: Some(1),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "mtu",
+                PortFields {
+                    mtu: Some(67),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan",
+                PortFields {
+                    vlan: vlan(None, None, None),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan",
+                PortFields {
+                    vlan: vlan(Some(1), Some(&[2]), None),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan",
+                PortFields {
+                    vlan: vlan(Some(1), None, Some(2)),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan.native",
+                PortFields {
+                    vlan: vlan(None, None, Some(2)),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan.access",
+                PortFields {
+                    vlan: vlan(Some(4095), None, None),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan.trunk",
+                PortFields {
+                    vlan: vlan(None, Some(&[]), None),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan.trunk",
+                PortFields {
+                    vlan: vlan(None, Some(&[1, 0]), None),
+                    ..tap_fields()
+                },
+            ),
+            (
+                "vlan.native",
+                PortFields {
+                    vlan: vlan(None, Some(&[1]), Some(0)),
+                    ..tap_fields()
+                },
+            ),
+        ];
+        for (field, fields) in cases {
+            let error = PortConfig::from_fields(fields.clone()).expect_err(&format!("{fields:?}"));
+            assert_eq!(error.field, field, "{fields:?}");
+            assert!(!error.remedy.is_empty());
+        }
+    }
+
+    #[test]
+    fn ports_collide_by_name_socket_or_interface_and_by_nothing_else() {
+        let port = |fields| PortConfig::from_fields(fields).unwrap();
+        let vm1 = port(vhost_fields());
+        let named = |name: &str, fields: PortFields| {
+            port(PortFields {
+                name: Some(name.into()),
+                ..fields
+            })
+        };
+        assert_eq!(vm1.collides_with(&named("vm1", tap_fields())), Some("name"));
+        assert_eq!(
+            vm1.collides_with(&named("vm2", vhost_fields())),
+            Some("socket")
+        );
+        assert_eq!(
+            named("h1", tap_fields()).collides_with(&named("h2", tap_fields())),
+            Some("interface")
+        );
+        assert_eq!(vm1.collides_with(&port(tap_fields())), None);
+    }
+}

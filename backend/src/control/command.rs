@@ -1,0 +1,166 @@
+//! Typed requests to the control thread, each with the place for its reply, and the handle that sends them.
+//!
+//! Sent from the runtime that serves the admin socket, never blocking it: a queue that is full is an answer, not a wait.
+use super::engine::{PortHealth, StepError};
+use super::{MAX_PORTS, PortId};
+use crate::config::{PortConfig, PortName};
+use crate::datapath::PortCounters;
+use crate::metrics::Stats;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use switch_core::{MacAddress, VlanId};
+use tokio::sync::oneshot;
+
+/// Where a reply goes.
+pub type Reply<T> = oneshot::Sender<Result<T, CommandError>>;
+
+/// Requests that may wait at one time.
+pub const QUEUE_CAPACITY: usize = 64;
+
+/// What can be asked of the control thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Is it alive?
+    Ping(Reply<()>),
+    /// Add a port.
+    AddPort(PortConfig, Reply<AddOutcome>),
+    /// Remove a port.
+    RemovePort(PortName, Reply<()>),
+    /// Every port.
+    ListPorts(Reply<Vec<PortView>>),
+    /// One port.
+    ShowPort(PortName, Reply<PortView>),
+    /// Every counter.
+    Stats(Reply<Stats>),
+    /// Every learnt address.
+    Fdb(Reply<Vec<FdbEntry>>),
+    /// Drain and end.
+    Stop(Reply<()>),
+}
+
+/// A port, as it is configured and as it fares.
+#[derive(Clone, Debug)]
+pub struct PortView {
+    /// Its id.
+    pub id: PortId,
+    /// As asked for.
+    pub config: PortConfig,
+    /// How it fares.
+    pub health: PortHealth,
+    /// Its counters.
+    pub counters: PortCounters,
+}
+
+/// What adding a port came to.
+#[derive(Clone, Debug)]
+pub enum AddOutcome {
+    /// It is there now.
+    Added(PortView),
+    /// The same port was there before.
+    AlreadyThere(PortView),
+}
+
+/// One learnt address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The VLAN it was learnt in; `None`: that of ports without one.
+    pub vlan: Option<VlanId>,
+    /// The address.
+    pub mac: MacAddress,
+    /// The port it is behind.
+    pub port: PortName,
+    /// Since its last frame.
+    pub age_ms: u64,
+}
+
+/// Why a request was not carried out. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Another port has this already.
+    #[error("{reason}; {remedy}")]
+    Conflict {
+        /// `name`, `socket` or `interface`.
+        field: &'static str,
+        /// Which port has it.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// There is no such port.
+    #[error("there is no port {0}")]
+    NotFound(PortName),
+    /// The outside world refused it.
+    #[error(transparent)]
+    Refused(StepError),
+    /// As many ports as there can be.
+    #[error("there are {MAX_PORTS} ports already, which is the most")]
+    Full,
+    /// Too many requests wait.
+    #[error("the control thread has {QUEUE_CAPACITY} requests waiting")]
+    Busy,
+    /// The daemon is on its way out.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Sends commands to the control thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    commands: SyncSender<Command>,
+}
+
+impl ControlHandle {
+    pub(super) fn new(commands: SyncSender<Command>) -> Self {
+        Self { commands }
+    }
+
+    /// Answers when the control thread does.
+    pub async fn ping(&self) -> Result<(), CommandError> {
+        self.ask(Command::Ping).await
+    }
+
+    /// Adds a port. The same port again is no error.
+    pub async fn add_port(&self, port: PortConfig) -> Result<AddOutcome, CommandError> {
+        self.ask(|reply| Command::AddPort(port, reply)).await
+    }
+
+    /// Removes a port; when it answers, nothing of it is left.
+    pub async fn remove_port(&self, name: PortName) -> Result<(), CommandError> {
+        self.ask(|reply| Command::RemovePort(name, reply)).await
+    }
+
+    /// Every port, by id.
+    pub async fn list_ports(&self) -> Result<Vec<PortView>, CommandError> {
+        self.ask(Command::ListPorts).await
+    }
+
+    /// One port.
+    pub async fn show_port(&self, name: PortName) -> Result<PortView, CommandError> {
+        self.ask(|reply| Command::ShowPort(name, reply)).await
+    }
+
+    /// Every counter.
+    pub async fn stats(&self) -> Result<Stats, CommandError> {
+        self.ask(Command::Stats).await
+    }
+
+    /// Every learnt address.
+    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, CommandError> {
+        self.ask(Command::Fdb).await
+    }
+
+    /// Drains and ends the control thread.
+    pub async fn stop(&self) -> Result<(), CommandError> {
+        self.ask(Command::Stop).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .try_send(command(reply))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => CommandError::Busy,
+                TrySendError::Disconnected(_) => CommandError::Stopping,
+            })?;
+        answer.await.unwrap_or(Err(CommandError::Stopping))
+    }
+}

@@ -1,0 +1,46 @@
+//! Everything control can do to the outside world, so that tests can put a recording double in its place.
+use super::PortId;
+use super::plan::Step;
+use crate::datapath::{PortCounters, WorkerStats};
+use switch_core::MacEntry;
+
+/// A step that the outside world refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; {remedy}")]
+pub struct StepError {
+    /// The field of the port's configuration that caused it.
+    pub field: &'static str,
+    /// Why.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// How a port fares, as its own side tells it.
+#[derive(Clone, Debug)]
+pub struct PortHealth {
+    /// One word: `up`, `listening`, `faulted`...
+    pub state: String,
+    /// In words, when there is something to say.
+    pub reason: Option<String>,
+    /// The whole device state as JSON, for a vhost-user port.
+    pub device: Option<serde_json::Value>,
+}
+
+/// The outside world. Called on the control thread only; every method returns in bounded time.
+pub trait Engine: Send + 'static {
+    /// Carries out one step. A step that fails has left nothing behind.
+    fn apply(&mut self, step: &Step) -> Result<(), StepError>;
+    /// How a port fares; `None` for an unknown one.
+    fn health(&self, id: PortId) -> Option<PortHealth>;
+    /// A port's counters; zeros for an unknown one.
+    fn counters(&self, id: PortId) -> PortCounters;
+    /// The counters of every worker.
+    fn worker_stats(&self) -> Vec<WorkerStats>;
+    /// Every learnt address.
+    fn fdb(&self) -> Vec<MacEntry>;
+    /// Called about once a second: forgets addresses past their age.
+    fn tick(&mut self);
+    /// Stops sessions, then workers after the batch in hand; removes the ports' sockets.
+    fn stop(&mut self);
+}

@@ -1,0 +1,259 @@
+//! The [`Engine`] over the real data path, device thread, TAPs and switch.
+//!
+//! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
+use super::PortId;
+use super::engine::{Engine, PortHealth, StepError};
+use super::plan::Step;
+use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
+use crate::datapath::{Datapath, DatapathEvent, PortCounters, WorkerOptions, WorkerStats};
+use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
+use crate::port::tap::{Tap, TapError};
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use switch_core::{MacEntry, Millis, Switch};
+
+/// Uplinks whose device vanished, with the reason.
+type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
+
+/// Everything that runs.
+pub struct LiveEngine {
+    switch: Arc<Switch>,
+    datapath: Arc<Datapath>,
+    devices: Arc<DeviceThread>,
+    taps: BTreeSet<PortId>,
+    lost_uplinks: LostUplinks,
+}
+
+impl LiveEngine {
+    /// Starts the device thread and the workers, without a port.
+    pub fn start(config: &SwitchConfig) -> io::Result<Self> {
+        let switch = Arc::new(Switch::new(switch_core::SwitchConfig {
+            mac_table_capacity: config.mac_capacity as usize,
+            mac_limit_per_port: config.mac_limit_per_port as usize,
+            mac_ageing: Millis::from_secs(u64::from(config.mac_ageing_s)),
+            ..Default::default()
+        }));
+        let devices = DeviceThread::start_with(forget_stations(Arc::clone(&switch)))?;
+        let lost_uplinks = LostUplinks::default();
+        let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
+        let options = WorkerOptions {
+            workers: config.workers,
+            cpus: config.cpus.clone(),
+            poll_us: config.poll_us,
+        };
+        let datapath = Datapath::start(&options, Arc::clone(&switch), events)
+            .inspect_err(|_| devices.stop())?;
+        Ok(Self {
+            switch,
+            datapath,
+            devices,
+            taps: BTreeSet::new(),
+            lost_uplinks,
+        })
+    }
+
+    fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
+        match &port.kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs,
+            } => {
+                let spec = VhostPortSpec {
+                    id,
+                    name: port.name.to_string(),
+                    socket: socket.as_path().to_owned(),
+                    mode: *mode,
+                    queue_pairs: queue_pairs.get(),
+                    mtu: port.mtu.map(Mtu::get),
+                };
+                self.devices
+                    .add_port(&self.datapath, spec)
+                    .map_err(|error| device_refused(&error))
+            }
+            PortKind::Tap { interface } => {
+                self.open_tap(id, interface, port.mtu)
+                    .map_err(|error| tap_refused(&error))?;
+                self.taps.insert(id);
+                Ok(())
+            }
+        }
+    }
+
+    fn open_tap(
+        &self,
+        id: PortId,
+        interface: &InterfaceName,
+        mtu: Option<Mtu>,
+    ) -> Result<(), TapError> {
+        let tap = open_when_free(interface)?;
+        if let Some(mtu) = mtu {
+            tap.set_mtu(mtu.get())?;
+        }
+        self.datapath.add_tap_port(id, tap);
+        Ok(())
+    }
+
+    fn close(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
+        match port.kind {
+            PortKind::VhostUser { .. } => self
+                .devices
+                .remove_port(id)
+                .map_err(|error| device_refused(&error)),
+            PortKind::Tap { .. } => {
+                self.taps.remove(&id);
+                self.datapath.remove_port(id);
+                lock(&self.lost_uplinks).remove(&id);
+                Ok(())
+            }
+        }
+    }
+
+    fn tap_health(&self, id: PortId) -> PortHealth {
+        match lock(&self.lost_uplinks).get(&id) {
+            None => PortHealth {
+                state: "up".to_owned(),
+                reason: None,
+                device: None,
+            },
+            Some(lost) => PortHealth {
+                state: "faulted".to_owned(),
+                reason: Some(format!(
+                    "{lost}; remove the port and add it again to create the interface anew"
+                )),
+                device: None,
+            },
+        }
+    }
+}
+
+impl Engine for LiveEngine {
+    fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        let refused = |error: switch_core::PortError| StepError {
+            field: "name",
+            reason: error.to_string(),
+            remedy: "report this as a fault of Ringswitch".to_owned(),
+        };
+        match step {
+            Step::Join { id, vlan } => self.switch.add_port(*id, vlan.clone()).map_err(refused),
+            Step::Open { id, port } => self.open(*id, port),
+            Step::Close { id, port } => self.close(*id, port),
+            Step::Leave { id, .. } => self.switch.remove_port(*id).map_err(refused),
+        }
+    }
+
+    fn health(&self, id: PortId) -> Option<PortHealth> {
+        if self.taps.contains(&id) {
+            return Some(self.tap_health(id));
+        }
+        // The device's state is shown as it is; what it has to say first is part of that.
+        let device = serde_json::to_value(self.devices.status(id)?).ok()?;
+        let text = |field: &str| {
+            device
+                .get(field)
+                .and_then(|value| value.as_str())
+                .map(str::to_owned)
+        };
+        Some(PortHealth {
+            state: text("state").unwrap_or_else(|| "unknown".to_owned()),
+            reason: text("reason"),
+            device: Some(device),
+        })
+    }
+
+    fn counters(&self, id: PortId) -> PortCounters {
+        self.datapath.counters(id).unwrap_or_default()
+    }
+
+    fn worker_stats(&self) -> Vec<WorkerStats> {
+        self.datapath.worker_stats()
+    }
+
+    fn fdb(&self) -> Vec<MacEntry> {
+        self.switch.mac_entries(monotonic_now())
+    }
+
+    fn tick(&mut self) {
+        self.switch.expire(monotonic_now());
+    }
+
+    fn stop(&mut self) {
+        self.devices.stop();
+        self.datapath.stop();
+    }
+}
+
+/// The switch's clock: CLOCK_MONOTONIC, the same that workers pass.
+fn monotonic_now() -> Millis {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
+    Millis(
+        seconds
+            .saturating_mul(1_000)
+            .saturating_add(nanoseconds / 1_000_000),
+    )
+}
+
+/// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
+/// thread.
+fn forget_stations(switch: Arc<Switch>) -> PortEventSink {
+    Arc::new(move |event| {
+        if let PortChange::Down { .. } = event.change {
+            switch.flush_port(event.port);
+        }
+    })
+}
+
+/// Notes lost uplinks here and passes every other event on to the device thread. Called on a worker; the lock is held for one insertion.
+fn watch_uplinks(
+    lost: LostUplinks,
+    devices: Arc<dyn Fn(DatapathEvent) + Send + Sync>,
+) -> Arc<dyn Fn(DatapathEvent) + Send + Sync> {
+    Arc::new(move |event| match event {
+        DatapathEvent::UplinkLost { port, reason } => {
+            lock(&lost).insert(port, reason);
+        }
+        other => devices(other),
+    })
+}
+
+fn lock(lost: &LostUplinks) -> std::sync::MutexGuard<'_, BTreeMap<PortId, String>> {
+    lost.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A worker lets go of a removed TAP when its next batch begins, so the same interface added again at once may be taken for a moment.
+fn open_when_free(interface: &InterfaceName) -> Result<Tap, TapError> {
+    const RELEASE: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match Tap::open(interface.as_str()) {
+            Err(TapError::Attach { source, .. })
+                if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn device_refused(error: &DeviceError) -> StepError {
+    StepError {
+        field: "socket",
+        reason: error.to_string(),
+        remedy: "use a socket whose directory exists and may be written, and that no other process serves".to_owned(),
+    }
+}
+
+fn tap_refused(error: &TapError) -> StepError {
+    StepError {
+        field: "interface",
+        reason: error.to_string(),
+        remedy: "run with CAP_NET_ADMIN, and name an interface that is free or a TAP that nobody has open".to_owned(),
+    }
+}

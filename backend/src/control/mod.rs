@@ -1,0 +1,28 @@
+//! The control side: what ports there shall be, and carrying that out.
+//!
+//! In the order a request flows:
+//!
+//! * [`command`]: typed requests with their replies, and the [`ControlHandle`] that sends them;
+//! * [`thread`]: the one thread that receives them and owns everything below;
+//! * [`port_table`]: the ports there are;
+//! * [`plan`]: from the ports there are to the ports there shall be, as a list of steps, a value;
+//! * [`execute`]: carries a plan out through an [`Engine`], and back again when a step fails;
+//! * [`engine`]: everything control can do to the outside world, as one trait;
+//! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
+//!
+//! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
+pub mod command;
+pub mod engine;
+pub mod execute;
+pub mod live;
+pub mod plan;
+pub mod port_table;
+pub mod thread;
+
+pub use command::{AddOutcome, CommandError, ControlHandle, FdbEntry, PortView};
+pub use engine::{Engine, StepError};
+pub use switch_core::PortId;
+pub use thread::{ControlThread, StartError};
+
+/// Most ports at one time.
+pub const MAX_PORTS: usize = 1024;

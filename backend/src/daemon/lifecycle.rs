@@ -1,0 +1,165 @@
+//! From a configuration to a running switch, and back.
+//!
+//! ```text
+//! claim admin socket -> start engine -> bring up ports -> READY=1 -> serve -> SIGTERM, SIGINT -> STOPPING=1 -> drain -> exit
+//! ```
+//! Everything up to READY=1 either succeeds whole or leaves nothing behind.
+use super::{notify, process};
+use crate::config::{Configuration, Origin, PortConfig, PortName};
+use crate::control::execute::ExecuteError;
+use crate::control::live::LiveEngine;
+use crate::control::{ControlHandle, ControlThread, StartError};
+use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
+use std::io;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the drain may take before the process ends without it.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not run. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The admin socket.
+    #[error(transparent)]
+    Admin(#[from] ClaimError),
+    /// Workers or device thread.
+    #[error("cannot start the data path: {0}; lower `workers`, or correct `cpus`")]
+    Engine(io::Error),
+    /// A port cannot come up.
+    #[error("{origin}: {source}")]
+    Port {
+        /// Where the operator wrote it.
+        origin: Origin,
+        /// The port and why.
+        source: Box<ExecuteError>,
+    },
+    /// The ports or the control thread.
+    #[error(transparent)]
+    Start(Box<StartError>),
+    /// The runtime of the main thread.
+    #[error("cannot serve signals and the admin socket: {0}")]
+    Runtime(io::Error),
+}
+
+/// How a daemon that ran has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Drained: nothing is left.
+    Drained,
+    /// A second signal came, or the drain took too long.
+    CutShort,
+}
+
+/// Runs the daemon until a signal ends it.
+pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
+    process::end_on_panic();
+    process::raise_descriptor_limit();
+    let admin = AdminSocket::claim(configuration.switch.admin.as_path())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    // From here on a signal is caught: one that comes during the start is served right after it.
+    let (signals, listener) = {
+        let _runtime = runtime.enter();
+        let signals = Signals::catch().map_err(DaemonError::Runtime)?;
+        let listener = admin
+            .listener()
+            .and_then(tokio::net::UnixListener::from_std)
+            .map_err(DaemonError::Runtime)?;
+        (signals, listener)
+    };
+    let control = start_control(configuration)?;
+    log::info!(
+        "ready: {} ports, {} workers, admin socket {}",
+        configuration.ports.len(),
+        configuration.switch.workers,
+        configuration.switch.admin
+    );
+    notify::service_manager("READY=1");
+    let ending = runtime.block_on(serve_until_signal(listener, control.handle(), signals));
+    if ending == Ending::Drained {
+        control.join();
+        log::info!("stopped");
+    }
+    Ok(ending)
+}
+
+fn start_control(configuration: &Configuration) -> Result<ControlThread, DaemonError> {
+    let engine = LiveEngine::start(&configuration.switch).map_err(DaemonError::Engine)?;
+    let ports: Vec<PortConfig> = configuration
+        .ports
+        .iter()
+        .map(|port| port.config.clone())
+        .collect();
+    ControlThread::start(engine, &ports, configuration.switch.admin.clone()).map_err(|error| {
+        match error {
+            StartError::Execute(source) => DaemonError::Port {
+                origin: origin_of(configuration, &source.port),
+                source: Box::new(source),
+            },
+            other => DaemonError::Start(Box::new(other)),
+        }
+    })
+}
+
+fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
+    let port = configuration
+        .ports
+        .iter()
+        .find(|port| port.config.name == *name);
+    port.map_or(Origin::Default, |port| port.origin.clone())
+}
+
+/// The signals that concern a daemon. SIGPIPE is ignored by Rust's own start-up.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal that asks for the end.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => log::info!("SIGHUP changes nothing: ports are changed with `ringswitch port`"),
+            }
+        }
+    }
+}
+
+async fn serve_until_signal(
+    listener: tokio::net::UnixListener,
+    control: ControlHandle,
+    mut signals: Signals,
+) -> Ending {
+    let stop = async {
+        let name = signals.end().await;
+        log::info!("{name}: draining; once more to end at once");
+        notify::service_manager("STOPPING=1");
+    };
+    serve(listener, router(control.clone()), Limits::default(), stop).await;
+    tokio::select! {
+        _ = control.stop() => Ending::Drained,
+        name = signals.end() => {
+            log::warn!("{name} again: ending at once");
+            Ending::CutShort
+        }
+        () = tokio::time::sleep(DRAIN) => {
+            log::error!("the drain did not end within {} s: ending without it", DRAIN.as_secs());
+            Ending::CutShort
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Runs one batch to completion: take, decide, deliver, give back.
+//!
+//! One per worker. A batch's source ring is locked from the first step to the last, each destination's ring only while its
+//! frames are written. Destinations are served before the source's chains are given back, so that a driver never
+//! reuses a buffer that is still being read.
+
+use super::counters::WorkerCounters;
+use super::courier::{Courier, Route};
+use super::frame::{Batch, Frame, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
+use super::outbox::Outbox;
+use super::ports::{PortTable, TapPort};
+use super::queue::{ActiveRing, Queue};
+use super::vnet_header::{NetFeatures, Offload};
+use super::{DatapathEvent, Shared, guest_tx};
+use crate::ring::RingError;
+use arc_swap::Cache;
+use std::sync::Arc;
+use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
+
+/// Frames read from a TAP in one batch: each costs a system call, and others wait.
+const TAP_BATCH_FRAMES: usize = 32;
+
+/// A worker's batch machinery.
+pub struct BatchRunner {
+    shared: Arc<Shared>,
+    ports: Cache<Arc<arc_swap::ArcSwap<PortTable>>, Arc<PortTable>>,
+    counters: Arc<WorkerCounters>,
+    pipeline: Pipeline,
+    now: Millis,
+    batch: Batch,
+    outbox: Outbox,
+    courier: Courier,
+}
+
+impl BatchRunner {
+    /// Nothing in hand.
+    pub fn new(shared: Arc<Shared>, counters: Arc<WorkerCounters>) -> Self {
+        Self {
+            ports: Cache::new(Arc::clone(&shared.ports)),
+            pipeline: Pipeline::new(Arc::clone(&shared.switch)),
+            courier: Courier::new(Arc::clone(&shared)),
+            shared,
+            counters,
+            now: Millis(0),
+            batch: Batch::default(),
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// The time that the next batches happen at.
+    pub fn set_time(&mut self, now: Millis) {
+        self.now = now;
+    }
+
+    /// One batch from a guest-tx ring; the number of frames taken.
+    pub fn run_queue(&mut self, queue: &Queue) -> usize {
+        if !queue.is_enabled() {
+            return 0;
+        }
+        let mut slot = queue.worker();
+        let Some(active) = slot.as_mut() else {
+            return 0;
+        };
+        // A silent ring costs one load.
+        match active.ring.refresh() {
+            Ok(0) => return 0,
+            Ok(_) => {}
+            Err(error) => {
+                self.stop_ring(queue, &mut slot, error);
+                return 0;
+            }
+        }
+        self.pipeline.begin_batch(self.now);
+        let pipeline = &mut self.pipeline;
+        let port = queue.port;
+        let taken = guest_tx::take_batch(active, &mut self.batch, |header| {
+            pipeline.classify(port, header)
+        });
+        self.forward(port);
+        guest_tx::complete(active, queue, &self.batch);
+        if let Err(error) = taken {
+            self.stop_ring(queue, &mut slot, error);
+        }
+        let frames = self.batch.frames.len();
+        self.batch.clear();
+        self.count(frames);
+        frames
+    }
+
+    /// One batch from the host; the number of frames read.
+    pub fn run_tap(&mut self, port: &TapPort) -> usize {
+        self.batch.clear();
+        self.batch.local.clear();
+        self.pipeline.begin_batch(self.now);
+        let mut bytes = 0;
+        while self.batch.frames.len() < TAP_BATCH_FRAMES {
+            let start = self.batch.local.len();
+            self.batch
+                .local
+                .resize(start + VNET_HEADER_BYTES + MAX_FRAME_BYTES, 0);
+            let read = port
+                .tap
+                .read(self.batch.local.get_mut(start..).unwrap_or_default());
+            self.batch
+                .local
+                .truncate(start + read.as_ref().map_or(0, |read| read.unwrap_or(0)));
+            match read {
+                Ok(Some(_)) => {
+                    self.add_local(port.id, start, NetFeatures::TAP);
+                    bytes += (self.batch.local.len() - start).saturating_sub(VNET_HEADER_BYTES);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let reason = format!("reading from {} failed: {error}", port.tap.interface());
+                    (self.shared.events)(DatapathEvent::UplinkLost {
+                        port: port.id,
+                        reason,
+                    });
+                    break;
+                }
+            }
+        }
+        self.forward(port.id);
+        let frames = self.batch.frames.len();
+        port.from_host.frames.add(frames as u64);
+        port.from_host.bytes.add(bytes as u64);
+        self.batch.clear();
+        self.count(frames);
+        frames
+    }
+
+    /// Switches one frame (without virtio-net header) as if `port` had sent it.
+    pub fn run_injected(&mut self, port: PortId, frame: &[u8]) {
+        self.batch.clear();
+        self.batch.local.clear();
+        self.batch.local.extend_from_slice(&[0; VNET_HEADER_BYTES]);
+        self.batch.local.extend_from_slice(frame);
+        self.pipeline.begin_batch(self.now);
+        self.add_local(port, 0, NetFeatures::TAP);
+        self.forward(port);
+        self.batch.clear();
+    }
+
+    /// Asks the ring's driver for kicks; `true` when there is work already, so that it has to be polled on.
+    pub fn arm(queue: &Queue) -> bool {
+        let mut slot = queue.worker();
+        match slot.as_mut() {
+            // A broken index is reported by the next batch.
+            Some(active) if queue.is_enabled() => {
+                let pending = active
+                    .ring
+                    .arm_notification()
+                    .map_or(true, |pending| pending);
+                if pending {
+                    active.ring.suppress_kicks();
+                }
+                pending
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&self, frames: usize) {
+        if frames > 0 {
+            self.counters.frames.add(frames as u64);
+            self.counters.batches.add(1);
+        }
+    }
+
+    /// Adds the frame that lies, after its virtio-net header, in the batch's buffer from `start` to the end.
+    fn add_local(&mut self, port: PortId, start: usize, features: NetFeatures) {
+        let bytes = self.batch.local.get(start..).unwrap_or_default();
+        let len_bytes = bytes.len().saturating_sub(VNET_HEADER_BYTES);
+        let Some(header) = self.batch.headers.get_mut(self.batch.frames.len()) else {
+            return;
+        };
+        let copied = header.fill(VNET_HEADER_BYTES, |room| {
+            let len = room.len().min(bytes.len());
+            if let (Some(to), Some(from)) = (room.get_mut(..len), bytes.get(..len)) {
+                to.copy_from_slice(from);
+            }
+            len
+        });
+        let offload = if len_bytes < MIN_FRAME_BYTES {
+            Err(DropReason::FrameTooShort)
+        } else {
+            Offload::parse(
+                header.vnet(VNET_HEADER_BYTES),
+                header.frame(),
+                len_bytes as u32,
+                features,
+            )
+        };
+        self.batch.frames.push(Frame {
+            head: 0,
+            len_bytes: len_bytes as u32,
+            rest_bytes: (len_bytes - copied.min(len_bytes)) as u32,
+            rest: Rest::Local {
+                start: (start + VNET_HEADER_BYTES + copied) as u32,
+            },
+            offload: offload.unwrap_or(Offload::NONE),
+            verdict: match offload {
+                Ok(_) => self.pipeline.classify(port, header.frame()),
+                Err(reason) => Verdict::Drop(reason),
+            },
+        });
+    }
+
+    /// Sends every frame of the batch where its verdict says.
+    fn forward(&mut self, from: PortId) {
+        let mut at = 0;
+        while let Some(frame) = self.batch.frames.get(at) {
+            let verdict = frame.verdict;
+            match verdict {
+                Verdict::Drop(reason) => self.count_drop(from, reason),
+                Verdict::Output { port, edit } => self.outbox.add(port, at, edit),
+                Verdict::Flood(flood) => {
+                    // What came before goes out before, or a flow that was just learned would be reordered.
+                    self.flush(from);
+                    let run = self
+                        .batch
+                        .frames
+                        .iter()
+                        .skip(at)
+                        .take_while(|f| f.verdict == verdict)
+                        .count();
+                    let ports = self.ports.load();
+                    for (port, edit) in self.pipeline.flood_members(flood) {
+                        let frames = (at..at + run).map(|frame| (frame, edit));
+                        self.courier.deliver(
+                            ports,
+                            Route { from, to: port },
+                            &mut self.batch,
+                            frames,
+                        );
+                    }
+                    at += run;
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        self.flush(from);
+    }
+
+    /// Delivers what the outbox holds.
+    fn flush(&mut self, from: PortId) {
+        let ports = self.ports.load();
+        while let Some((to, first)) = self.outbox.pop() {
+            self.courier.deliver(
+                ports,
+                Route { from, to },
+                &mut self.batch,
+                self.outbox.frames(first),
+            );
+        }
+    }
+
+    fn count_drop(&mut self, port: PortId, reason: DropReason) {
+        if let Some(port) = self.ports.load().get(port) {
+            port.drops().add(reason);
+        }
+    }
+
+    /// Stops a guest-tx ring that its driver broke.
+    fn stop_ring(&mut self, queue: &Queue, slot: &mut Option<ActiveRing>, error: RingError) {
+        self.count_drop(queue.port, DropReason::BadChain);
+        self.shared.break_ring(queue, slot, error);
+    }
+}

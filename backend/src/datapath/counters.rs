@@ -1,0 +1,134 @@
+//! What the data path counts.
+//!
+//! Each counter of a queue has one writer at a time (whoever holds the queue's lock), so counting is a plain load and store;
+//! readers on other threads see each number whole, if a moment old. Drops are rare and have many writers: they are
+//! added atomically.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use switch_core::DropReason;
+
+/// A number that one thread at a time adds to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the thread that holds the counter's queue calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Traffic of one ring, or of one direction of a TAP.
+#[derive(Debug, Default)]
+pub struct QueueCounters {
+    /// Frames taken from, or delivered to, the ring.
+    pub frames: Counter,
+    /// Their bytes, without virtio-net headers.
+    pub bytes: Counter,
+    /// Call eventfds written.
+    pub notifications_sent: Counter,
+    /// Batches that the driver did not want to hear of.
+    pub notifications_saved: Counter,
+}
+
+/// Dropped frames of one port by reason.
+#[derive(Debug)]
+pub struct DropCounters([AtomicU64; DropReason::COUNT]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; DropReason::COUNT])
+    }
+}
+
+impl DropCounters {
+    /// Counts one dropped frame, from any thread.
+    #[inline]
+    pub fn add(&self, reason: DropReason) {
+        if let Some(counter) = self.0.get(reason.index()) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The reasons that were ever given, with how often.
+    pub fn nonzero(&self) -> Vec<(&'static str, u64)> {
+        DropReason::ALL
+            .iter()
+            .zip(&self.0)
+            .map(|(reason, count)| (reason.name(), count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+}
+
+/// A port's counters, summed over its queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PortCounters {
+    /// Frames the guest (or the host behind a TAP) sent.
+    pub guest_tx_frames: u64,
+    /// Their bytes.
+    pub guest_tx_bytes: u64,
+    /// Frames delivered to it.
+    pub guest_rx_frames: u64,
+    /// Their bytes.
+    pub guest_rx_bytes: u64,
+    /// Dropped frames by [`DropReason::name`]; reasons never given are left out. A frame is counted at the port that caused
+    /// the drop: its source, or the destination that could not take it.
+    pub drops: Vec<(&'static str, u64)>,
+    /// Interrupts asked for.
+    pub notifications_sent: u64,
+    /// Interrupts the driver had asked to be spared.
+    pub notifications_saved: u64,
+}
+
+/// What one worker did since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct WorkerStats {
+    /// Frames taken from rings and TAPs.
+    pub frames: u64,
+    /// Batches they came in.
+    pub batches: u64,
+    /// Times it went to sleep for want of work.
+    pub sleeps: u64,
+    /// Time it was awake, in nanoseconds: polling counts as awake.
+    pub awake_ns: u64,
+    /// Guest-tx rings and TAPs it serves.
+    pub sources: u64,
+}
+
+/// The live form of [`WorkerStats`]; the worker alone writes it.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// See [`WorkerStats::frames`].
+    pub frames: Counter,
+    /// See [`WorkerStats::batches`].
+    pub batches: Counter,
+    /// See [`WorkerStats::sleeps`].
+    pub sleeps: Counter,
+    /// See [`WorkerStats::awake_ns`].
+    pub awake_ns: Counter,
+    /// See [`WorkerStats::sources`].
+    pub sources: AtomicU64,
+}
+
+impl WorkerCounters {
+    /// A snapshot.
+    pub fn stats(&self) -> WorkerStats {
+        WorkerStats {
+            frames: self.frames.get(),
+            batches: self.batches.get(),
+            sleeps: self.sleeps.get(),
+            awake_ns: self.awake_ns.get(),
+            sources: self.sources.load(Ordering::Relaxed),
+        }
+    }
+}

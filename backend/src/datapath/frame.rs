@@ -1,0 +1,201 @@
+//! A batch of frames on their way through a worker.
+//!
+//! Each frame's first bytes are copied once into private memory; parsing, decisions and edits see only that copy, so a guest
+//! that rewrites its buffer meanwhile changes nothing that was decided. The rest of the frame stays where its sender put it
+//! until it is copied to its destination.
+
+use super::vnet_header::Offload;
+use crate::ring::segment::{Payload, PayloadCursor};
+use crate::ring::{SegmentArena, SegmentRange};
+use switch_core::Verdict;
+
+/// Frames in a batch.
+pub const BATCH_FRAMES: usize = 64;
+/// Bytes copied of each frame, virtio-net header included.
+pub const HEADER_BYTES: usize = 256;
+/// Longest virtio-net header (VIRTIO 1.3 §5.1.6).
+pub const VNET_HEADER_BYTES: usize = 12;
+/// Where a frame starts in its private bytes; a header for its receiver fits before it.
+const FRAME_START: usize = 16;
+/// Bytes an edit may add: a VLAN tag, and the fragment header that cutting a UDP datagram adds.
+const EDIT_BYTES: usize = 4 + switch_core::segment::MAX_HEADER_GROWTH_BYTES;
+/// Bytes of the frame itself that are copied.
+pub const FRAME_HEADER_BYTES: usize = HEADER_BYTES - VNET_HEADER_BYTES;
+/// Longest frame carried: 64 KiB of segmented payload with the longest headers, as QEMU's socket netdev allows.
+pub const MAX_FRAME_BYTES: usize = 69_632;
+/// Shortest frame carried: an Ethernet header.
+pub const MIN_FRAME_BYTES: usize = 14;
+
+/// The first bytes of a frame, with room for a virtio-net header before them.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub struct PrivateHeader {
+    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+    frame_bytes: u16,
+}
+
+impl PrivateHeader {
+    /// No frame.
+    pub const EMPTY: Self = Self {
+        bytes: [0; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+        frame_bytes: 0,
+    };
+
+    /// The copied part of the frame.
+    #[inline]
+    pub fn frame(&self) -> &[u8] {
+        self.bytes
+            .get(FRAME_START..FRAME_START + usize::from(self.frame_bytes))
+            .unwrap_or_default()
+    }
+
+    /// The same, to edit.
+    #[inline]
+    pub fn frame_mut(&mut self) -> &mut [u8] {
+        self.bytes
+            .get_mut(FRAME_START..FRAME_START + usize::from(self.frame_bytes))
+            .unwrap_or_default()
+    }
+
+    /// Room for `header_bytes` bytes of virtio-net header and as much of a frame as is copied: what `fill` writes, and how
+    /// many bytes it wrote, is the header and the frame's start. Returns how many frame bytes that was.
+    #[inline]
+    pub fn fill(&mut self, header_bytes: usize, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let from = FRAME_START - header_bytes.min(FRAME_START);
+        let filled = self
+            .bytes
+            .get_mut(from..FRAME_START + FRAME_HEADER_BYTES)
+            .map_or(0, fill);
+        let frame_bytes = filled.saturating_sub(header_bytes);
+        self.frame_bytes = frame_bytes as u16;
+        frame_bytes
+    }
+
+    /// Makes this the frame that `write` puts into the room it is given; it returns how many bytes that was.
+    pub fn write_frame(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+        self.frame_bytes = self.bytes.get_mut(FRAME_START..).map_or(0, write) as u16;
+    }
+
+    /// The `header_bytes` bytes before the frame: its virtio-net header.
+    #[inline]
+    pub fn vnet(&self, header_bytes: usize) -> &[u8] {
+        self.bytes
+            .get(FRAME_START - header_bytes.min(FRAME_START)..FRAME_START)
+            .unwrap_or_default()
+    }
+
+    /// Puts `vnet` before the frame; both together.
+    #[inline]
+    pub fn with_vnet(&mut self, vnet: &[u8]) -> &[u8] {
+        let from = FRAME_START - vnet.len().min(FRAME_START);
+        if let Some(room) = self.bytes.get_mut(from..FRAME_START) {
+            room.copy_from_slice(vnet);
+        }
+        self.bytes
+            .get(from..FRAME_START + usize::from(self.frame_bytes))
+            .unwrap_or_default()
+    }
+
+    /// Makes this the frame that starts with `prefix` and goes on with `rest`; what does not fit is left out.
+    pub fn compose(&mut self, prefix: &[u8], rest: &[u8]) {
+        let mut at = FRAME_START;
+        for part in [prefix, rest] {
+            let len = part.len().min(self.bytes.len() - at);
+            if let (Some(to), Some(from)) = (self.bytes.get_mut(at..at + len), part.get(..len)) {
+                to.copy_from_slice(from);
+            }
+            at += len;
+        }
+        self.frame_bytes = (at - FRAME_START) as u16;
+    }
+}
+
+/// Where the bytes of a frame are that its private header does not hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Rest {
+    /// In the sender's memory, after the chain's first bytes.
+    Chain {
+        /// The chain.
+        range: SegmentRange,
+        /// Header bytes at its start.
+        skip_bytes: u32,
+    },
+    /// In the batch's own buffer, from this byte on.
+    Local {
+        /// Index of the first byte.
+        start: u32,
+    },
+}
+
+/// A frame of a batch, beside its private header.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Name of its chain in the used ring; meaningless for a frame of another source.
+    pub head: u16,
+    /// Length of the frame, without virtio-net header.
+    pub len_bytes: u32,
+    /// How many of them the private header does not hold.
+    pub rest_bytes: u32,
+    /// Where those are.
+    pub rest: Rest,
+    /// What its sender left to be done.
+    pub offload: Offload,
+    /// What the switch decided.
+    pub verdict: Verdict,
+}
+
+/// Up to [`BATCH_FRAMES`] frames of one source.
+#[derive(Debug)]
+pub struct Batch {
+    /// Chains of the frames that are in guest memory.
+    pub arena: SegmentArena,
+    /// Private headers, by frame.
+    pub headers: Box<[PrivateHeader; BATCH_FRAMES]>,
+    /// The frames taken, in order.
+    pub frames: Vec<Frame>,
+    /// Frames that came from a file descriptor, one after the other.
+    pub local: Vec<u8>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            arena: SegmentArena::default(),
+            headers: Box::new([PrivateHeader::EMPTY; BATCH_FRAMES]),
+            frames: Vec::with_capacity(BATCH_FRAMES),
+            local: Vec::new(),
+        }
+    }
+}
+
+impl Batch {
+    /// Forgets its frames.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.arena.release();
+    }
+}
+
+/// The bytes after a frame's private header.
+#[inline]
+pub fn payload<'a>(arena: &'a SegmentArena, local: &'a [u8], frame: &Frame) -> PayloadCursor<'a> {
+    if frame.rest_bytes == 0 {
+        return Payload::EMPTY.cursor();
+    }
+    match frame.rest {
+        Rest::Chain { range, skip_bytes } => Payload::Guest {
+            chain: arena.chain(range),
+            skip_bytes,
+        }
+        .cursor(),
+        Rest::Local { start } => {
+            let start = start as usize;
+            Payload::Local(
+                local
+                    .get(start..start + frame.rest_bytes as usize)
+                    .unwrap_or_default(),
+            )
+            .cursor()
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Frames into a guest-rx ring: the last step of a batch.
+//!
+//! Called by the worker that read the frames, with the destination's ring locked for the batch. Offloads that the receiver did
+//! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
+//! read must not hold up the others.
+
+use super::frame::PrivateHeader;
+use super::queue::ActiveRing;
+use super::software_offload::{SoftwareOffload, Whole};
+use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
+use crate::ring::segment::{ChainWriter, PayloadCursor};
+use crate::ring::split::Taken;
+use crate::ring::{RingError, SegmentArena, SegmentRange};
+use switch_core::{DropReason, VlanEdit};
+
+/// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
+/// would only make a worker walk rings for somebody's amusement.
+const MAX_CHAINS_PER_FRAME: usize = 2_048;
+
+/// A frame on its way out.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Its private start.
+    pub header: &'a mut PrivateHeader,
+    /// The rest.
+    pub payload: PayloadCursor<'a>,
+    /// Length of the rest.
+    pub payload_bytes: u32,
+    /// What is left to be done.
+    pub offload: Offload,
+    /// The change to its VLAN tag.
+    pub edit: VlanEdit,
+}
+
+/// What reached the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Frames: more than one when it was cut.
+    pub frames: u32,
+    /// Their bytes, without virtio-net headers.
+    pub bytes: u64,
+}
+
+/// Why a frame did not reach the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undelivered {
+    /// It was dropped; the ring goes on.
+    Dropped(DropReason),
+    /// The guest broke its ring, which must be stopped.
+    Broken(RingError),
+}
+
+impl From<DropReason> for Undelivered {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+impl From<RingError> for Undelivered {
+    fn from(error: RingError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// A worker's working memory for writing frames to guests.
+#[derive(Debug)]
+pub struct Writer {
+    /// The start of an edited frame.
+    staging: PrivateHeader,
+    software: SoftwareOffload,
+    chains: ChainSet,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self {
+            staging: PrivateHeader::EMPTY,
+            software: SoftwareOffload::default(),
+            chains: ChainSet::default(),
+        }
+    }
+}
+
+impl Writer {
+    /// Ends a run of frames for one guest: lets go of its memory.
+    pub fn finish(&mut self) {
+        self.chains.arena.release();
+    }
+
+    /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut). The driver does not see it before
+    /// the ring's used elements are published.
+    pub fn write(
+        &mut self,
+        active: &mut ActiveRing,
+        out: Outgoing<'_>,
+        max_frame_bytes: u32,
+    ) -> Result<Written, Undelivered> {
+        let Outgoing {
+            payload,
+            payload_bytes,
+            edit,
+            ..
+        } = out;
+        let (header, offload) = retagged(out.header, edit, out.offload, &mut self.staging);
+        let len_bytes = header.frame().len() as u32 + payload_bytes;
+        if on_the_wire(len_bytes, offload.segmentation) > max_frame_bytes {
+            return Err(DropReason::MtuExceeded.into());
+        }
+        let Self {
+            chains, software, ..
+        } = self;
+        let complete = Offload::NONE.header();
+        match offload.fit(active.features) {
+            Fit::AsIs => chains.place(active, header, (payload, payload_bytes), offload.header()),
+            Fit::Checksum(checksum) => {
+                let frame = Whole {
+                    header: header.frame(),
+                    payload,
+                    payload_bytes,
+                };
+                let header = software.with_checksum(frame, checksum)?;
+                chains.place(active, header, (payload, payload_bytes), complete)
+            }
+            Fit::Segment(segmentation) => {
+                let frame = Whole {
+                    header: header.frame(),
+                    payload,
+                    payload_bytes,
+                };
+                let mut sum = Written::default();
+                software.cut(frame, segmentation, |piece, rest, rest_bytes| {
+                    let written = chains.place(active, piece, (rest, rest_bytes), complete)?;
+                    sum.frames += written.frames;
+                    sum.bytes += written.bytes;
+                    Ok::<(), Undelivered>(())
+                })?;
+                Ok(sum)
+            }
+        }
+    }
+}
+
+/// The frame with its tag edited: in `staging` when there is something to edit, as it is otherwise.
+#[inline]
+pub fn retagged<'a>(
+    header: &'a mut PrivateHeader,
+    edit: VlanEdit,
+    offload: Offload,
+    staging: &'a mut PrivateHeader,
+) -> (&'a mut PrivateHeader, Offload) {
+    if edit == VlanEdit::None {
+        return (header, offload);
+    }
+    let rewrite = edit.rewrite(header.frame());
+    staging.compose(
+        rewrite.prefix(),
+        header.frame().get(rewrite.skip()..).unwrap_or_default(),
+    );
+    (staging, offload.shifted(edit.length_delta()))
+}
+
+/// Length of the longest frame that the receiver's link carries for this one.
+#[inline]
+fn on_the_wire(len_bytes: u32, segmentation: Option<Segmentation>) -> u32 {
+    segmentation.map_or(len_bytes, |s| {
+        len_bytes.min(u32::from(s.header_bytes) + u32::from(s.segment_bytes))
+    })
+}
+
+/// The guest-rx chains that one frame goes into.
+#[derive(Debug)]
+struct ChainSet {
+    arena: SegmentArena,
+    /// Head and length of each.
+    chains: Vec<(u16, u64)>,
+}
+
+impl Default for ChainSet {
+    fn default() -> Self {
+        Self {
+            arena: SegmentArena::default(),
+            chains: Vec::with_capacity(MAX_CHAINS_PER_FRAME),
+        }
+    }
+}
+
+impl ChainSet {
+    /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
+    #[inline]
+    fn place(
+        &mut self,
+        active: &mut ActiveRing,
+        header: &mut PrivateHeader,
+        (mut payload, payload_bytes): (PayloadCursor<'_>, u32),
+        mut vnet: [u8; 12],
+    ) -> Result<Written, Undelivered> {
+        let header_bytes = active.features.header_bytes();
+        let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
+        let mut left = bytes + header_bytes as u64;
+        self.reserve(active, left)?;
+        set_num_buffers(&mut vnet, self.chains.len() as u16);
+        let all = SegmentRange {
+            start: 0,
+            end: self.arena.len() as u32,
+        };
+        let mut writer = ChainWriter::new(self.arena.chain(all));
+        writer.write(header.with_vnet(vnet.get(..header_bytes).unwrap_or_default()));
+        writer.copy_from(&mut payload, payload_bytes as usize);
+        for &(head, room) in &self.chains {
+            let used = left.min(room);
+            active.ring.push_used(head, used as u32);
+            left -= used;
+        }
+        Ok(Written { frames: 1, bytes })
+    }
+
+    /// Takes chains with room for `needed` bytes: one, or several if the driver merges buffers.
+    #[inline]
+    fn reserve(&mut self, active: &mut ActiveRing, needed: u64) -> Result<(), Undelivered> {
+        self.arena.clear();
+        self.chains.clear();
+        let mut room = 0;
+        let undelivered = loop {
+            match active.ring.take(&mut self.arena) {
+                Ok(Taken::Chain(chain)) => {
+                    self.chains.push((chain.head, chain.len_bytes));
+                    room += chain.len_bytes;
+                    if room >= needed {
+                        return Ok(());
+                    }
+                    if !active.features.has_mergeable_buffers()
+                        || self.chains.len() == MAX_CHAINS_PER_FRAME
+                    {
+                        break DropReason::RxBufferTooSmall.into();
+                    }
+                }
+                Ok(Taken::Empty) => break DropReason::RxRingFull.into(),
+                Ok(Taken::ArenaFull) => break DropReason::RxBufferTooSmall.into(),
+                Err(error) => break Undelivered::Broken(error),
+            }
+        };
+        active.ring.undo_take(self.chains.len() as u16);
+        Err(undelivered)
+    }
+}

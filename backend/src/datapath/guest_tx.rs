@@ -1,0 +1,110 @@
+//! Frames out of a guest-tx ring: the first step of a batch.
+//!
+//! Called by the worker that owns the ring. Afterwards the batch holds up to 64 frames whose headers are private; their chains
+//! stay taken until [`complete`].
+
+use super::frame::{
+    BATCH_FRAMES, Batch, Frame, MAX_FRAME_BYTES, MIN_FRAME_BYTES, PrivateHeader, Rest,
+};
+use super::queue::{ActiveRing, Queue};
+use super::vnet_header::{NetFeatures, Offload};
+use crate::ring::segment::Payload;
+use crate::ring::split::{Chain, Taken};
+use crate::ring::{RingError, SegmentArena};
+use switch_core::{DropReason, Verdict};
+
+/// Takes what waits, up to a batch; `judge` decides on each frame by its private header. Frames before a broken chain are in
+/// the batch also when the chain's error is returned.
+pub fn take_batch(
+    active: &mut ActiveRing,
+    batch: &mut Batch,
+    mut judge: impl FnMut(&[u8]) -> Verdict,
+) -> Result<(), RingError> {
+    batch.clear();
+    while batch.frames.len() < BATCH_FRAMES {
+        match active.ring.take(&mut batch.arena)? {
+            Taken::Chain(chain) => {
+                let mut frame = Frame {
+                    head: chain.head,
+                    len_bytes: 0,
+                    rest_bytes: 0,
+                    rest: Rest::Chain {
+                        range: chain.segments,
+                        skip_bytes: 0,
+                    },
+                    offload: Offload::NONE,
+                    verdict: Verdict::Drop(DropReason::FrameTooShort),
+                };
+                if let Some(header) = batch.headers.get_mut(batch.frames.len()) {
+                    frame.verdict = match copy_header(
+                        &chain,
+                        active.features,
+                        &batch.arena,
+                        header,
+                        &mut frame,
+                    ) {
+                        Ok(()) => judge(header.frame()),
+                        Err(reason) => Verdict::Drop(reason),
+                    };
+                }
+                batch.frames.push(frame);
+            }
+            Taken::Empty | Taken::ArenaFull => break,
+        }
+    }
+    Ok(())
+}
+
+/// Copies the start of a frame and reads its virtio-net header.
+#[inline]
+fn copy_header(
+    chain: &Chain,
+    features: NetFeatures,
+    arena: &SegmentArena,
+    header: &mut PrivateHeader,
+    frame: &mut Frame,
+) -> Result<(), DropReason> {
+    let header_bytes = features.header_bytes();
+    let len_bytes = chain.len_bytes.saturating_sub(header_bytes as u64);
+    if len_bytes < MIN_FRAME_BYTES as u64 {
+        return Err(DropReason::FrameTooShort);
+    }
+    if len_bytes > MAX_FRAME_BYTES as u64 {
+        return Err(DropReason::FrameTooLong);
+    }
+    let mut from = Payload::Guest {
+        chain: arena.chain(chain.segments),
+        skip_bytes: 0,
+    }
+    .cursor();
+    let copied = header.fill(header_bytes, |room| {
+        let wanted = room.len().min(chain.len_bytes as usize);
+        from.read(room.get_mut(..wanted).unwrap_or_default())
+    });
+    frame.len_bytes = len_bytes as u32;
+    frame.rest_bytes = (len_bytes as u32).saturating_sub(copied as u32);
+    frame.rest = Rest::Chain {
+        range: chain.segments,
+        skip_bytes: (header_bytes + copied) as u32,
+    };
+    frame.offload = Offload::parse(
+        header.vnet(header_bytes),
+        header.frame(),
+        frame.len_bytes,
+        features,
+    )?;
+    Ok(())
+}
+
+/// Gives every chain of the batch back and notifies the driver if it wants that.
+pub fn complete(active: &mut ActiveRing, queue: &Queue, batch: &Batch) {
+    let mut bytes = 0;
+    for frame in &batch.frames {
+        // Nothing was written to a device-readable chain (VIRTIO 1.3 §2.7.8.2).
+        active.ring.push_used(frame.head, 0);
+        bytes += u64::from(frame.len_bytes);
+    }
+    queue.counters.frames.add(batch.frames.len() as u64);
+    queue.counters.bytes.add(bytes);
+    super::notify::publish(&mut active.ring, &queue.counters);
+}

@@ -1,0 +1,186 @@
+//! The rings of one vhost-user port, as the control thread handles them.
+
+use super::ports::VhostQueues;
+use super::queue::{ActiveRing, Queue};
+use super::vnet_header::NetFeatures;
+use super::worker::{Command, Mailbox};
+use super::{DatapathEvent, QueueIndex, Shared};
+use crate::ring::split::Direction;
+use crate::ring::{EventSink, EventSource, GuestMemory, RingConfig, RingError, SplitRing};
+use std::sync::Arc;
+
+/// Starts, changes and stops rings. Each call takes a ring from its worker for a bounded moment.
+pub struct VhostPort {
+    queues: Arc<VhostQueues>,
+    shared: Arc<Shared>,
+    workers: Vec<Arc<Mailbox>>,
+}
+
+impl VhostPort {
+    pub(super) fn new(
+        queues: Arc<VhostQueues>,
+        shared: Arc<Shared>,
+        workers: Vec<Arc<Mailbox>>,
+    ) -> Self {
+        Self {
+            queues,
+            shared,
+            workers,
+        }
+    }
+
+    /// Checks and translates the ring's addresses and hands it to a worker, which polls it at least once. A running ring of the
+    /// same index is replaced.
+    ///
+    /// # Errors
+    /// Sizes or addresses that cannot be; an index the port does not have is a ring of no size.
+    pub fn start_ring(
+        &self,
+        index: QueueIndex,
+        memory: &Arc<GuestMemory>,
+        config: RingConfig,
+    ) -> Result<(), RingError> {
+        let queue = self.queue(index).ok_or(RingError::BadSize(0))?;
+        let features = NetFeatures::new(config.features);
+        let direction = if index.is_guest_tx() {
+            Direction::Readable
+        } else {
+            Direction::Writable
+        };
+        self.stop_ring(index);
+        let ring = SplitRing::start(config, direction, memory)?;
+        queue.control(|slot| *slot = Some(ActiveRing { ring, features }));
+        self.queues.update_active(queue);
+        self.watch(queue);
+        if memory.is_lost() {
+            (self.shared.events)(DatapathEvent::MemoryLost {
+                port: self.queues.id,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stops a ring; once this returns no worker touches it. The next available index, or `None` when it was not running.
+    pub fn stop_ring(&self, index: QueueIndex) -> Option<u16> {
+        let queue = self.queue(index)?;
+        let next = queue.control(Option::take).map(|active| active.ring.stop());
+        self.queues.update_active(queue);
+        if index.is_guest_tx() {
+            self.worker_of(queue)
+                .post(Command::ForgetQueue(Arc::clone(queue)));
+        }
+        next
+    }
+
+    /// Lets frames through (VHOST_USER_SET_VRING_ENABLE 1); stays so across stop and start.
+    pub fn enable_ring(&self, index: QueueIndex) {
+        if let Some(queue) = self.queue(index) {
+            queue.enable();
+            self.queues.update_active(queue);
+            self.watch(queue);
+        }
+    }
+
+    /// Holds frames back (VHOST_USER_SET_VRING_ENABLE 0): what a guest sends waits in its ring, what is sent to it is dropped.
+    pub fn disable_ring(&self, index: QueueIndex) {
+        if let Some(queue) = self.queue(index) {
+            queue.disable();
+            self.queues.update_active(queue);
+        }
+    }
+
+    /// Whether a ring runs.
+    pub fn is_running(&self, index: QueueIndex) -> bool {
+        self.queue(index)
+            .is_some_and(|queue| queue.control(|slot| slot.is_some()))
+    }
+
+    /// The next available index of a running ring.
+    pub fn next_available(&self, index: QueueIndex) -> Option<u16> {
+        self.queue(index)?
+            .control(|slot| slot.as_ref().map(|active| active.ring.next_avail()))
+    }
+
+    /// Moves every running ring to another memory map. A ring that does not fit is stopped and named.
+    pub fn replace_memory(&self, memory: &Arc<GuestMemory>) -> Vec<(QueueIndex, RingError)> {
+        self.change_running(|active| active.ring.replace_memory(memory))
+    }
+
+    /// Another call eventfd, signalled once.
+    pub fn set_call(&self, index: QueueIndex, call: Option<Arc<EventSink>>) {
+        self.change(index, |active| active.ring.set_call(call));
+    }
+
+    /// Another kick eventfd; the ring is polled once.
+    pub fn set_kick(&self, index: QueueIndex, kick: Option<Arc<EventSource>>) {
+        self.change(index, |active| active.ring.set_kick(kick));
+        if let Some(queue) = self.queue(index) {
+            self.watch(queue);
+        }
+    }
+
+    /// Another error eventfd.
+    pub fn set_error(&self, index: QueueIndex, error: Option<Arc<EventSink>>) {
+        self.change(index, |active| active.ring.set_error(error));
+    }
+
+    /// Acked features for running rings: how the next batch is read, nothing else.
+    pub fn set_features(&self, features: u64) -> Vec<(QueueIndex, RingError)> {
+        self.change_running(|active| {
+            active.features = NetFeatures::new(features);
+            active.ring.set_features(features)
+        })
+    }
+
+    /// Switches a frame (without virtio-net header) as if this port's guest had sent it.
+    pub fn inject(&self, frame: &[u8]) {
+        if let Some(worker) = self.workers.first() {
+            worker.post(Command::Inject(self.queues.id, frame.into()));
+        }
+    }
+
+    fn queue(&self, index: QueueIndex) -> Option<&Arc<Queue>> {
+        self.queues.queues.get(usize::from(index.0))
+    }
+
+    fn change(&self, index: QueueIndex, change: impl FnOnce(&mut ActiveRing)) {
+        if let Some(queue) = self.queue(index) {
+            queue.control(|slot| slot.as_mut().map(change));
+        }
+    }
+
+    fn change_running(
+        &self,
+        change: impl Fn(&mut ActiveRing) -> Result<(), RingError>,
+    ) -> Vec<(QueueIndex, RingError)> {
+        let mut stopped = Vec::new();
+        for queue in &self.queues.queues {
+            queue.control(|slot| {
+                let Some(Err(error)) = slot.as_mut().map(&change) else {
+                    return;
+                };
+                if let Some(active) = slot.take() {
+                    active.ring.signal_error();
+                    active.ring.abandon();
+                }
+                stopped.push((queue.index, error));
+            });
+            self.queues.update_active(queue);
+        }
+        stopped
+    }
+
+    /// Has a worker look at a guest-tx ring, with the kick eventfd it has now.
+    fn watch(&self, queue: &Arc<Queue>) {
+        if queue.index.is_guest_tx() {
+            self.worker_of(queue)
+                .post(Command::WatchQueue(Arc::clone(queue)));
+        }
+    }
+
+    /// The one worker that polls a ring: ports are spread evenly, the pairs of one port over all workers.
+    fn worker_of(&self, queue: &Queue) -> &Mailbox {
+        let nth = queue.port.index() + usize::from(queue.index.pair());
+        &self.workers[nth % self.workers.len()]
+    }
+}

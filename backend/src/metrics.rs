@@ -1,0 +1,53 @@
+//! Counters as one snapshot, and the rates between two of them.
+use crate::config::PortName;
+use crate::datapath::{PortCounters, WorkerStats};
+use std::time::Duration;
+
+/// Every counter at one moment.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Since the daemon started; what rates are measured against.
+    pub uptime: Duration,
+    /// By port id.
+    pub ports: Vec<PortStats>,
+    /// By worker index.
+    pub workers: Vec<WorkerStats>,
+}
+
+/// One port's counters.
+#[derive(Clone, Debug)]
+pub struct PortStats {
+    /// The port.
+    pub name: PortName,
+    /// Its counters.
+    pub counters: PortCounters,
+}
+
+/// A counter's change per second over `elapsed`. A counter that went down belongs to a port that was added anew: it began at zero.
+pub fn rate_per_second(before: u64, after: u64, elapsed: Duration) -> f64 {
+    let change = after.checked_sub(before).unwrap_or(after);
+    match elapsed.as_secs_f64() {
+        seconds if seconds > 0.0 => change as f64 / seconds,
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_the_change_over_the_time() {
+        assert_eq!(rate_per_second(100, 300, Duration::from_secs(2)), 100.0);
+    }
+
+    #[test]
+    fn a_counter_that_began_anew_counts_from_zero() {
+        assert_eq!(rate_per_second(1_000, 50, Duration::from_secs(1)), 50.0);
+    }
+
+    #[test]
+    fn no_time_is_no_rate() {
+        assert_eq!(rate_per_second(0, 50, Duration::ZERO), 0.0);
+    }
+}

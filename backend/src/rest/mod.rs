@@ -1,0 +1,20 @@
+//! The REST interface: HTTP/1.1 over the admin socket.
+//!
+//! In the order a request flows:
+//!
+//! * [`admin_socket`]: the socket's life: claiming its path, replacing a dead instance's, its removal;
+//! * [`server`]: connections, bounded in number and in time;
+//! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
+//! * [`wire`]: the JSON, and its conversion from and to typed values;
+//! * [`problem`]: every error as `application/problem+json` (RFC 9457).
+//!
+//! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
+pub mod admin_socket;
+pub mod problem;
+pub mod routes;
+pub mod server;
+pub mod wire;
+
+pub use admin_socket::{AdminSocket, ClaimError};
+pub use routes::router;
+pub use server::{Limits, serve};

@@ -1,0 +1,114 @@
+//! Every error as a problem details object (RFC 9457): what is wrong, with which field, and what to do.
+use crate::config::InvalidField;
+use crate::control::CommandError;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// The media type (RFC 9457 §6.1).
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// A problem details object. Its `type` is `about:blank`, so that `title` is the status in words (RFC 9457 §4.2.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// The status in words.
+    pub title: String,
+    /// What is wrong in this case.
+    pub detail: String,
+    /// The field of the request it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Problem {
+    /// A problem without a field.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            detail: detail.into(),
+            field: None,
+            remedy: None,
+        }
+    }
+
+    /// A field that cannot be accepted.
+    pub fn with_status(status: StatusCode, invalid: InvalidField) -> Self {
+        Self::new(status, invalid.reason)
+            .about(invalid.field)
+            .remedy(invalid.remedy)
+    }
+
+    /// With the field it is about.
+    pub fn about(self, field: impl Into<String>) -> Self {
+        Self {
+            field: Some(field.into()),
+            ..self
+        }
+    }
+
+    /// With what to do about it.
+    pub fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self {
+            remedy: Some(remedy.into()),
+            ..self
+        }
+    }
+}
+
+impl From<InvalidField> for Problem {
+    fn from(invalid: InvalidField) -> Self {
+        Self::with_status(StatusCode::UNPROCESSABLE_ENTITY, invalid)
+    }
+}
+
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CommandError::Conflict {
+                field,
+                reason,
+                remedy,
+            } => Self::new(StatusCode::CONFLICT, reason)
+                .about(field)
+                .remedy(remedy),
+            CommandError::NotFound(_) => {
+                let remedy = "GET /v1/ports, or `ringswitch port list`, shows those there are";
+                Self::new(StatusCode::NOT_FOUND, detail)
+                    .about("name")
+                    .remedy(remedy)
+            }
+            CommandError::Refused(refused) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, refused.reason)
+                    .about(refused.field)
+                    .remedy(refused.remedy)
+            }
+            CommandError::Full => {
+                Self::new(StatusCode::CONFLICT, detail).remedy("remove a port first")
+            }
+            CommandError::Busy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("try again")
+            }
+            CommandError::Stopping => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("start it again")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, axum::Json(self)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        response
+    }
+}

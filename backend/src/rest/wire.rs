@@ -1,0 +1,396 @@
+//! The JSON of requests and responses, and its conversion from and to typed values.
+//!
+//! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
+use crate::config::{PortConfig, PortFields, PortKind, VlanFields};
+use crate::control::{FdbEntry, PortView};
+use crate::datapath::{PortCounters, WorkerStats};
+use crate::device::SocketMode;
+use crate::metrics::Stats;
+use serde::{Deserialize, Serialize};
+use switch_core::{DropReason, VlanId, VlanPolicy};
+
+/// Body of `POST /v1/ports`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPort {
+    /// 1 to 63 of `A-Z a-z 0-9 . _ -`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `vhost-user` or `tap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<String>,
+    /// vhost-user: absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// vhost-user: `server` or `client`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// vhost-user: 1 to 128.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_pairs: Option<i64>,
+    /// tap: the interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// 68 to 9216 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<i64>,
+    /// Absent: untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+}
+
+/// `{"access": 10}` or `{"trunk": [10, 20], "native": 1}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vlan {
+    /// The VLAN of an access port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<i64>,
+    /// The tagged VLANs of a trunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Vec<i64>>,
+    /// The VLAN of a trunk's untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<i64>,
+}
+
+impl From<NewPort> for PortFields {
+    fn from(port: NewPort) -> Self {
+        Self {
+            name: port.name,
+            kind: port.r#type,
+            socket: port.socket,
+            mode: port.mode,
+            queue_pairs: port.queue_pairs,
+            interface: port.interface,
+            mtu: port.mtu,
+            vlan: port.vlan.map(|vlan| VlanFields {
+                access: vlan.access,
+                trunk: vlan.trunk,
+                native: vlan.native,
+            }),
+        }
+    }
+}
+
+impl From<PortFields> for NewPort {
+    fn from(port: PortFields) -> Self {
+        Self {
+            name: port.name,
+            r#type: port.kind,
+            socket: port.socket,
+            mode: port.mode,
+            queue_pairs: port.queue_pairs,
+            interface: port.interface,
+            mtu: port.mtu,
+            vlan: port.vlan.map(|vlan| Vlan {
+                access: vlan.access,
+                trunk: vlan.trunk,
+                native: vlan.native,
+            }),
+        }
+    }
+}
+
+/// `GET /v1/ports`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortList {
+    /// By id.
+    pub ports: Vec<Port>,
+}
+
+/// `GET /v1/ports/{name}`: a port as it is configured and as it fares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its id: dense, reused after its removal.
+    pub id: u16,
+    /// `vhost-user` or `tap`.
+    pub r#type: String,
+    /// vhost-user only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// vhost-user only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// vhost-user only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_pairs: Option<u16>,
+    /// tap only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// In bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Absent: untagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+    /// One word: `up`, `listening`, `faulted`...
+    pub state: String,
+    /// The state in words, when there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// vhost-user only: the whole device state, for diagnosis. Its fields may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<serde_json::Value>,
+    /// Its counters.
+    pub counters: Counters,
+}
+
+/// Counters of one port, from its guest's viewpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Frames its guest sent.
+    pub guest_tx_frames: u64,
+    /// Bytes of them, without virtio-net headers.
+    pub guest_tx_bytes: u64,
+    /// Frames delivered to its guest.
+    pub guest_rx_frames: u64,
+    /// Bytes of them.
+    pub guest_rx_bytes: u64,
+    /// Frames dropped, by reason; only reasons that occurred.
+    pub drops: Vec<Drop>,
+    /// Interrupts sent to its guest.
+    pub notifications_sent: u64,
+    /// Interrupts its guest did not want.
+    pub notifications_saved: u64,
+}
+
+/// Frames dropped for one reason.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drop {
+    /// The reason's stable name.
+    pub reason: String,
+    /// How many.
+    pub frames: u64,
+    /// What happened, in one sentence.
+    #[serde(default)]
+    pub meaning: String,
+    /// What to do about it, in one sentence.
+    #[serde(default)]
+    pub advice: String,
+}
+
+/// `GET /v1/stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatsReport {
+    /// Since the daemon started, read with the counters: what rates are measured against.
+    pub uptime_us: u64,
+    /// By port id.
+    pub ports: Vec<PortCountersReport>,
+    /// By worker index.
+    pub workers: Vec<Worker>,
+}
+
+/// One port's line of `GET /v1/stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortCountersReport {
+    /// The port.
+    pub name: String,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// One worker's counters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its index.
+    pub worker: usize,
+    /// Frames it switched.
+    pub frames: u64,
+    /// Batches they came in.
+    pub batches: u64,
+    /// How often it slept.
+    pub sleeps: u64,
+    /// Time it was not asleep: at work, or polling for some.
+    pub awake_ns: u64,
+    /// Rings and TAPs it polls.
+    pub sources: u64,
+}
+
+/// `GET /v1/fdb`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fdb {
+    /// Every learnt address.
+    pub entries: Vec<FdbRow>,
+}
+
+/// One learnt address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FdbRow {
+    /// `null`: that of ports without a VLAN.
+    pub vlan: Option<u16>,
+    /// `52:54:00:12:34:56`.
+    pub mac: String,
+    /// The port's name.
+    pub port: String,
+    /// Since its last frame.
+    pub age_s: u64,
+}
+
+/// `GET /healthz`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+}
+
+impl From<PortView> for Port {
+    fn from(view: PortView) -> Self {
+        let PortView {
+            id,
+            config:
+                PortConfig {
+                    name,
+                    kind,
+                    mtu,
+                    vlan,
+                },
+            health,
+            counters,
+        } = view;
+        let r#type = kind.type_name().to_owned();
+        let (socket, mode, queue_pairs, interface) = match kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs,
+            } => (
+                Some(socket.to_string()),
+                Some(mode_name(mode).to_owned()),
+                Some(queue_pairs.get()),
+                None,
+            ),
+            PortKind::Tap { interface } => (None, None, None, Some(interface.to_string())),
+        };
+        Self {
+            name: name.to_string(),
+            id: id.get(),
+            r#type,
+            socket,
+            mode,
+            queue_pairs,
+            interface,
+            mtu: mtu.map(|mtu| mtu.get()),
+            vlan: vlan_of(&vlan),
+            state: health.state,
+            reason: health.reason,
+            device: health.device,
+            counters: counters.into(),
+        }
+    }
+}
+
+fn mode_name(mode: SocketMode) -> &'static str {
+    match mode {
+        SocketMode::Server => "server",
+        SocketMode::Client => "client",
+    }
+}
+
+fn vlan_of(policy: &VlanPolicy) -> Option<Vlan> {
+    let number = |vlan: VlanId| i64::from(vlan.get());
+    match policy {
+        VlanPolicy::Transparent => None,
+        VlanPolicy::Access(vlan) => Some(Vlan {
+            access: Some(number(*vlan)),
+            ..Default::default()
+        }),
+        VlanPolicy::Trunk { allowed, native } => Some(Vlan {
+            access: None,
+            trunk: Some(allowed.iter().map(number).collect()),
+            native: native.map(number),
+        }),
+    }
+}
+
+impl From<PortCounters> for Counters {
+    fn from(counters: PortCounters) -> Self {
+        Self {
+            guest_tx_frames: counters.guest_tx_frames,
+            guest_tx_bytes: counters.guest_tx_bytes,
+            guest_rx_frames: counters.guest_rx_frames,
+            guest_rx_bytes: counters.guest_rx_bytes,
+            drops: counters
+                .drops
+                .into_iter()
+                .map(|(reason, frames)| drop_row(reason, frames))
+                .collect(),
+            notifications_sent: counters.notifications_sent,
+            notifications_saved: counters.notifications_saved,
+        }
+    }
+}
+
+fn drop_row(name: &str, frames: u64) -> Drop {
+    let reason = DropReason::ALL
+        .into_iter()
+        .find(|reason| reason.name() == name);
+    Drop {
+        reason: name.to_owned(),
+        frames,
+        meaning: reason
+            .map(DropReason::meaning)
+            .unwrap_or_default()
+            .to_owned(),
+        advice: reason
+            .map(DropReason::advice)
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+impl From<Stats> for StatsReport {
+    fn from(stats: Stats) -> Self {
+        Self {
+            uptime_us: u64::try_from(stats.uptime.as_micros()).unwrap_or(u64::MAX),
+            ports: stats
+                .ports
+                .into_iter()
+                .map(|port| PortCountersReport {
+                    name: port.name.to_string(),
+                    counters: port.counters.into(),
+                })
+                .collect(),
+            workers: stats
+                .workers
+                .into_iter()
+                .enumerate()
+                .map(worker_row)
+                .collect(),
+        }
+    }
+}
+
+fn worker_row((worker, stats): (usize, WorkerStats)) -> Worker {
+    let WorkerStats {
+        frames,
+        batches,
+        sleeps,
+        awake_ns,
+        sources,
+    } = stats;
+    Worker {
+        worker,
+        frames,
+        batches,
+        sleeps,
+        awake_ns,
+        sources,
+    }
+}
+
+impl From<FdbEntry> for FdbRow {
+    fn from(entry: FdbEntry) -> Self {
+        Self {
+            vlan: entry.vlan.map(VlanId::get),
+            mac: entry.mac.to_string(),
+            port: entry.port.to_string(),
+            age_s: entry.age_ms / 1_000,
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! A VM's memory, as its front-end described it, mapped into this process.
+//!
+//! The control thread builds a [`GuestMemory`] from SET_MEM_TABLE or ADD/REM_MEM_REG and shares it by `Arc`; rings keep
+//! that `Arc` beside every host address they derive from it, so an address never outlives its mapping. A map never
+//! changes: a changed table is a new map that shares the mappings that stayed.
+
+use super::sigbus::Watch;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::FileOffset;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+
+/// Memory slots a front-end may fill (VHOST_USER_GET_MAX_MEM_SLOTS); QEMU's own limit is 509 or 512 by accelerator.
+pub const MAX_REGIONS: usize = 509;
+
+/// One region of SET_MEM_TABLE or ADD_MEM_REG (vhost-user: Memory region description).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionLayout {
+    /// Where the guest sees it.
+    pub guest_phys_addr: u64,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Where the front-end sees it: what the ring addresses of SET_VRING_ADDR refer to.
+    pub user_addr: u64,
+    /// Where it starts in its file.
+    pub mmap_offset: u64,
+}
+
+/// Why a memory table was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// More regions than slots were announced.
+    #[error("{0} memory regions; at most {MAX_REGIONS} are supported")]
+    TooManyRegions(usize),
+    /// A region with no bytes, or one that wraps around the address space.
+    #[error(
+        "memory region at guest address {guest_phys_addr:#x} has an impossible size of {size_bytes:#x} bytes"
+    )]
+    BadSize {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+        /// The size asked for.
+        size_bytes: u64,
+    },
+    /// Two regions claim the same guest-physical or front-end addresses.
+    #[error("memory regions at guest addresses {first:#x} and {second:#x} overlap")]
+    Overlap {
+        /// Start of the lower one.
+        first: u64,
+        /// Start of the higher one.
+        second: u64,
+    },
+    /// The file ends before the region does.
+    #[error(
+        "the file of the memory region at {guest_phys_addr:#x} has {file_bytes:#x} bytes, {needed_bytes:#x} are needed"
+    )]
+    FileTooShort {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+        /// What the file has.
+        file_bytes: u64,
+        /// Offset plus size of the region.
+        needed_bytes: u64,
+    },
+    /// A page fault in such a file could wait for somebody else for ever.
+    #[error(
+        "the memory region at {guest_phys_addr:#x} is on a file system ({fs_type:#x}) that is not memory or a local disk; \
+         use memory-backend-memfd,share=on, tmpfs or hugetlbfs"
+    )]
+    FileSystem {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+        /// `statfs` magic number.
+        fs_type: u64,
+    },
+    /// The kernel refused to describe or map the file.
+    #[error("cannot map the memory region at {guest_phys_addr:#x}: {source}")]
+    Map {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// REM_MEM_REG named a region that is not there.
+    #[error(
+        "no memory region with guest address {guest_phys_addr:#x}, size {size_bytes:#x} and that front-end address"
+    )]
+    NoSuchRegion {
+        /// The guest-physical start asked for.
+        guest_phys_addr: u64,
+        /// The size asked for.
+        size_bytes: u64,
+    },
+}
+
+/// File systems whose page faults are served by this kernel alone (linux/magic.h): tmpfs and memfd, hugetlbfs, ramfs,
+/// and local disks for file-backed guests. On FUSE or a network file system a fault can be held up by whoever serves it.
+const SAFE_FILE_SYSTEMS: [u64; 6] = [
+    0x0102_1994,
+    0x9584_58f6,
+    0x8584_58f6,
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+];
+
+#[derive(Debug)]
+struct Mapping {
+    /// Dropped before the mapping is undone: the handler must not look at an address range that is no longer ours.
+    watch: Watch,
+    _region: MmapRegion,
+}
+
+#[derive(Clone, Debug)]
+struct Region {
+    layout: RegionLayout,
+    /// Host address of the region's first byte.
+    host: NonNull<u8>,
+    mapping: Arc<Mapping>,
+}
+
+/// An immutable map of a VM's memory.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    /// Sorted by guest-physical address, without overlaps.
+    regions: Vec<Region>,
+}
+
+// SAFETY: the pointers refer to shared mappings that live as long as the `Arc<Mapping>` beside them; every access through
+// them is a raw copy that allows for concurrent writers (the guest is always one), upheld by `segment` and `split`.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above; nothing in the map itself changes after it was built.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Maps every region. Nothing stays mapped when one of them is refused.
+    pub fn map(regions: Vec<(RegionLayout, OwnedFd)>) -> Result<Arc<Self>, MemoryError> {
+        let mut map = Self::default();
+        for (layout, file) in regions {
+            map.insert(layout, file)?;
+        }
+        Ok(Arc::new(map))
+    }
+
+    /// This map with one more region (ADD_MEM_REG).
+    pub fn with_region(
+        &self,
+        layout: RegionLayout,
+        file: OwnedFd,
+    ) -> Result<Arc<Self>, MemoryError> {
+        let mut map = Self {
+            regions: self.regions.clone(),
+        };
+        map.insert(layout, file)?;
+        Ok(Arc::new(map))
+    }
+
+    /// This map without one region (REM_MEM_REG): guest address, front-end address and size must match.
+    pub fn without_region(&self, layout: RegionLayout) -> Result<Arc<Self>, MemoryError> {
+        let same = |r: &Region| {
+            (
+                r.layout.guest_phys_addr,
+                r.layout.user_addr,
+                r.layout.size_bytes,
+            ) == (layout.guest_phys_addr, layout.user_addr, layout.size_bytes)
+        };
+        if !self.regions.iter().any(same) {
+            return Err(MemoryError::NoSuchRegion {
+                guest_phys_addr: layout.guest_phys_addr,
+                size_bytes: layout.size_bytes,
+            });
+        }
+        Ok(Arc::new(Self {
+            regions: self.regions.iter().filter(|r| !same(r)).cloned().collect(),
+        }))
+    }
+
+    /// What is mapped, by guest-physical address.
+    pub fn regions(&self) -> Vec<RegionLayout> {
+        self.regions.iter().map(|r| r.layout).collect()
+    }
+
+    /// Whether any file was truncated under us: the port has to be detached, its VM's memory is gone.
+    pub fn is_lost(&self) -> bool {
+        self.regions.iter().any(|r| r.mapping.watch.is_lost())
+    }
+
+    fn insert(&mut self, layout: RegionLayout, file: OwnedFd) -> Result<(), MemoryError> {
+        if self.regions.len() == MAX_REGIONS {
+            return Err(MemoryError::TooManyRegions(MAX_REGIONS + 1));
+        }
+        let RegionLayout {
+            guest_phys_addr,
+            size_bytes,
+            user_addr,
+            mmap_offset,
+        } = layout;
+        let ends =
+            [guest_phys_addr, user_addr, mmap_offset].map(|start| start.checked_add(size_bytes));
+        if size_bytes == 0 || size_bytes > isize::MAX as u64 || ends.contains(&None) {
+            return Err(MemoryError::BadSize {
+                guest_phys_addr,
+                size_bytes,
+            });
+        }
+        let overlaps = |a: u64, b: u64, b_size: u64| a < b + b_size && b < a + size_bytes;
+        if let Some(other) = self.regions.iter().find(|r| {
+            overlaps(
+                guest_phys_addr,
+                r.layout.guest_phys_addr,
+                r.layout.size_bytes,
+            ) || overlaps(user_addr, r.layout.user_addr, r.layout.size_bytes)
+        }) {
+            let other = other.layout.guest_phys_addr;
+            return Err(MemoryError::Overlap {
+                first: other.min(guest_phys_addr),
+                second: other.max(guest_phys_addr),
+            });
+        }
+        let region = map_region(layout, file)?;
+        let at = self
+            .regions
+            .partition_point(|r| r.layout.guest_phys_addr < guest_phys_addr);
+        self.regions.insert(at, region);
+        Ok(())
+    }
+
+    /// The region that holds `addr` of the guest's address space.
+    pub(super) fn window(&self, addr: u64) -> Option<RegionWindow> {
+        let above = self
+            .regions
+            .partition_point(|r| r.layout.guest_phys_addr <= addr);
+        let region = self.regions.get(above.checked_sub(1)?)?;
+        let window = RegionWindow {
+            guest: region.layout.guest_phys_addr,
+            size_bytes: region.layout.size_bytes,
+            host: region.host,
+        };
+        window.at(addr).is_some().then_some(window)
+    }
+
+    /// Host address of `len` bytes that lie in one region, by the front-end's own address of them.
+    pub(super) fn translate_user(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+        self.regions.iter().find_map(|region| {
+            let window = RegionWindow {
+                guest: region.layout.user_addr,
+                size_bytes: region.layout.size_bytes,
+                host: region.host,
+            };
+            let (host, left) = window.at(addr)?;
+            (left >= len).then_some(host)
+        })
+    }
+}
+
+/// One region by one kind of address: what a ring remembers of the last translation, since the next buffer nearly always lies
+/// in the same region. Whoever keeps one keeps the map it came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegionWindow {
+    guest: u64,
+    size_bytes: u64,
+    host: NonNull<u8>,
+}
+
+impl RegionWindow {
+    /// Holds no address.
+    pub(super) const NONE: Self = Self {
+        guest: 0,
+        size_bytes: 0,
+        host: NonNull::dangling(),
+    };
+
+    /// Host address of `addr`, and how many bytes are left from there.
+    #[inline]
+    pub(super) fn at(&self, addr: u64) -> Option<(NonNull<u8>, u64)> {
+        let offset = addr.wrapping_sub(self.guest);
+        if offset >= self.size_bytes {
+            return None;
+        }
+        // SAFETY: offset < size_bytes, and the mapping covers the whole region (upheld by `map_region`).
+        Some((
+            unsafe { self.host.add(offset as usize) },
+            self.size_bytes - offset,
+        ))
+    }
+}
+
+fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError> {
+    let RegionLayout {
+        guest_phys_addr,
+        size_bytes,
+        mmap_offset,
+        ..
+    } = layout;
+    let refused = |source: io::Error| MemoryError::Map {
+        guest_phys_addr,
+        source,
+    };
+    let system = rustix::fs::fstatfs(&file).map_err(|e| refused(e.into()))?;
+    let fs_type = system.f_type as u64;
+    if !SAFE_FILE_SYSTEMS.contains(&fs_type) {
+        return Err(MemoryError::FileSystem {
+            guest_phys_addr,
+            fs_type,
+        });
+    }
+    let file_bytes = rustix::fs::fstat(&file)
+        .map_err(|e| refused(e.into()))?
+        .st_size as u64;
+    let needed_bytes = mmap_offset + size_bytes;
+    if file_bytes < needed_bytes {
+        return Err(MemoryError::FileTooShort {
+            guest_phys_addr,
+            file_bytes,
+            needed_bytes,
+        });
+    }
+    // A huge page file maps whole huge pages only, while QEMU's regions start where the PC's holes end.
+    let page_bytes = (system.f_bsize as u64).max(4096).next_power_of_two();
+    let file_start = mmap_offset & !(page_bytes - 1);
+    let map_bytes = (needed_bytes - file_start).next_multiple_of(page_bytes);
+    let region = MmapRegionBuilder::new(map_bytes as usize)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .with_file_offset(FileOffset::new(File::from(file), file_start))
+        .build()
+        .map_err(|e| refused(io::Error::other(e)))?;
+    let base = region.as_ptr();
+    // SAFETY: the range is exactly the mapping made above. Guests' memory does not belong in our core dumps; failing to
+    // say so is harmless.
+    unsafe { libc::madvise(base.cast(), region.size(), libc::MADV_DONTDUMP) };
+    let watch = Watch::new(base as usize, region.size()).map_err(refused)?;
+    // SAFETY: the mapping starts at `file_start <= mmap_offset` and reaches at least to `needed_bytes`; mmap never
+    // returns null without MAP_FIXED.
+    let host = unsafe { NonNull::new_unchecked(base.add((mmap_offset - file_start) as usize)) };
+    Ok(Region {
+        layout,
+        host,
+        mapping: Arc::new(Mapping {
+            watch,
+            _region: region,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    fn memfd(bytes: u64) -> OwnedFd {
+        let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, bytes).unwrap();
+        fd
+    }
+
+    fn layout(guest_phys_addr: u64, size_bytes: u64) -> RegionLayout {
+        RegionLayout {
+            guest_phys_addr,
+            size_bytes,
+            user_addr: guest_phys_addr + 0x7f00_0000_0000,
+            mmap_offset: 0,
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_in_its_region_and_nowhere_else() {
+        let map = GuestMemory::map(vec![
+            (layout(0x10_0000, 0x2000), memfd(0x2000)),
+            (layout(0, 0x1000), memfd(0x1000)),
+        ])
+        .unwrap();
+        for (addr, left) in [
+            (0, Some(0x1000)),
+            (0xfff, Some(1)),
+            (0x1000, None),
+            (0xf_ffff, None),
+        ]
+        .into_iter()
+        .chain([
+            (0x10_0000, Some(0x2000)),
+            (0x10_1fff, Some(1)),
+            (0x10_2000, None),
+            (u64::MAX, None),
+        ]) {
+            assert_eq!(
+                map.window(addr)
+                    .and_then(|w| w.at(addr))
+                    .map(|(_, left)| left),
+                left,
+                "{addr:#x}"
+            );
+        }
+        assert!(map.translate_user(0x7f00_0010_0ff0, 0x20).is_some());
+        assert!(
+            map.translate_user(0x7f00_0010_1ff0, 0x20).is_none(),
+            "crosses the region's end"
+        );
+    }
+
+    #[test]
+    fn impossible_tables_are_refused() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        for (name, table) in [
+            ("empty region", vec![(layout(0, 0), memfd(0x1000))]),
+            (
+                "wraps",
+                vec![(
+                    RegionLayout {
+                        user_addr: u64::MAX - 4,
+                        ..layout(0, 0x1000)
+                    },
+                    memfd(0x1000),
+                )],
+            ),
+            ("file too short", vec![(layout(0, 0x2000), memfd(0x1000))]),
+            (
+                "overlap",
+                vec![
+                    (layout(0, 0x2000), memfd(0x2000)),
+                    (layout(0x1000, 0x1000), memfd(0x1000)),
+                ],
+            ),
+            ("a pipe", vec![(layout(0, 0x1000), reader)]),
+            (
+                "a device",
+                vec![(layout(0, 0x1000), File::open("/dev/zero").unwrap().into())],
+            ),
+        ] {
+            assert!(GuestMemory::map(table).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn regions_come_and_go_one_by_one() {
+        let map = GuestMemory::map(vec![(layout(0, 0x1000), memfd(0x1000))]).unwrap();
+        let grown = map
+            .with_region(layout(0x10_0000, 0x1000), memfd(0x1000))
+            .unwrap();
+        assert_eq!(grown.regions().len(), 2);
+        let shrunk = grown.without_region(layout(0, 0x1000)).unwrap();
+        assert_eq!(shrunk.regions(), vec![layout(0x10_0000, 0x1000)]);
+        assert!(shrunk.without_region(layout(0, 0x1000)).is_err());
+    }
+
+    #[test]
+    fn a_truncated_file_is_noticed_and_survived() {
+        let fd = memfd(0x4000);
+        let map = GuestMemory::map(vec![(layout(0, 0x4000), fd.try_clone().unwrap())]).unwrap();
+        let other = GuestMemory::map(vec![(layout(0, 0x4000), memfd(0x4000))]).unwrap();
+        let losses = super::super::sigbus::losses();
+        ftruncate(&fd, 0).unwrap();
+        let (host, _) = map.window(0x2000).unwrap().at(0x2000).unwrap();
+        // SAFETY: inside the mapping; the fault it raises is what is tested.
+        unsafe { host.write_volatile(1) };
+        assert!(map.is_lost());
+        assert!(!other.is_lost());
+        assert!(super::super::sigbus::losses() > losses);
+    }
+}

@@ -1,0 +1,222 @@
+//! A switch whose outside world is a record: the control thread and the admin socket are real, ports are not.
+use ringswitch::config::SocketPath;
+use ringswitch::control::engine::PortHealth;
+use ringswitch::control::plan::Step;
+use ringswitch::control::{ControlThread, Engine, PortId, StepError};
+use ringswitch::datapath::{PortCounters, WorkerStats};
+use ringswitch::rest::{Limits, router, serve};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use switch_core::{MacAddress, MacEntry, Millis, VlanId};
+use tokio::sync::oneshot;
+use vmm_sys_util::tempdir::TempDir;
+
+/// Steps in the order they were asked for.
+#[derive(Clone, Default)]
+pub struct Record(Arc<Mutex<Vec<Step>>>);
+
+impl Record {
+    pub fn steps(&self) -> Vec<Step> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Refuses to open ports whose name starts with `refused`; every other step succeeds.
+struct RecordingEngine(Record);
+
+impl Engine for RecordingEngine {
+    fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.0.0.lock().unwrap().push(step.clone());
+        match step {
+            Step::Open { port, .. } if port.name.as_str().starts_with("refused") => {
+                Err(StepError {
+                    field: "socket",
+                    reason: "the directory is missing".into(),
+                    remedy: "create it".into(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+    fn health(&self, _: PortId) -> Option<PortHealth> {
+        Some(PortHealth {
+            state: "listening".into(),
+            reason: Some("no front-end yet".into()),
+            device: None,
+        })
+    }
+    fn counters(&self, _: PortId) -> PortCounters {
+        PortCounters {
+            guest_tx_frames: 7,
+            guest_tx_bytes: 700,
+            drops: vec![("vlan_not_allowed", 3)],
+            ..PortCounters::default()
+        }
+    }
+    fn worker_stats(&self) -> Vec<WorkerStats> {
+        vec![WorkerStats {
+            frames: 7,
+            batches: 2,
+            ..WorkerStats::default()
+        }]
+    }
+    fn fdb(&self) -> Vec<MacEntry> {
+        let entry = |vlan, last, port| MacEntry {
+            vlan: VlanId::new(vlan),
+            mac: MacAddress([0x52, 0x54, 0, 0, 0, last]),
+            port: PortId::new(port).unwrap(),
+            age: Millis(2_500),
+        };
+        // The last is of a port that is gone.
+        vec![entry(10, 1, 0), entry(0, 2, 0), entry(10, 3, 999)]
+    }
+    fn tick(&mut self) {}
+    fn stop(&mut self) {}
+}
+
+/// An admin socket with a control thread behind it.
+pub struct TestSwitch {
+    folder: TempDir,
+    pub record: Record,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestSwitch {
+    pub fn start(limits: Limits) -> Self {
+        let folder =
+            TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
+        let socket = folder.as_path().join("admin.sock");
+        let record = Record::default();
+        let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
+        let control = ControlThread::start(RecordingEngine(record.clone()), &[], admin).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+                let stopped = async { drop(stopped.await) };
+                serve(listener, router(control.handle()), limits, stopped).await;
+                control.handle().stop().await.unwrap();
+            });
+            control.join();
+        });
+        Self {
+            folder,
+            record,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.as_path().join("admin.sock")
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+    }
+
+    /// One request as raw bytes; the answer as it came.
+    pub fn send(&self, request: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        // A server that has seen enough answers and closes before everything is written.
+        let _ = stream.write_all(request);
+        Answer::read(&mut stream)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, "")
+    }
+
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Answer {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.send(request.as_bytes())
+    }
+
+    pub fn post(&self, body: &serde_json::Value) -> Answer {
+        self.request("POST", "/v1/ports", &body.to_string())
+    }
+}
+
+impl Drop for TestSwitch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().unwrap().join();
+        assert!(
+            ended.is_ok() || std::thread::panicking(),
+            "the server panicked"
+        );
+    }
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// Reads until the server closes.
+    pub fn read(stream: &mut UnixStream) -> Self {
+        let mut bytes = vec![];
+        if let Err(error) = stream.read_to_end(&mut bytes) {
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "no answer: {error}"
+            );
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0);
+        Self {
+            status,
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Checks that it is a problem description (RFC 9457) of its own status.
+    #[track_caller]
+    pub fn problem(&self) -> serde_json::Value {
+        assert!(
+            self.head.contains("content-type: application/problem+json"),
+            "{self:?}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status, "{self:?}");
+        assert!(
+            !problem["title"].as_str().unwrap().is_empty()
+                && !problem["detail"].as_str().unwrap().is_empty()
+        );
+        assert!(!problem["remedy"].as_str().unwrap().is_empty(), "{self:?}");
+        problem
+    }
+}

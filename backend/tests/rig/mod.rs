@@ -1,0 +1,164 @@
+//! A switch without threads or sockets: guests whose rings are handed straight to a [`BatchRunner`] on the caller's thread.
+//!
+//! For tests that must see exactly what a batch does (allocations, one broken descriptor) and for benches that count its cycles.
+#![allow(dead_code, reason = "each test and bench uses a part of the rig")]
+
+use guest_sim::{Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair, RawRing};
+use ringswitch::datapath::batch::BatchRunner;
+use ringswitch::datapath::counters::WorkerCounters;
+use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
+use ringswitch::datapath::queue::ActiveRing;
+use ringswitch::datapath::vnet_header::NetFeatures;
+use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
+use ringswitch::ring::split::Direction;
+use ringswitch::ring::{GuestMemory as Mapped, RegionLayout, RingAddresses, RingConfig, SplitRing};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
+
+/// A guest on the rig.
+pub struct Guest {
+    /// Its driver.
+    pub pair: QueuePair,
+    /// Its memory.
+    pub memory: GuestMemory,
+    queues: Arc<VhostQueues>,
+}
+
+/// The switch and its guests.
+pub struct Rig {
+    /// By port id.
+    pub guests: Vec<Guest>,
+    /// Runs batches.
+    pub runner: BatchRunner,
+    shared: Arc<Shared>,
+    events: Arc<Mutex<Vec<DatapathEvent>>>,
+}
+
+impl Rig {
+    /// A switch with one port and guest for each of `options`.
+    pub fn new(options: &[NicOptions]) -> Self {
+        let events: Arc<Mutex<Vec<DatapathEvent>>> = Arc::default();
+        let sink = Arc::clone(&events);
+        let shared = Arc::new(Shared {
+            switch: Arc::new(Switch::new(SwitchConfig::default())),
+            ports: Arc::default(),
+            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
+        });
+        let mut table = PortTable::default();
+        let mut guests = Vec::new();
+        for (index, options) in (0..).zip(options) {
+            let id = PortId::new(index).unwrap();
+            let guest = Guest::new(id, options);
+            shared.switch.add_port(id, VlanPolicy::Transparent).unwrap();
+            table = table.with(id, Some(Port::Vhost(Arc::clone(&guest.queues))));
+            guests.push(guest);
+        }
+        shared.ports.store(Arc::new(table));
+        let runner = BatchRunner::new(Arc::clone(&shared), Arc::new(WorkerCounters::default()));
+        Self {
+            guests,
+            runner,
+            shared,
+            events,
+        }
+    }
+
+    /// Runs one batch of a guest's guest-tx ring; the frames it took.
+    pub fn run(&mut self, guest: usize) -> usize {
+        let queue = Arc::clone(&self.guests[guest].queues.queues[1]);
+        self.runner.run_queue(&queue)
+    }
+
+    /// A guest's counters.
+    pub fn counters(&self, guest: usize) -> PortCounters {
+        self.shared
+            .ports
+            .load()
+            .get(self.guests[guest].queues.id)
+            .unwrap()
+            .counters()
+    }
+
+    /// What happened since the last call.
+    pub fn events(&self) -> Vec<DatapathEvent> {
+        std::mem::take(&mut *self.events.lock().unwrap())
+    }
+}
+
+impl Guest {
+    fn new(id: PortId, options: &NicOptions) -> Self {
+        let memory =
+            GuestMemory::new(&GuestMemoryLayout::around_pci_hole(64 << 20, 64 << 20)).unwrap();
+        let acked = options.features;
+        let mut pair = QueuePair::new(0, &memory, options, acked).unwrap();
+        let queues = Arc::new(VhostQueues::new(id, 1, 69_632));
+        for (index, ring) in [(0, pair.guest_rx.ring()), (1, pair.guest_tx.ring())] {
+            let direction = if index == 0 {
+                Direction::Writable
+            } else {
+                Direction::Readable
+            };
+            let ring = SplitRing::start(config(ring, acked), direction, &map(&memory)).unwrap();
+            let features = NetFeatures::new(acked.bits());
+            queues.queues[index].control(|slot| *slot = Some(ActiveRing { ring, features }));
+            queues.queues[index].enable();
+            queues.update_active(&queues.queues[index]);
+        }
+        pair.guest_rx.refill().unwrap();
+        Self {
+            pair,
+            memory,
+            queues,
+        }
+    }
+
+    /// Any word of its guest-tx ring.
+    pub fn raw_guest_tx(&self) -> RawRing {
+        self.pair.guest_tx.ring().raw().unwrap()
+    }
+
+    /// Any word of its guest-rx ring.
+    pub fn raw_guest_rx(&self) -> RawRing {
+        self.pair.guest_rx.ring().raw().unwrap()
+    }
+
+    /// Whether a ring is still in service.
+    pub fn is_running(&self, index: usize) -> bool {
+        self.queues.queues[index].control(|slot| slot.is_some())
+    }
+}
+
+/// The device's own mapping of a guest's memory.
+pub fn map(memory: &GuestMemory) -> Arc<Mapped> {
+    let regions = memory.regions().into_iter().map(|region| {
+        let info = region.message_region();
+        let layout = RegionLayout {
+            guest_phys_addr: info.guest_phys_addr,
+            size_bytes: info.memory_size,
+            user_addr: info.userspace_addr,
+            mmap_offset: info.mmap_offset,
+        };
+        (layout, OwnedFd::from(region.memfd().try_clone().unwrap()))
+    });
+    Mapped::map(regions.collect()).unwrap()
+}
+
+/// What SET_VRING_* would say of a ring, without eventfds: nobody sleeps on the rig.
+pub fn config(ring: &guest_sim::SplitRing, acked: Features) -> RingConfig {
+    let memory = ring.memory();
+    RingConfig {
+        size: ring.size(),
+        addresses: RingAddresses {
+            descriptor_table: memory.descriptors().user_address(),
+            available_ring: memory.avail().user_address(),
+            used_ring: memory.used().user_address(),
+            used_log: None,
+        },
+        base: 0,
+        features: acked.bits(),
+        kick: None,
+        call: None,
+        error: None,
+    }
+}

@@ -1,0 +1,228 @@
+//! The program under test, run as a process of its own.
+//!
+//! Used by benches and whole-program tests. Keeps true: its sockets are in a folder of its own, and neither it nor the folder outlives the
+//! [`Daemon`] value.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use vmm_sys_util::tempdir::TempDir;
+
+use crate::driver::wait::Patience;
+use crate::error::{Doing, Error};
+
+/// Names the program under test.
+pub const BINARY_VARIABLE: &str = "RINGSWITCH_BIN";
+
+/// Where the program under test is: `$RINGSWITCH_BIN`, or `ringswitch` in the build folder that the calling test or program is in, or in the
+/// release or debug folder beside it.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf, Error> {
+    if let Some(named) = std::env::var_os(BINARY_VARIABLE).filter(|named| !named.is_empty()) {
+        return Ok(named.into());
+    }
+    let own = std::env::current_exe().doing("asking for the path of this program")?;
+    // target/<profile>/deps/<test>, or target/<profile>/<program>.
+    let near = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("ringswitch"));
+    let target = own.ancestors().nth(3).into_iter();
+    let profiles = target.flat_map(|folder| {
+        ["release", "debug"].map(|profile| folder.join(profile).join("ringswitch"))
+    });
+    near.chain(profiles)
+        .find(|path| path.is_file())
+        .ok_or(Error::Options(
+            "no ringswitch binary: run `cargo build -p ringswitch`, or name one in RINGSWITCH_BIN",
+        ))
+}
+
+/// A running `ringswitch run`.
+#[derive(Debug)]
+pub struct Daemon {
+    binary: PathBuf,
+    arguments: Vec<String>,
+    folder: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it with one worker and a listening vhost-user port for each name; `extra` arguments come last.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(binary: &Path, ports: &[PortArgument<'_>], extra: &[&str]) -> Result<Self, Error> {
+        let folder = TempDir::new()
+            .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))
+            .doing("making a folder")?;
+        let mut arguments = vec![
+            "run".to_owned(),
+            "--admin".into(),
+            in_folder(&folder, "admin"),
+        ];
+        for port in ports {
+            let socket = in_folder(&folder, port.name);
+            arguments.push("--port".into());
+            arguments.push(format!(
+                "name={},type=vhost-user,socket={socket},queue_pairs={}{}{}",
+                port.name,
+                port.queue_pairs,
+                if port.more.is_empty() { "" } else { "," },
+                port.more
+            ));
+        }
+        arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
+        let child = spawn(binary, &arguments)?;
+        Ok(Self {
+            binary: binary.to_owned(),
+            arguments,
+            folder,
+            child,
+        })
+    }
+
+    /// Starts it again with the same arguments, in the same folder; the old process must be gone.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.child = spawn(&self.binary, &self.arguments)?;
+        Ok(())
+    }
+
+    /// The socket of a port.
+    pub fn socket(&self, port: &str) -> PathBuf {
+        in_folder(&self.folder, port).into()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn is_running(&mut self) -> Result<bool, Error> {
+        Ok(self
+            .child
+            .try_wait()
+            .doing("asking for the daemon's state")?
+            .is_none())
+    }
+
+    /// SIGKILL, and waits for its end.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<ExitStatus, Error> {
+        self.child.kill().doing("killing the daemon")?;
+        self.child.wait().doing("waiting for the daemon's end")
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when it does not end.
+    pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus, Error> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).doing("asking the daemon to end")?;
+        }
+        let patience = Patience::of(within);
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .doing("waiting for the daemon's end")?
+            {
+                return Ok(status);
+            }
+            if patience.is_over() {
+                return Err(patience.timeout("the daemon to end after SIGTERM"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Runs a client command against it, such as `["port", "show", "vm1", "--json"]`; its output on success.
+    ///
+    /// # Errors
+    /// When it fails; the text is what it said.
+    pub fn command(&self, arguments: &[&str]) -> Result<String, Error> {
+        let output = Command::new(&self.binary)
+            .arg("--admin")
+            .arg(in_folder(&self.folder, "admin"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .doing("running a ringswitch command")?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Error::Io {
+            doing: "running a ringswitch command",
+            source: std::io::Error::other(text),
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody to tell.
+        let _gone = self.child.kill();
+        let status = self.child.wait();
+        if let Ok(Some(signal)) = status.map(|status| status.signal())
+            && signal != Signal::KILL.as_raw()
+            && !std::thread::panicking()
+        {
+            eprintln!("the daemon was ended by signal {signal}");
+        }
+    }
+}
+
+/// A vhost-user port on the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct PortArgument<'a> {
+    /// Its name, and that of its socket.
+    pub name: &'a str,
+    /// Queue pairs it offers.
+    pub queue_pairs: u16,
+    /// More `key=value` pairs, such as `vlan=10`; empty for none.
+    pub more: &'a str,
+}
+
+impl<'a> PortArgument<'a> {
+    /// A port with one queue pair and nothing special.
+    pub const fn named(name: &'a str) -> Self {
+        Self {
+            name,
+            queue_pairs: 1,
+            more: "",
+        }
+    }
+}
+
+fn spawn(binary: &Path, arguments: &[String]) -> Result<Child, Error> {
+    let mut command = Command::new(binary);
+    command.args(arguments).stdin(Stdio::null());
+    command.spawn().doing("starting ringswitch")
+}
+
+fn in_folder(folder: &TempDir, name: &str) -> String {
+    folder
+        .as_path()
+        .join(name)
+        .with_extension("sock")
+        .to_string_lossy()
+        .into_owned()
+}

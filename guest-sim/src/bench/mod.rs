@@ -1,0 +1,10 @@
+//! What benches need beside a driver: a guest that forwards as fast as it can, the state of the machine, and the program under test.
+//!
+//! `daemon` (the program) -> `cores` (pinning, the distance between two cores, CPU time) -> `bounce` (two guests that swap frames).
+
+pub mod bounce;
+pub mod cores;
+pub mod daemon;
+
+pub use bounce::Bounce;
+pub use daemon::Daemon;

@@ -1,0 +1,311 @@
+//! guest-sim against a stock `vhost-user-backend` daemon, so that this driver and Ringswitch's device do not share one misunderstanding.
+//!
+//! That daemon refuses SET_VRING_ENABLE before SET_FEATURES, so only Cloud Hypervisor's message order can be used.
+
+// What a test does outside its own function may end it just as well.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod echo_device;
+
+use std::time::Duration;
+
+use echo_device::EchoDaemon;
+use guest_sim::bench::Bounce;
+use guest_sim::frame::{FrameBuilder, verify};
+use guest_sim::{
+    ChainLayout, DescriptorTable, Features, Frame, GuestMemory, GuestMemoryLayout, MessageOrder,
+    Nic, NicOptions, Patience, ProtocolFeatures, Refill, RingBase, RingState, Waiting,
+};
+
+const WITHIN: Duration = Duration::from_secs(20);
+
+fn options(features: Features) -> NicOptions {
+    NicOptions {
+        features,
+        ..NicOptions::cloud_hypervisor()
+    }
+}
+
+/// Frames of every kind that these features allow.
+fn frames(acked: Features) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for bytes in [60, 61, 128, 1514] {
+        frames.push(FrameBuilder::raw(0x88b5, 0).frame_bytes(bytes).build());
+        frames.push(FrameBuilder::udp4(0).frame_bytes(bytes).build());
+        frames.push(FrameBuilder::tcp6(0).frame_bytes(bytes).vlan(7).build());
+    }
+    if acked.contains(Features::GUEST_CSUM | Features::CSUM) {
+        frames.push(FrameBuilder::tcp4(1000).checksum_offload().build());
+    }
+    if acked.contains(Features::OFFLOADS) {
+        frames.push(FrameBuilder::tcp4(60_000).segment(1448).ecn().build());
+        frames.push(FrameBuilder::tcp6(30_000).segment(1428).build());
+        frames.push(FrameBuilder::udp4(20_000).segment(1472).build());
+    }
+    frames
+}
+
+/// Sends every frame several times round and expects each back unchanged.
+fn exchange(name: &str, nic: &mut Nic, pair: usize) {
+    let frames = frames(nic.acked());
+    let pair = nic.pair(pair);
+    for _ in 0..3 {
+        for frame in &frames {
+            pair.guest_tx
+                .send(frame, WITHIN)
+                .unwrap_or_else(|error| panic!("{name}: sending: {error}"));
+            let arrived = pair
+                .guest_rx
+                .receive(WITHIN)
+                .unwrap_or_else(|error| panic!("{name}: receiving: {error}"));
+            let arrived = arrived.unwrap_or_else(|| {
+                panic!("{name}: nothing of {} bytes came back", frame.bytes.len())
+            });
+            verify::same(frame, &arrived).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+    pair.guest_tx
+        .drain(WITHIN)
+        .unwrap_or_else(|error| panic!("{name}: draining: {error}"));
+    pair.guest_rx
+        .verify_untouched()
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+fn run(name: &str, options: NicOptions) {
+    let daemon = EchoDaemon::start(options.queue_pairs.into(), options.features | Features::MQ);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let mut nic = Nic::attach(&memory, options, &daemon.socket())
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    for pair in 0..nic.pairs().len() {
+        exchange(name, &mut nic, pair);
+    }
+    drop(nic);
+}
+
+#[test]
+fn every_combination_of_ring_features_carries_frames() {
+    let rings = [
+        Features::INDIRECT_DESC,
+        Features::EVENT_IDX,
+        Features::IN_ORDER,
+        Features::MRG_RXBUF,
+    ];
+    for set in 0..1 << rings.len() {
+        let mut features = Features::VERSION_1 | Features::OFFLOADS;
+        for (bit, feature) in rings.iter().enumerate() {
+            if set >> bit & 1 == 1 {
+                features = features | *feature;
+            }
+        }
+        run(&features.to_string(), options(features));
+    }
+}
+
+#[test]
+fn every_descriptor_layout_carries_frames() {
+    let layouts = [
+        ChainLayout::HeaderAlone,
+        ChainLayout::Single,
+        ChainLayout::Cut(vec![5, 7]),
+        ChainLayout::Cut(vec![20, 1, 1]),
+        ChainLayout::Every(301),
+        ChainLayout::Pieces(5),
+    ];
+    for layout in layouts {
+        for table in [
+            DescriptorTable::Direct,
+            DescriptorTable::Indirect,
+            DescriptorTable::IndirectWhenMany,
+        ] {
+            let options = NicOptions {
+                guest_tx_layout: layout.clone(),
+                guest_tx_table: table,
+                guest_rx_layout: Some(layout.clone()),
+                guest_rx_table: table,
+                ..options(Features::LINUX | Features::IN_ORDER)
+            };
+            run(&format!("{layout:?} {table:?}"), options);
+        }
+    }
+}
+
+#[test]
+fn every_ring_size_carries_frames_around_its_end() {
+    for size in [2, 4, 256, 32768] {
+        let options = NicOptions {
+            guest_rx_ring_size: size,
+            guest_tx_ring_size: size,
+            guest_rx_buffers: 64,
+            guest_rx_buffer_bytes: Some(65_562),
+            ..options(Features::LINUX)
+        };
+        run(&format!("size {size}"), options);
+    }
+}
+
+#[test]
+fn without_mergeable_buffers_large_ones_take_whole_frames() {
+    for layout in [
+        None,
+        Some(ChainLayout::HeaderAlone),
+        Some(ChainLayout::Every(4096)),
+    ] {
+        let features = Features::VERSION_1 | Features::OFFLOADS | Features::INDIRECT_DESC;
+        let table = DescriptorTable::IndirectWhenMany;
+        let options = NicOptions {
+            guest_rx_layout: layout,
+            guest_rx_table: table,
+            ..options(features)
+        };
+        run("big buffers", options);
+    }
+}
+
+#[test]
+fn a_legacy_header_of_ten_bytes_works() {
+    run("legacy", options(Features::OFFLOADS));
+    run(
+        "legacy with mergeable buffers",
+        options(Features::OFFLOADS | Features::MRG_RXBUF),
+    );
+}
+
+#[test]
+fn every_queue_pair_carries_its_own_frames() {
+    run(
+        "4 pairs",
+        NicOptions {
+            queue_pairs: 4,
+            ..options(Features::LINUX)
+        },
+    );
+}
+
+#[test]
+fn a_polling_driver_needs_no_call() {
+    let options = NicOptions {
+        waiting: Waiting::BusyPoll,
+        ..options(Features::LINUX)
+    };
+    let daemon = EchoDaemon::start(1, options.features);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+    exchange("polling", &mut nic, 0);
+    assert!(
+        !nic.pair(0).guest_rx.ring_mut().take_call(),
+        "the device called a driver that polls"
+    );
+}
+
+#[test]
+fn memory_of_several_regions_carries_frames() {
+    let layouts = [
+        GuestMemoryLayout::around_pci_hole(16 << 20, 16 << 20),
+        GuestMemoryLayout::separate_memfds(&[16 << 20, 4 << 20, 8 << 20]),
+        GuestMemoryLayout::adjacent(&[16 << 20, 4 << 20]),
+    ];
+    for layout in layouts {
+        for protocol in [
+            ProtocolFeatures::CLOUD_HYPERVISOR,
+            ProtocolFeatures::from_bits(1),
+        ] {
+            let options = NicOptions {
+                protocol,
+                ..options(Features::LINUX)
+            };
+            let daemon = EchoDaemon::start(1, options.features);
+            let memory = GuestMemory::new(&layout).unwrap();
+            let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+            exchange(&format!("{layout:?}"), &mut nic, 0);
+        }
+    }
+}
+
+#[test]
+fn frames_sent_in_a_burst_larger_than_the_ring_all_come_back() {
+    let daemon = EchoDaemon::start(1, Features::LINUX);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let options = NicOptions {
+        guest_tx_ring_size: 16,
+        ..options(Features::LINUX)
+    };
+    let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+    let frames: Vec<_> = (0..500)
+        .map(|n| FrameBuilder::udp4(100).ports(1000 + n, 9).build())
+        .collect();
+    let pair = nic.pair(0);
+    std::thread::scope(|scope| {
+        let (guest_tx, guest_rx) = (&mut pair.guest_tx, &mut pair.guest_rx);
+        scope.spawn(|| guest_tx.send_all(&frames, WITHIN).unwrap());
+        let arrived = guest_rx.receive_count(frames.len(), WITHIN).unwrap();
+        for (sent, arrived) in frames.iter().zip(&arrived) {
+            verify::same(sent, arrived).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_paused_vm_gets_its_frames_after_resuming() {
+    let daemon = EchoDaemon::start(1, Features::LINUX);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let mut nic = Nic::attach(&memory, options(Features::LINUX), &daemon.socket()).unwrap();
+    exchange("before", &mut nic, 0);
+    nic.pause().unwrap();
+    nic.resume().unwrap();
+    exchange("after", &mut nic, 0);
+    nic.enable_pair(0, RingState::Enabled).unwrap();
+}
+
+#[test]
+fn a_reset_driver_starts_again_with_empty_rings() {
+    let daemon = EchoDaemon::start(1, Features::LINUX);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let mut nic = Nic::attach(&memory, options(Features::LINUX), &daemon.socket()).unwrap();
+    exchange("before", &mut nic, 0);
+    nic.reset().unwrap();
+    assert!(
+        nic.stopped_at().iter().all(|&base| base == 0),
+        "a reset ring starts at 0"
+    );
+    nic.start_from(RingBase::Stopped).unwrap();
+    exchange("after", &mut nic, 0);
+}
+
+#[test]
+fn what_is_not_offered_is_said() {
+    let daemon = EchoDaemon::start(1, Features::VERSION_1);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(1 << 20)).unwrap();
+    let refused = Nic::attach(&memory, options(Features::LINUX), &daemon.socket());
+    assert!(
+        matches!(refused, Err(guest_sim::Error::NotOffered { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_bouncing_guest_keeps_its_frames_going() {
+    for (bytes, buffer_bytes) in [(64, 2048), (9000, 2048), (60_000, 4096)] {
+        let features = Features::LINUX;
+        let daemon = EchoDaemon::start(1, features);
+        let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+        let options = NicOptions {
+            refill: Refill::Manual,
+            order: MessageOrder::CloudHypervisor,
+            ..NicOptions::bench()
+        };
+        let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+        let mut bounce = Bounce::new(&memory, &mut nic, buffer_bytes, bytes, 8).unwrap();
+        let frame = FrameBuilder::tcp4(0)
+            .segment(1448)
+            .frame_bytes(bytes)
+            .build();
+        bounce.inject(&mut nic, &frame, 8).unwrap();
+        let patience = Patience::of(WITHIN);
+        while bounce.counts().frames < 1000 {
+            bounce.turn(&mut nic).unwrap();
+            assert!(!patience.is_over(), "{bytes}: {:?}", bounce.counts());
+        }
+        assert_eq!(bounce.counts().bytes, bounce.counts().frames * bytes as u64);
+    }
+}

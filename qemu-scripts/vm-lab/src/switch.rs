@@ -1,0 +1,375 @@
+//! The `ringswitch` daemon as a child process, and its command line as a person would use it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Signal, geteuid};
+use serde_json::Value;
+
+use crate::await_::{SOON, eventually};
+use crate::error::Doing;
+use crate::process::{Process, run};
+use crate::run_dir::RunDir;
+use crate::{Error, Result};
+
+/// A port's VLAN membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Vlan {
+    /// One broadcast domain of all such ports.
+    #[default]
+    Untagged,
+    /// Untagged frames of one VLAN.
+    Access(u16),
+    /// Tagged frames of these VLANs.
+    Trunk(Vec<u16>),
+}
+
+/// A port as an operator would configure it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Its name.
+    pub name: String,
+    /// What is at its other end.
+    pub kind: PortKind,
+    /// Its VLANs.
+    pub vlan: Vlan,
+    /// The MTU offered to the guest.
+    pub mtu: Option<u16>,
+}
+
+/// The types of port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortKind {
+    /// A guest's NIC.
+    VhostUser {
+        /// Where it is attached.
+        socket: PathBuf,
+        /// Whether the switch listens or connects.
+        mode: SwitchEnd,
+        /// Pairs of rings offered.
+        queue_pairs: u16,
+    },
+    /// An interface of the host, or of the network namespace the switch runs in.
+    Tap {
+        /// Its name.
+        interface: String,
+    },
+}
+
+/// Which end of a port's socket the switch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchEnd {
+    /// It listens.
+    Listens,
+    /// It connects.
+    Connects,
+}
+
+impl PortSpec {
+    /// One `[[port]]` of the configuration file.
+    fn toml(&self) -> String {
+        let mut text = format!("\n[[port]]\nname = {:?}\n", self.name);
+        // Writing to a String cannot fail.
+        let _ = match &self.kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs,
+            } => write!(
+                text,
+                "type = \"vhost-user\"\nsocket = {socket:?}\nmode = \"{}\"\nqueue_pairs = {queue_pairs}\n",
+                mode.word()
+            ),
+            PortKind::Tap { interface } => {
+                write!(text, "type = \"tap\"\ninterface = {interface:?}\n")
+            }
+        };
+        let _ = match &self.vlan {
+            Vlan::Untagged => Ok(()),
+            Vlan::Access(id) => writeln!(text, "vlan = {{ access = {id} }}"),
+            Vlan::Trunk(ids) => writeln!(text, "vlan = {{ trunk = {ids:?} }}"),
+        };
+        if let Some(mtu) = self.mtu {
+            let _ = writeln!(text, "mtu = {mtu}");
+        }
+        text
+    }
+
+    /// The same as `--port` and `port add` take it.
+    fn flag(&self) -> String {
+        let mut text = format!("name={}", self.name);
+        let _ = match &self.kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs,
+            } => write!(
+                text,
+                ",type=vhost-user,socket={},mode={},queue_pairs={queue_pairs}",
+                socket.display(),
+                mode.word()
+            ),
+            PortKind::Tap { interface } => write!(text, ",type=tap,interface={interface}"),
+        };
+        match &self.vlan {
+            Vlan::Untagged => {}
+            Vlan::Access(id) => text += &format!(",vlan={id}"),
+            Vlan::Trunk(ids) => {
+                let ids: Vec<String> = ids.iter().map(u16::to_string).collect();
+                text += &format!(",vlan=trunk:{}", ids.join("+"));
+            }
+        }
+        if let Some(mtu) = self.mtu {
+            text += &format!(",mtu={mtu}");
+        }
+        text
+    }
+}
+
+impl SwitchEnd {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Listens => "server",
+            Self::Connects => "client",
+        }
+    }
+}
+
+/// Whose network the switch sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's.
+    Machine,
+    /// One of its own, which goes when the switch does, with every interface in it.
+    Private,
+}
+
+impl Network {
+    /// May we have one of our own? Root may; others where the kernel lets them be root in a user namespace.
+    #[must_use]
+    pub fn private_is_allowed() -> bool {
+        run("unshare", private_network_options().iter().chain(&["true"])).is_ok()
+    }
+}
+
+/// What `unshare` is told.
+fn private_network_options() -> &'static [&'static str] {
+    if geteuid().is_root() {
+        &["--net"]
+    } else {
+        &["--user", "--map-root-user", "--net"]
+    }
+}
+
+/// What `nsenter` is told to join the network of a switch that has its own.
+pub(crate) fn join_network_options(pid: u32) -> Vec<String> {
+    let mut options = vec![format!("--net=/proc/{pid}/ns/net")];
+    if !geteuid().is_root() {
+        options.extend([
+            format!("--user=/proc/{pid}/ns/user"),
+            "--preserve-credentials".to_owned(),
+        ]);
+    }
+    options
+}
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Switch {
+    binary: PathBuf,
+    command: Command,
+    process: Process,
+    admin: PathBuf,
+    ready: UnixDatagram,
+}
+
+impl Switch {
+    /// Writes the configuration, starts the daemon and waits until it says it is ready.
+    ///
+    /// # Errors
+    /// It does not get there; what it said is in the error.
+    pub fn start(
+        binary: &Path,
+        folder: &RunDir,
+        ports: &[PortSpec],
+        network: Network,
+    ) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        let config = folder.join("ringswitch.toml");
+        let mut text = format!("[switch]\nworkers = 1\nadmin = {admin:?}\n");
+        text.extend(ports.iter().map(PortSpec::toml));
+        fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
+        let notify = folder.join("notify.sock");
+        let ready =
+            UnixDatagram::bind(&notify).doing(|| format!("binding {}", notify.display()))?;
+        ready
+            .set_nonblocking(true)
+            .doing(|| "setting up a socket".to_owned())?;
+        let mut command = match network {
+            Network::Machine => Command::new(binary),
+            Network::Private => {
+                let mut command = Command::new("unshare");
+                command
+                    .args(private_network_options())
+                    .arg("--")
+                    .arg(binary);
+                command
+            }
+        };
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .env("NOTIFY_SOCKET", &notify);
+        let process = Process::spawn(folder, "ringswitch", &command)?;
+        let mut switch = Self {
+            binary: binary.to_path_buf(),
+            command,
+            process,
+            admin,
+            ready,
+        };
+        switch.wait_ready()?;
+        Ok(switch)
+    }
+
+    /// Waits for `READY=1`, as systemd would.
+    fn wait_ready(&mut self) -> Result<()> {
+        let mut message = [0; 256];
+        eventually(SOON, "ringswitch to say it is ready", || {
+            if let Err(ended) = self.process.check_running() {
+                return Ok(Err(ended));
+            }
+            let length = self.ready.recv(&mut message).map_err(|_| String::new())?;
+            let text =
+                String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
+            if text.lines().any(|line| line == "READY=1") {
+                Ok(Ok(()))
+            } else {
+                Err(text)
+            }
+        })?
+    }
+
+    /// Ends it as a crash would: no clean-up, no goodbye.
+    ///
+    /// # Errors
+    /// It has ended before.
+    pub fn crash(&mut self) -> Result<()> {
+        self.process.check_running()?;
+        self.process.kill()
+    }
+
+    /// Starts it again, with the same configuration, after a crash.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart(&mut self, folder: &RunDir) -> Result<()> {
+        self.process = Process::spawn(folder, "ringswitch", &self.command)?;
+        self.wait_ready()
+    }
+
+    /// Asks it to end, and waits until it has, in good order.
+    ///
+    /// # Errors
+    /// It does not end, or not with status 0.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.wait(SOON)?;
+        if status.success() {
+            return Ok(());
+        }
+        let status = status.code().unwrap_or(-1);
+        Err(Error::Program {
+            program: "ringswitch run".to_owned(),
+            status,
+            output: self.process.log_tail(),
+        })
+    }
+
+    /// Runs a command of its command line and returns what it prints.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let admin = self.admin.to_string_lossy();
+        run(
+            &self.binary,
+            arguments.iter().copied().chain(["--admin", &admin]),
+        )
+    }
+
+    /// The same with `--json`, parsed.
+    ///
+    /// # Errors
+    /// The command fails, or prints something else.
+    pub fn cli_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.cli(&[arguments, &["--json"]].concat())?;
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Unexpected(format!("{arguments:?} --json: {error}: {text}")))
+    }
+
+    /// Adds a port to the running switch.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn add_port(&self, port: &PortSpec) -> Result<()> {
+        self.cli(&["port", "add", &port.flag()]).map(drop)
+    }
+
+    /// Removes a port from the running switch.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn remove_port(&self, name: &str) -> Result<()> {
+        self.cli(&["port", "remove", name]).map(drop)
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its binary.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its admin socket.
+    #[must_use]
+    pub fn admin(&self) -> &Path {
+        &self.admin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_written_as_the_daemon_reads_it() {
+        let port = PortSpec {
+            name: "vm1".to_owned(),
+            kind: PortKind::VhostUser {
+                socket: "/x/vm1.sock".into(),
+                mode: SwitchEnd::Connects,
+                queue_pairs: 2,
+            },
+            vlan: Vlan::Trunk(vec![10, 20]),
+            mtu: Some(9000),
+        };
+        assert_eq!(
+            port.flag(),
+            "name=vm1,type=vhost-user,socket=/x/vm1.sock,mode=client,queue_pairs=2,vlan=trunk:10+20,mtu=9000"
+        );
+        assert_eq!(
+            port.toml(),
+            "\n[[port]]\nname = \"vm1\"\ntype = \"vhost-user\"\nsocket = \"/x/vm1.sock\"\nmode = \"client\"\n\
+             queue_pairs = 2\nvlan = { trunk = [10, 20] }\nmtu = 9000\n"
+        );
+    }
+}

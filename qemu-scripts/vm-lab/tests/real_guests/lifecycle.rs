@@ -1,0 +1,84 @@
+//! What happens to a guest: reboot, pulled cable, pause, death.
+
+use serde_json::json;
+use vm_lab::await_::{SOON, eventually};
+use vm_lab::guest::Link;
+use vm_lab::lab::with_lab;
+use vm_lab::{Result, traffic};
+
+use crate::{MIB, exchange, expect_equal, pair, running_flow};
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_that_reboots_has_its_network_again() {
+    with_lab(&pair(), |lab| {
+        lab.wait_connected(2)?;
+        for _ in 0..2 {
+            lab.guest(2)?.agent().reboot()?;
+            lab.guest(2)?.configure_network()?;
+            exchange(lab, (1, 2), 2 * MIB)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_killed_qemu_frees_its_port_for_the_next() {
+    with_lab(&pair(), |lab| {
+        lab.wait_connected(2)?;
+        for _ in 0..2 {
+            lab.replace_guest(2)?;
+            exchange(lab, (1, 2), 2 * MIB)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_cable_pulled_and_plugged_in_again_carries_a_transfer_on() {
+    with_lab(&pair(), |lab| {
+        let flow = running_flow(lab)?;
+        let (one, (two, address)) = (lab.host(1)?.0, lab.host(2)?);
+        lab.guest_mut(2)?.set_link(Link::Down)?;
+        wait_carrier(&two, "0")?;
+        expect_equal(
+            "pings answered",
+            traffic::ping(&one, address, 1, 56)?.received,
+            0,
+        )?;
+        lab.guest_mut(2)?.set_link(Link::Up)?;
+        wait_carrier(&two, "1")?;
+        flow.wait_more(4 * MIB)?;
+        flow.stop().map(drop)
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_paused_guest_goes_on_where_it_was() {
+    with_lab(&pair(), |lab| {
+        let flow = running_flow(lab)?;
+        for number in [1, 2, 1, 2] {
+            let qmp = lab.guest_mut(number)?.qmp();
+            qmp.clear_events();
+            qmp.execute("stop", json!({}))?;
+            qmp.wait_event("STOP", |_| true)?;
+            qmp.execute("cont", json!({}))?;
+            qmp.wait_event("RESUME", |_| true)?;
+            flow.wait_more(2 * MIB)?;
+        }
+        flow.stop().map(drop)
+    });
+}
+
+fn wait_carrier(agent: &vm_lab::agent::Agent, wanted: &str) -> Result<()> {
+    eventually(SOON, "the carrier to change", || {
+        match agent.run("cat /sys/class/net/eth0/carrier") {
+            Ok(carrier) if carrier.trim() == wanted => Ok(()),
+            Ok(carrier) => Err(carrier),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+}

@@ -1,0 +1,76 @@
+//! Real Linux guests under QEMU, on a real daemon. Slow to boot, so they are ignored unless asked for:
+//! `./qemu-scripts/run-tests` asks, one test at a time, so that a booted lab serves all tests that want its shape.
+
+mod back_to_back;
+mod devices;
+mod jumbo;
+mod lifecycle;
+mod memory;
+mod multiqueue;
+mod ports;
+mod restart;
+mod tap;
+mod transfer;
+mod vlan;
+mod wind_down;
+
+use vm_lab::lab::{Lab, LabSpec, Station};
+use vm_lab::traffic::{self, TcpFlow};
+use vm_lab::{Error, Result};
+
+/// The lab most tests want: two guests, one queue pair each, nothing special.
+fn pair() -> LabSpec {
+    LabSpec::of([Station::new("vm1"), Station::new("vm2")])
+}
+
+/// A running transfer from guest 1 to guest 2 that has got going.
+fn running_flow(lab: &Lab) -> Result<TcpFlow> {
+    lab.wait_connected(2)?;
+    let ((one, _), (two, address)) = (lab.host(1)?, lab.host(2)?);
+    let flow = TcpFlow::start((&one, &two), address, None)?;
+    flow.wait_more(MIB)?;
+    Ok(flow)
+}
+
+/// TCP over IPv4 and IPv6 and UDP, from one guest to another and back: all of it arrives as it was sent.
+fn exchange(lab: &Lab, (left, right): (usize, usize), tcp_bytes: u64) -> Result<()> {
+    for (from, to) in [(left, right), (right, left)] {
+        let (sender, receiver) = (lab.host(from)?.0, lab.host(to)?.0);
+        let spec = lab.guest(to)?.spec();
+        let way = format!("{} -> {}", sender.name(), receiver.name());
+        traffic::wait_reachable(&sender, spec.address().into())?;
+        for address in [spec.address().into(), spec.address_v6().into()] {
+            let carried =
+                TcpFlow::start((&sender, &receiver), address, Some(tcp_bytes))?.finish()?;
+            eprintln!("  {way} {address}: {:.0} Mbit/s", carried.mbps());
+        }
+        let report = traffic::udp((&sender, &receiver), spec.address().into(), 1000, 1400)?;
+        expect_equal(
+            "datagrams lost and damaged",
+            (report.lost(), report.received.corrupt),
+            (0, 0),
+        )?;
+    }
+    Ok(())
+}
+
+/// As `assert_eq`, but leaves it to the lab to show its logs.
+fn expect_equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Unexpected(format!(
+        "{what}: found {found:?}, expected {expected:?}"
+    )))
+}
+
+/// As `assert`, but leaves it to the lab to show its logs.
+fn expect(what: &str, holds: bool) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::Unexpected(format!("does not hold: {what}")))
+    }
+}
+
+const MIB: u64 = 1 << 20;
