@@ -1,8 +1,8 @@
 //! The socket: stale and live ones, second front-ends, removal, and what `port show` says meanwhile.
 
 use crate::rig::*;
-use ringswitch::device::fuzzing::RecordingAttachment;
-use ringswitch::device::{DeviceError, DeviceThread};
+use ringswitch::device::recording::RecordingAttachment;
+use ringswitch::device::{DeviceError, DeviceThread, MAX_QUEUE_PAIRS};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
@@ -105,9 +105,14 @@ fn paths_that_cannot_be_a_socket_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_port_has_as_many_queue_pairs_as_the_protocol_can_name() {
+fn a_port_has_one_to_the_greatest_number_of_queue_pairs() {
     let rig = Rig::new();
-    for (queue_pairs, fits) in [(0, false), (1, true), (128, true), (129, false)] {
+    for (queue_pairs, fits) in [
+        (0, false),
+        (1, true),
+        (MAX_QUEUE_PAIRS, true),
+        (MAX_QUEUE_PAIRS + 1, false),
+    ] {
         let id = ringswitch::device::PortId::new(queue_pairs).unwrap();
         let attachment = Box::new(RecordingAttachment::default());
         let added = rig

@@ -1,7 +1,9 @@
 //! The vhost-user device through its socket and through its state machine, over a recording stand-in for the data path.
 
+mod attached;
 mod hostile;
 mod lifecycle;
+mod machine;
 mod negotiation;
 mod properties;
 mod rig;
