@@ -191,8 +191,6 @@ fn a_polling_driver_needs_no_call() {
     let daemon = EchoDaemon::start(1, options.features);
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
     let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
-    nic.pair(0).guest_rx.ring_mut().disarm_call().unwrap();
-    nic.pair(0).guest_tx.ring_mut().disarm_call().unwrap();
     exchange("polling", &mut nic, 0);
     assert!(
         !nic.pair(0).guest_rx.ring_mut().take_call(),

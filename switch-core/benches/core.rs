@@ -1,4 +1,9 @@
 //! What each step of a frame's way through the core costs. Run alone on a quiet core: `cargo bench -p switch-core`.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench fails by panicking"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;

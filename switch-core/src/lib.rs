@@ -9,7 +9,8 @@
 //! 2. [`Pipeline`]: a worker's way through the switch: its flow cache, and on a miss
 //! 3. the program: tables and actions ([`Step`] lists them), over the [`Switch`]'s port tables and its MAC table;
 //! 4. [`Verdict`]: drop with a [`DropReason`], leave by a port, or by all of a broadcast domain;
-//! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out.
+//! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
+//! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
 //!
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
 #![forbid(unsafe_code)]

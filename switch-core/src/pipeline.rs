@@ -139,3 +139,16 @@ impl Pipeline {
         self.budgets.resize(self.tables.port_span(), full);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_shared_and_a_pipeline_can_be_given_to_its_worker() {
+        fn assert_shared<T: Send + Sync>() {}
+        fn assert_movable<T: Send>() {}
+        assert_shared::<Switch>();
+        assert_movable::<Pipeline>();
+    }
+}

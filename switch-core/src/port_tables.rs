@@ -79,23 +79,27 @@ impl PortTables {
 
     /// The tables for these ports, indexed by port.
     pub(crate) fn build(epoch: u32, policies: Vec<Option<VlanPolicy>>) -> Self {
-        let mut by_domain: Vec<Vec<Member>> = vec![Vec::new(); BroadcastDomain::COUNT];
-        let ids = (0..).map_while(PortId::new);
-        for (port, policy) in ids.zip(&policies) {
+        let mut memberships: Vec<(BroadcastDomain, Member)> = Vec::new();
+        for (port, policy) in (0..).map_while(PortId::new).zip(&policies) {
             let Some(policy) = policy else { continue };
             for_each_membership(policy, |domain, tagging| {
-                if let Some(members) = by_domain.get_mut(usize::from(domain.get())) {
-                    members.push(Member { port, tagging });
-                }
+                memberships.push((domain, Member { port, tagging }));
             });
         }
-        let mut domains = Vec::with_capacity(by_domain.len());
-        let mut members = Vec::with_capacity(by_domain.iter().map(Vec::len).sum());
-        for of_domain in by_domain {
-            let start = members.len();
-            members.extend(of_domain);
-            domains.push(start..members.len());
+        // Stable: within a domain the ports stay in the order of their numbers.
+        memberships.sort_by_key(|(domain, _)| *domain);
+        let mut domains = vec![0..0; BroadcastDomain::COUNT];
+        let mut start = 0;
+        for of_domain in memberships.chunk_by(|(one, _), (next, _)| one == next) {
+            let end = start + of_domain.len();
+            if let [(domain, _), ..] = of_domain {
+                if let Some(range) = domains.get_mut(usize::from(domain.get())) {
+                    *range = start..end;
+                }
+            }
+            start = end;
         }
+        let members = memberships.into_iter().map(|(_, member)| member).collect();
         Self {
             epoch,
             policies,

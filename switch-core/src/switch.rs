@@ -20,10 +20,13 @@ use crate::vlan::VlanPolicy;
 /// The longest a live flow goes without its source being noted as seen.
 const REFRESH_INTERVAL: Millis = Millis(1000);
 
+/// The largest MAC table: more stations than there are on any network a switch serves, in at most a gigabyte.
+const MAX_MAC_TABLE_CAPACITY: usize = 1 << 24;
+
 /// A switch's bounds.
 #[derive(Clone, Debug)]
 pub struct SwitchConfig {
-    /// How many stations are known at once.
+    /// How many stations are known at once; at most 16,777,216. The room is taken when the switch is made.
     pub mac_table_capacity: usize,
     /// How many of them one port may have.
     pub mac_limit_per_port: usize,
@@ -93,7 +96,7 @@ impl Switch {
         // A station that ages out faster than that is noted three times before.
         let refresh = REFRESH_INTERVAL.min(Millis(config.mac_ageing.0 / 3));
         let macs = MacStore::new(Limits {
-            capacity: config.mac_table_capacity,
+            capacity: config.mac_table_capacity.min(MAX_MAC_TABLE_CAPACITY),
             per_port: config.mac_limit_per_port,
             ageing: config.mac_ageing,
             refresh,

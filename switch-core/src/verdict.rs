@@ -57,3 +57,13 @@ pub enum TagStacking {
     /// Two or more (QinQ).
     Stacked,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_fits_into_two_registers() {
+        assert!(size_of::<Verdict>() <= 16);
+    }
+}

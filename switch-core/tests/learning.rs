@@ -1,4 +1,9 @@
 //! What the switch learns, how long it believes it, and what a port that learns too much can do to others.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,10 @@
 //! The parser against `etherparse`: what it reads from valid frames, what it makes of bytes that are none, and what it says of
 //! headers that go on beyond the private copy.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use etherparse::{
     EtherType, IpAuthHeader, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6ExtensionSlice,

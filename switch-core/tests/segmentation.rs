@@ -1,4 +1,9 @@
 //! Software segmentation, checked with `etherparse`: the pieces put together give the original, and every checksum holds.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use etherparse::{
     IpNumber, Ipv4Header, Ipv6ExtensionSlice, Ipv6Header, Ipv6RawExtHeader, NetSlice, SlicedPacket,

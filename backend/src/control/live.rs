@@ -6,7 +6,7 @@ use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{Datapath, DatapathEvent, PortCounters, WorkerOptions, WorkerStats};
-use crate::device::{DeviceError, DeviceThread, VhostPortSpec};
+use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ impl LiveEngine {
             mac_ageing: Millis::from_secs(u64::from(config.mac_ageing_s)),
             ..Default::default()
         }));
-        let devices = DeviceThread::start()?;
+        let devices = DeviceThread::start_with(forget_stations(Arc::clone(&switch)))?;
         let lost_uplinks = LostUplinks::default();
         let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
         let options = WorkerOptions {
@@ -196,6 +196,16 @@ fn monotonic_now() -> Millis {
             .saturating_mul(1_000)
             .saturating_add(nanoseconds / 1_000_000),
     )
+}
+
+/// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
+/// thread.
+fn forget_stations(switch: Arc<Switch>) -> PortEventSink {
+    Arc::new(move |event| {
+        if let PortChange::Down { .. } = event.change {
+            switch.flush_port(event.port);
+        }
+    })
 }
 
 /// Notes lost uplinks here and passes every other event on to the device thread. Called on a worker; the lock is held for one insertion.

@@ -1,61 +1,155 @@
-//! INTERFACE SKETCH: what `control` calls; the owner of `device/` fills it in.
-#![allow(missing_docs)]
-use crate::datapath::Datapath;
-use crate::datapath::switch_core_sketch::PortId;
+//! vhost-user: front-ends connect here, and their rings go to the workers.
+//!
+//! In the order a request meets them, all on the one device thread:
+//!
+//! * [`thread`]: the event loop that serves every port; what `control` calls.
+//! * [`listener`]: where connections come from, as a server or as a client.
+//! * [`port`]: one port's socket life: one session at a time, reconnects, limits.
+//! * [`session`]: bytes and descriptors to messages, replies to bytes.
+//! * [`message`]: a message to a typed request.
+//! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and [`rarp`].
+//! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
+//! * [`status`]: all of it in words, for `port show`.
+//!
+//! Protocol code never touches a frame; data-path code never touches a socket.
+
+pub mod attach;
+pub mod features;
+#[doc(hidden)]
+pub mod fuzzing;
+mod listener;
+pub mod message;
+mod port;
+mod rarp;
+pub mod ring_state;
+pub mod session;
+pub mod state;
+pub mod status;
+mod thread;
+
+pub use status::DeviceStatus;
+pub use switch_core::PortId;
+pub use thread::{DeviceThread, MAX_QUEUE_PAIRS};
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Who listens on a port's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SocketMode {
+    /// Ringswitch listens; the hypervisor connects.
     Server,
+    /// The hypervisor listens; Ringswitch connects, again and again.
     Client,
 }
 
+/// A vhost-user port to be added.
 #[derive(Clone, Debug)]
 pub struct VhostPortSpec {
+    /// Its number in the switch.
     pub id: PortId,
+    /// Its name in the log.
     pub name: String,
+    /// Path of the Unix socket.
     pub socket: PathBuf,
+    /// Who listens on it.
     pub mode: SocketMode,
+    /// One guest-rx and one guest-tx ring each; 1 to [`MAX_QUEUE_PAIRS`].
     pub queue_pairs: u16,
+    /// The largest MTU a front-end may set; none: any that virtio has.
     pub mtu: Option<u16>,
 }
 
+/// A port came up or went down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortEvent {
+    /// Which.
+    pub port: PortId,
+    /// What happened.
+    pub change: PortChange,
+}
+
+/// What happened to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortChange {
+    /// Its first ring runs.
+    Up,
+    /// Its last ring stopped: what was learned about it is stale.
+    Down {
+        /// In words.
+        reason: String,
+    },
+}
+
+/// Hears of [`PortEvent`]s, on the device thread; must not block.
+pub type PortEventSink = Arc<dyn Fn(PortEvent) + Send + Sync>;
+
+/// Why a port cannot be added or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("device sketch")]
-    Sketch,
-}
-
-/// A port's state for `port show`, serialised as is by REST.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct DeviceStatus {
-    /// listening | connecting | negotiating | up | failed ...
-    pub state: String,
-    pub reason: Option<String>,
-}
-
-/// The thread that serves every port's vhost-user socket.
-pub struct DeviceThread {}
-impl DeviceThread {
-    pub fn start() -> std::io::Result<Arc<Self>> {
-        unimplemented!()
-    }
-    /// The sink to give to `Datapath::start` (posts to this thread).
-    pub fn datapath_events(&self) -> Arc<dyn Fn(crate::datapath::DatapathEvent) + Send + Sync> {
-        unimplemented!()
-    }
-    /// Listens (or starts connecting) before it returns.
-    pub fn add_port(&self, _datapath: &Arc<Datapath>, _spec: VhostPortSpec) -> Result<(), DeviceError> {
-        unimplemented!()
-    }
-    /// Closes the session, removes the socket, removes the rings.
-    pub fn remove_port(&self, _id: PortId) -> Result<(), DeviceError> {
-        unimplemented!()
-    }
-    pub fn status(&self, _id: PortId) -> Option<DeviceStatus> {
-        unimplemented!()
-    }
-    pub fn stop(&self) {}
+    /// The kernel's limit for a Unix socket.
+    #[error("{} is {bytes} bytes long, a socket's path has at most 107: choose a shorter one", .path.display())]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Empty, or with a zero byte, or a folder.
+    #[error("{:?} cannot name a socket: give the path of a file", .path)]
+    NotASocketPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("{} exists and is not a socket: remove it or choose another path", .path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A live process listens.
+    #[error("{} is served by a running process: stop that or choose another path", .path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The folder of the socket.
+    #[error("the folder {} cannot be used: {source}: create it, or stop what holds it locked", .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket itself.
+    #[error("{} cannot be listened on: {source}", .path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// More than vhost-user can name, or none.
+    #[error("{queue_pairs} queue pairs: a port has 1 to {MAX_QUEUE_PAIRS}")]
+    QueuePairs {
+        /// What was asked for.
+        queue_pairs: u16,
+    },
+    /// Twice the same id.
+    #[error("{id:?} exists already")]
+    PortExists {
+        /// The id.
+        id: PortId,
+    },
+    /// Never added, or removed.
+    #[error("{id:?} does not exist")]
+    NoSuchPort {
+        /// The id.
+        id: PortId,
+    },
+    /// The device thread cannot take the port.
+    #[error("the vhost-user thread does not take the port: {0}")]
+    Thread(io::Error),
 }

@@ -18,6 +18,8 @@ use crate::ring::view::View;
 
 /// Frames handled per ring before the next ring's turn.
 const BATCH: usize = 64;
+/// Receive buffers are posted when this many, or a quarter of the ring, are missing.
+const REFILL: u16 = 32;
 /// End of a frame's list of buffers, and of the list of free ones.
 const NONE: u32 = u32::MAX;
 /// Most buffers one frame is spread over.
@@ -80,10 +82,11 @@ impl Bounce {
             free: 0,
             counts: Counts::default(),
         };
-        let ring = nic.pair(0).guest_rx.ring_mut();
-        ring.disarm_call()?;
-        bounce.fill(ring)?;
-        nic.pair(0).guest_tx.ring_mut().disarm_call()?;
+        let pair = nic.pair(0);
+        pair.guest_tx.ring_mut().disarm_call()?;
+        pair.guest_rx.ring_mut().disarm_call()?;
+        let memory = pair.guest_rx.ring().memory().clone();
+        bounce.fill(pair.guest_rx.ring_mut(), &View::of(&memory)?)?;
         Ok(bounce)
     }
 
@@ -128,18 +131,31 @@ impl Bounce {
     /// [`Error::Device`] when the device broke a rule.
     pub fn turn(&mut self, nic: &mut Nic) -> Result<usize, Error> {
         let pair = nic.pair(0);
-        self.reclaim(pair.guest_tx.ring_mut())?;
-        let (guest_rx, guest_tx) = (&mut pair.guest_rx, &mut pair.guest_tx);
-        let frames = self.send_back(guest_rx.ring_mut(), guest_tx.ring_mut())?;
-        self.fill(pair.guest_rx.ring_mut())?;
+        let (guest_rx, guest_tx) = (pair.guest_rx.ring_mut(), pair.guest_tx.ring_mut());
+        let (rx_memory, tx_memory) = (guest_rx.memory().clone(), guest_tx.memory().clone());
+        let (rx_view, tx_view) = (View::of(&rx_memory)?, View::of(&tx_memory)?);
+        self.reclaim(guest_tx, &tx_view)?;
+        let mut frames = 0;
+        while frames < BATCH {
+            let Some(first) = guest_rx.pop_used_with(&rx_view)? else {
+                break;
+            };
+            self.turn_round(guest_rx, &rx_view, first, |segments, token| {
+                guest_tx.add_with(&tx_view, segments, DescriptorTable::Direct, token)
+            })?;
+            frames += 1;
+        }
+        guest_tx.publish_with(&tx_view)?;
+        // A few at a time: each time costs the device a cache line.
+        if guest_rx.free_descriptors() >= REFILL.min(guest_rx.size() / 4) {
+            self.fill(guest_rx, &rx_view)?;
+        }
         Ok(frames)
     }
 
-    fn reclaim(&mut self, ring: &mut SplitRing) -> Result<(), Error> {
-        let memory = ring.memory().clone();
-        let view = View::of(&memory)?;
+    fn reclaim(&mut self, ring: &mut SplitRing, view: &View<'_>) -> Result<(), Error> {
         for _ in 0..2 * BATCH {
-            let Some(completion) = ring.pop_used_with(&view)? else {
+            let Some(completion) = ring.pop_used_with(view)? else {
                 break;
             };
             let mut buffer = completion.token;
@@ -151,31 +167,6 @@ impl Bounce {
             }
         }
         Ok(())
-    }
-
-    fn send_back(
-        &mut self,
-        guest_rx: &mut SplitRing,
-        guest_tx: &mut SplitRing,
-    ) -> Result<usize, Error> {
-        let (rx_memory, tx_memory) = (guest_rx.memory().clone(), guest_tx.memory().clone());
-        let (rx_view, tx_view) = (View::of(&rx_memory)?, View::of(&tx_memory)?);
-        let mut frames = 0;
-        while frames < BATCH {
-            let Some(first) = guest_rx.pop_used_with(&rx_view)? else {
-                break;
-            };
-            self.turn_round(guest_rx, &rx_view, first, |segments, token| {
-                guest_tx.add_with(&tx_view, segments, DescriptorTable::Direct, token)
-            })?;
-            frames += 1;
-        }
-        if frames > 0 {
-            guest_tx.publish_with(&tx_view)?;
-            guest_rx.disarm_call_with(&rx_view);
-            guest_tx.disarm_call_with(&tx_view);
-        }
-        Ok(frames)
     }
 
     /// Makes a received frame one to transmit.
@@ -213,18 +204,13 @@ impl Bounce {
         add(&segments[..count], first.token)
     }
 
-    fn fill(&mut self, ring: &mut SplitRing) -> Result<(), Error> {
-        if self.free == NONE || ring.free_descriptors() == 0 {
-            return Ok(());
-        }
-        let memory = ring.memory().clone();
-        let view = View::of(&memory)?;
+    fn fill(&mut self, ring: &mut SplitRing, view: &View<'_>) -> Result<(), Error> {
         while ring.free_descriptors() > 0 {
             let Some(buffer) = self.take() else { break };
             let segment = self.segment(buffer, self.buffer_bytes as u32, Direction::DeviceWrites);
-            ring.add_with(&view, &[segment], DescriptorTable::Direct, buffer)?;
+            ring.add_with(view, &[segment], DescriptorTable::Direct, buffer)?;
         }
-        ring.publish_with(&view)
+        ring.publish_with(view)
     }
 
     fn take(&mut self) -> Option<u32> {

@@ -181,10 +181,11 @@ impl Drop for Daemon {
         // It may have ended already; there is nobody to tell.
         let _gone = self.child.kill();
         let status = self.child.wait();
-        if let Ok(Some(signal)) = status.map(|status| status.signal()) {
-            if signal != Signal::KILL.as_raw() && !std::thread::panicking() {
-                eprintln!("the daemon was ended by signal {signal}");
-            }
+        if let Ok(Some(signal)) = status.map(|status| status.signal())
+            && signal != Signal::KILL.as_raw()
+            && !std::thread::panicking()
+        {
+            eprintln!("the daemon was ended by signal {signal}");
         }
     }
 }

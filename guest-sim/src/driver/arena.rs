@@ -25,8 +25,11 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Arena {
     memory: GuestMemory,
+    /// Regions to use in turn; all that exist when empty.
     regions: Vec<usize>,
     next_region: usize,
+    /// Buffers before this one are not given out again.
+    retired: usize,
     chunks: Vec<Block>,
     places: Vec<Place>,
     free: [Vec<Slot>; CLASSES],
@@ -42,8 +45,9 @@ impl Arena {
         };
         Self {
             memory: memory.clone(),
-            regions,
+            regions: regions.to_vec(),
             next_region: 0,
+            retired: 0,
             chunks: Vec::new(),
             places: Vec::new(),
             free: Default::default(),
@@ -74,7 +78,16 @@ impl Arena {
 
     /// Gives a buffer back.
     pub fn give_back(&mut self, slot: Slot) {
-        self.free[self.places[slot as usize].class].push(slot);
+        if slot as usize >= self.retired {
+            self.free[self.places[slot as usize].class].push(slot);
+        }
+    }
+
+    /// From now on gives out buffers of these regions only; those of others are given up as they come back.
+    pub fn move_to(&mut self, regions: &[usize]) {
+        self.regions = regions.to_vec();
+        self.retired = self.places.len();
+        self.free.iter_mut().for_each(Vec::clear);
     }
 
     /// Guest-physical address of a buffer.
@@ -120,8 +133,13 @@ impl Arena {
             region: 0,
             bytes: len,
         };
-        for _ in 0..self.regions.len() {
-            let region = self.regions[self.next_region % self.regions.len()];
+        let regions = if self.regions.is_empty() {
+            self.memory.indices()
+        } else {
+            self.regions.clone()
+        };
+        for _ in 0..regions.len() {
+            let region = regions[self.next_region % regions.len()];
             self.next_region += 1;
             match self.memory.allocate(region, len, 4096) {
                 Ok(block) => return Ok(block),

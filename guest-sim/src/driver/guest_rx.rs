@@ -65,7 +65,15 @@ impl GuestRx {
             segments: Vec::new(),
         };
         guest_rx.cut(options);
+        guest_rx.decline_calls()?;
         Ok(guest_rx)
+    }
+
+    fn decline_calls(&mut self) -> Result<(), Error> {
+        match self.waiting {
+            Waiting::BusyPoll => self.ring.disarm_call(),
+            Waiting::Calls => Ok(()),
+        }
     }
 
     fn cut(&mut self, options: &NicOptions) {
@@ -99,6 +107,12 @@ impl GuestRx {
     /// The ring below, to add chains of one's own.
     pub fn ring_mut(&mut self) -> &mut SplitRing {
         &mut self.ring
+    }
+
+    /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
+    /// stay where they are.
+    pub fn use_regions(&mut self, regions: &[usize]) {
+        self.arena.move_to(regions);
     }
 
     /// Posts buffers until the ring, or the number the options allow, is full, and publishes them; the answer is how many were posted.
@@ -222,13 +236,19 @@ impl GuestRx {
     }
 
     /// An empty ring again, after a device reset; buffers with the device are forgotten.
-    pub(crate) fn reset(&mut self, memory: &GuestMemory, options: &NicOptions, acked: Features) {
+    pub(crate) fn reset(
+        &mut self,
+        memory: &GuestMemory,
+        options: &NicOptions,
+        acked: Features,
+    ) -> Result<(), Error> {
         self.ring.reset(acked);
         self.arena = Arena::new(memory, &options.buffer_regions);
         self.acked = acked;
         self.posted.clear();
         self.posted_count = 0;
         self.cut(options);
+        self.decline_calls()
     }
 
     fn collect(&mut self, first: Completion) -> Result<Frame, Error> {

@@ -46,7 +46,7 @@ impl GuestTx {
         acked: Features,
     ) -> Result<Self, Error> {
         let size = options.guest_tx_ring_size;
-        Ok(Self {
+        let mut guest_tx = Self {
             ring: SplitRing::new(index, memory, options.ring_region, size, acked)?,
             arena: Arena::new(memory, &options.buffer_regions),
             layout: options.guest_tx_layout.clone(),
@@ -58,7 +58,16 @@ impl GuestTx {
             pieces: Vec::new(),
             segments: Vec::new(),
             image: Vec::new(),
-        })
+        };
+        guest_tx.decline_calls()?;
+        Ok(guest_tx)
+    }
+
+    fn decline_calls(&mut self) -> Result<(), Error> {
+        match self.waiting {
+            Waiting::BusyPoll => self.ring.disarm_call(),
+            Waiting::Calls => Ok(()),
+        }
     }
 
     /// The ring below.
@@ -74,6 +83,12 @@ impl GuestTx {
     /// Changes the layout from the next frame on.
     pub fn set_layout(&mut self, layout: ChainLayout, table: DescriptorTable) {
         (self.layout, self.table) = (layout, table);
+    }
+
+    /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
+    /// stay where they are.
+    pub fn use_regions(&mut self, regions: &[usize]) {
+        self.arena.move_to(regions);
     }
 
     /// Sends one frame now: puts it into the ring, publishes and kicks. Waits for room up to `within`.
@@ -209,11 +224,17 @@ impl GuestTx {
     }
 
     /// An empty ring again, after a device reset; frames with the device are lost.
-    pub(crate) fn reset(&mut self, memory: &GuestMemory, options: &NicOptions, acked: Features) {
+    pub(crate) fn reset(
+        &mut self,
+        memory: &GuestMemory,
+        options: &NicOptions,
+        acked: Features,
+    ) -> Result<(), Error> {
         self.ring.reset(acked);
         self.arena = Arena::new(memory, &options.buffer_regions);
         self.header_bytes = acked.vnet_header_bytes();
         self.sent.clear();
+        self.decline_calls()
     }
 
     fn check_unchanged(&self, slot: Slot) -> Result<(), Error> {

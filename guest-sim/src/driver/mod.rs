@@ -6,6 +6,8 @@
 pub mod arena;
 pub mod chain_layout;
 pub mod guest_rx;
+#[cfg(test)]
+mod guest_rx_tests;
 pub mod guest_tx;
 pub mod wait;
 

@@ -27,6 +27,8 @@ pub const VERSION: u32 = 1;
 pub const REPLY: u32 = 4;
 /// Flags: a reply is wanted.
 pub const NEED_REPLY: u32 = 8;
+/// How long a message may wait for the back-end to read what came before.
+const SEND_WITHIN: Duration = Duration::from_secs(20);
 /// Longest body of a reply this reads.
 const MAX_BODY_BYTES: usize = 4096;
 /// The kernel passes at most this many descriptors in one message (SCM_MAX_FD).
@@ -139,6 +141,8 @@ pub struct RawFrontend {
 impl RawFrontend {
     /// Over a connected socket.
     pub fn new(stream: UnixStream) -> Self {
+        // A back-end that reads no more must not hang the test. Fails for no valid socket and time.
+        let _set = stream.set_write_timeout(Some(SEND_WITHIN));
         Self { stream }
     }
 
@@ -224,6 +228,13 @@ impl RawFrontend {
             ) {
                 Ok(sent) => rest = &rest[sent..],
                 Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => {
+                    let waiting_for = "the back-end to read its socket";
+                    return Err(Error::Timeout {
+                        waiting_for,
+                        within: SEND_WITHIN,
+                    });
+                }
                 Err(error) => return Err(disconnected(error, "(raw bytes)")),
             }
             first = false;

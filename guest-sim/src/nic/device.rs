@@ -192,8 +192,7 @@ impl Nic {
     /// What the session says.
     pub fn reset(&mut self) -> Result<(), Error> {
         self.stop(Stop::Reset)?;
-        self.forget_rings();
-        Ok(())
+        self.forget_rings()
     }
 
     /// The VM ends in an orderly way.
@@ -205,12 +204,18 @@ impl Nic {
     }
 
     /// Rings in memory as a driver leaves them after a reset, without a message.
-    pub fn forget_rings(&mut self) {
+    ///
+    /// # Errors
+    /// When the rings' memory is gone.
+    pub fn forget_rings(&mut self) -> Result<(), Error> {
         for pair in &mut self.pairs {
-            pair.guest_rx.reset(&self.memory, &self.options, self.acked);
-            pair.guest_tx.reset(&self.memory, &self.options, self.acked);
+            pair.guest_rx
+                .reset(&self.memory, &self.options, self.acked)?;
+            pair.guest_tx
+                .reset(&self.memory, &self.options, self.acked)?;
         }
         self.stopped_at.fill(0);
+        Ok(())
     }
 
     /// A new connection after the back-end was lost; rings and buffers stay, and start at the used index.

@@ -6,9 +6,11 @@
 pub mod device;
 pub mod options;
 pub mod order;
+#[cfg(test)]
+mod order_tests;
 pub mod session;
 
 pub use device::{MemoryUpdate, Nic, QueuePair};
 pub use options::{Canaries, NicOptions, ProtocolFeatures, Refill};
 pub use order::{MessageOrder, RingBase};
-pub use session::{Ack, Listener, RingState, Session};
+pub use session::{Ack, Listener, ReplyHabit, RingState, Session};

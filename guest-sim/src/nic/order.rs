@@ -16,7 +16,7 @@ use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::options::NicOptions;
-use super::session::{Ack, RingState, Session};
+use super::session::{Ack, ReplyHabit, RingState, Session};
 use crate::error::{Doing, Error};
 use crate::features::Features;
 use crate::memory::GuestMemory;
@@ -59,8 +59,16 @@ impl Negotiation<'_> {
             && self.session.offered().contains(Features::PROTOCOL_FEATURES)
     }
 
+    fn set_reply_habit(&mut self) {
+        self.session.set_reply_habit(match self.options.order {
+            MessageOrder::Qemu => ReplyHabit::AsNeeded,
+            MessageOrder::CloudHypervisor => ReplyHabit::Always,
+        });
+    }
+
     /// Everything from the connection to the moment before the driver is ready; the answer is what the driver will ack.
     pub fn introduce(&mut self) -> Result<Features, Error> {
+        self.set_reply_habit();
         match self.options.order {
             MessageOrder::Qemu => self.introduce_qemu()?,
             MessageOrder::CloudHypervisor => self.introduce_cloud_hypervisor()?,
@@ -70,6 +78,7 @@ impl Negotiation<'_> {
 
     /// The same on a connection that replaces a lost one, with the protocol features of that one.
     pub fn reintroduce(&mut self, protocol_acked: u64) -> Result<Features, Error> {
+        self.set_reply_habit();
         match self.options.order {
             MessageOrder::Qemu => self.introduce_qemu()?,
             MessageOrder::CloudHypervisor => {
@@ -205,10 +214,11 @@ impl Negotiation<'_> {
         rings: &[Start<'_>],
         acked: Features,
     ) -> Result<(), Error> {
-        if let Some(mtu) = self.options.mtu {
-            if self.session.has(Bits::MTU) && acked.contains(Features::MTU) {
-                self.session.net_set_mtu(mtu, Ack::Wanted)?;
-            }
+        if let Some(mtu) = self.options.mtu
+            && self.session.has(Bits::MTU)
+            && acked.contains(Features::MTU)
+        {
+            self.session.net_set_mtu(mtu, Ack::Wanted)?;
         }
         for (pair, rings) in (0..).zip(rings.chunks(2)) {
             if acked.contains(Features::PROTOCOL_FEATURES) {

@@ -38,6 +38,16 @@ pub enum Ack {
     NotWanted,
 }
 
+/// Which messages ask for a reply that carry one anyway, or that [`Ack::NotWanted`] is said for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyHabit {
+    /// None: QEMU.
+    #[default]
+    AsNeeded,
+    /// All, once REPLY_ACK is negotiated, even GET_QUEUE_NUM and GET_VRING_BASE: Cloud Hypervisor. They get one reply, not two.
+    Always,
+}
+
 /// A socket on which the VMM listens and the back-end connects (`mode = "client"` of the back-end).
 #[derive(Debug)]
 pub struct Listener {
@@ -109,6 +119,7 @@ pub struct Session {
     raw: RawFrontend,
     watchdog: Watchdog,
     deadline: Duration,
+    habit: ReplyHabit,
     offered: Features,
     acked: Features,
     protocol_offered: u64,
@@ -146,12 +157,23 @@ impl Session {
             raw: RawFrontend::new(copy()?),
             watchdog: Watchdog::new(copy()?, deadline),
             deadline,
+            habit: ReplyHabit::default(),
             offered: Features::NONE,
             acked: Features::NONE,
             protocol_offered: 0,
             protocol_acked: 0,
             told_regions: Vec::new(),
         })
+    }
+
+    /// Whether to ask for replies that need not be asked for, from now on.
+    pub fn set_reply_habit(&mut self, habit: ReplyHabit) {
+        self.habit = habit;
+    }
+
+    fn asks_for_reply(&self, ack: Ack) -> bool {
+        let wanted = ack == Ack::Wanted || self.habit == ReplyHabit::Always;
+        wanted && self.has(VhostUserProtocolFeatures::REPLY_ACK)
     }
 
     /// What GET_FEATURES answered last.
@@ -436,12 +458,10 @@ impl Session {
         ack: Ack,
         act: impl FnOnce(&mut Frontend) -> vhost::Result<T>,
     ) -> Result<T, Error> {
-        let flags = match ack {
-            Ack::Wanted if self.has(VhostUserProtocolFeatures::REPLY_ACK) => {
-                VhostUserHeaderFlag::NEED_REPLY
-            }
-            // SET_PROTOCOL_FEATURES itself may ask for a reply if it acks REPLY_ACK; `Frontend` knows by then.
-            _ => VhostUserHeaderFlag::empty(),
+        let flags = if self.asks_for_reply(ack) {
+            VhostUserHeaderFlag::NEED_REPLY
+        } else {
+            VhostUserHeaderFlag::empty()
         };
         self.frontend.set_hdr_flags(flags);
         self.watchdog.start();
@@ -466,12 +486,16 @@ impl Session {
 
     /// Sends a request whose answer is a u64, and waits for it.
     fn raw_ask(&mut self, request: Request, body: &[u8]) -> Result<u64, Error> {
-        self.raw.send(request, body, &[])?;
+        if self.asks_for_reply(Ack::NotWanted) {
+            self.raw.send_needing_reply(request, body, &[])?;
+        } else {
+            self.raw.send(request, body, &[])?;
+        }
         self.raw.receive_u64(request, self.deadline)
     }
 
     fn raw_tell(&mut self, request: Request, body: &[u8], ack: Ack) -> Result<(), Error> {
-        if ack == Ack::Wanted && self.has(VhostUserProtocolFeatures::REPLY_ACK) {
+        if self.asks_for_reply(ack) {
             self.raw.send_needing_reply(request, body, &[])?;
             match self.raw.receive_u64(request, self.deadline)? {
                 0 => Ok(()),

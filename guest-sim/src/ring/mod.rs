@@ -5,6 +5,8 @@
 pub mod layout;
 pub mod raw;
 pub mod split;
+#[cfg(test)]
+mod split_tests;
 pub(crate) mod view;
 
 pub use layout::RingMemory;

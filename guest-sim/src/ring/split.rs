@@ -71,6 +71,9 @@ struct Chain {
     outstanding: bool,
 }
 
+/// With EVENT_IDX, declining calls lasts for 65,535 chains: it is said again well before.
+const DECLINE_AGAIN: u16 = 1 << 14;
+
 /// Notifications of one ring, both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotificationCounts {
@@ -105,6 +108,8 @@ pub struct SplitRing {
     avail_published: u16,
     used_next: u16,
     used_seen: u16,
+    /// The used index when calls were last declined; `None` while they are wanted.
+    declined_at: Option<u16>,
     kick: EventFd,
     call: EventFd,
     call_epoll: Epoll,
@@ -140,6 +145,7 @@ impl SplitRing {
             avail_published: 0,
             used_next: 0,
             used_seen: 0,
+            declined_at: None,
             kick: eventfd()?,
             call_epoll: watch(&call)?,
             call,
@@ -225,6 +231,7 @@ impl SplitRing {
         self.batch_end = None;
         (self.avail_next, self.avail_published) = (0, 0);
         (self.used_next, self.used_seen) = (0, 0);
+        self.declined_at = None;
     }
 
     pub(crate) fn view(&self) -> Result<View<'_>, Error> {
@@ -428,6 +435,11 @@ impl SplitRing {
         }
         self.release(head, chain.descriptors);
         self.used_next = self.used_next.wrapping_add(1);
+        if let Some(at) = self.declined_at
+            && self.used_next.wrapping_sub(at) >= DECLINE_AGAIN
+        {
+            self.disarm_call_with(view);
+        }
         Ok(Some(Completion {
             token: chain.token,
             written,
@@ -502,6 +514,7 @@ impl SplitRing {
     /// # Errors
     /// When the ring's memory is gone.
     pub fn arm_call(&mut self) -> Result<bool, Error> {
+        self.declined_at = None;
         let view = self.view()?;
         if self.event_idx {
             view.used_event.store(self.used_next, Ordering::Release);
@@ -517,12 +530,13 @@ impl SplitRing {
     /// # Errors
     /// When the ring's memory is gone.
     pub fn disarm_call(&mut self) -> Result<(), Error> {
-        let view = self.view()?;
-        self.disarm_call_with(&view);
+        let memory = self.memory.clone();
+        self.disarm_call_with(&View::of(&memory)?);
         Ok(())
     }
 
-    pub(crate) fn disarm_call_with(&self, view: &View<'_>) {
+    fn disarm_call_with(&mut self, view: &View<'_>) {
+        self.declined_at = Some(self.used_next);
         if self.event_idx {
             // VIRTIO 1.3 §2.7.7.1: flags stay 0 with EVENT_IDX; an index just passed will not be crossed for 65,535 more.
             view.used_event

@@ -73,7 +73,7 @@ impl Receiver {
                     watch.set_count(self.outcome.bytes);
                     let arrived =
                         self.outcome.frames + self.outcome.corrupt + self.outcome.duplicates;
-                    if arrived % CREDIT_EVERY == 0 {
+                    if arrived.is_multiple_of(CREDIT_EVERY) {
                         let next = self.highest.map_or(0, |highest| highest + 1);
                         // Lost credit is made up for by the next, or by the sender's patience.
                         let _ = socket.send_to(&next.to_le_bytes(), from);

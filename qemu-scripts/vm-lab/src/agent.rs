@@ -14,6 +14,7 @@ use guest_agent::protocol::{Job, Line, Outcome, Progress, Question, Reply, Reque
 use crate::artefacts::Artefacts;
 use crate::await_::{PATIENCE, SOON, eventually};
 use crate::error::Doing;
+use crate::switch::join_network_options;
 use crate::{Error, Result};
 
 /// Someone who pings, transfers and looks on our behalf: inside a guest, or on the host in some network namespace.
@@ -71,6 +72,10 @@ impl Agent {
             None => Command::new(&artefacts.guest_agent),
             Some(pid) => {
                 let mut command = Command::new("nsenter");
+                command
+                    .args(join_network_options(pid))
+                    .arg("--")
+                    .arg(&artefacts.guest_agent);
                 command
                     .arg(format!("--net=/proc/{pid}/ns/net"))
                     .arg("--")

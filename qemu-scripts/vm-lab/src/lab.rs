@@ -214,12 +214,14 @@ impl Lab {
         self.guest_mut(usize::from(number))
     }
 
-    /// Replaces a guest whose QEMU is gone by a new one on the same port, booted and configured.
+    /// Kills a guest's QEMU and boots a new one on the same port.
     ///
     /// # Errors
     /// It does not come up.
     pub fn replace_guest(&mut self, number: usize) -> Result<()> {
-        let spec = self.guest(number)?.spec().clone();
+        let old = self.guest_mut(number)?;
+        old.process().kill()?;
+        let spec = old.spec().clone();
         let mut fresh = Guest::start(&self.artefacts, &self.folder, &spec)?;
         fresh.wait_booted()?;
         fresh.configure_network()?;
@@ -362,12 +364,18 @@ pub fn tap_port(interface: &str) -> PortSpec {
     }
 }
 
+/// The lab that the next test may use.
+static LAB: Mutex<Option<Lab>> = Mutex::new(None);
+
+// A poisoned lock is a failed test: it took its lab with it.
+fn lab_slot() -> MutexGuard<'static, Option<Lab>> {
+    LAB.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs `test` on a lab of that shape, alone on this machine's emulated CPUs: one lab at a time, whatever runs the
 /// tests. The lab stays for the next test that wants the same; one in which a test failed does not.
 pub fn with_lab(spec: &LabSpec, test: impl FnOnce(&mut Lab) -> Result<()>) {
-    static LAB: Mutex<Option<Lab>> = Mutex::new(None);
-    // A poisoned lock is a failed test: it left no lab behind, see below.
-    let mut slot: MutexGuard<'_, Option<Lab>> = LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = lab_slot();
     let reusable = slot.take().filter(|lab| lab.spec == *spec);
     let outcome = only_lab_on_this_machine().and_then(|()| match reusable {
         Some(lab) => Ok(lab),
@@ -387,6 +395,27 @@ pub fn with_lab(spec: &LabSpec, test: impl FnOnce(&mut Lab) -> Result<()>) {
 #[allow(clippy::panic, reason = "this is how a test fails; only tests call it")]
 fn fail(error: &Error, logs: &str) -> ! {
     panic!("{error}\n{logs}")
+}
+
+/// What would remain of a lab if it did not clean up.
+#[derive(Debug)]
+pub struct Traces {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its guests' and its switch's process ids.
+    pub processes: Vec<u32>,
+}
+
+/// Ends the lab that [`with_lab`] holds for the next test, if there is one.
+#[must_use]
+pub fn drop_lab() -> Option<Traces> {
+    let mut lab = lab_slot().take()?;
+    let folder = lab.folder.path().to_path_buf();
+    let guests = lab.guests.iter_mut().map(|guest| guest.process().id());
+    let switch = lab.switch.iter_mut().map(|switch| switch.process().id());
+    let processes = guests.chain(switch).collect();
+    drop(lab);
+    Some(Traces { folder, processes })
 }
 
 /// Held until this process ends.

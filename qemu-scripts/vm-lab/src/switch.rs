@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
 use crate::await_::{SOON, eventually};
@@ -143,8 +143,37 @@ impl SwitchEnd {
 pub enum Network {
     /// The machine's.
     Machine,
-    /// One of its own, which goes when the switch does, with every interface in it. Needs root.
+    /// One of its own, which goes when the switch does, with every interface in it.
     Private,
+}
+
+impl Network {
+    /// May we have one of our own? Root may; others where the kernel lets them be root in a user namespace.
+    #[must_use]
+    pub fn private_is_allowed() -> bool {
+        run("unshare", private_network_options().iter().chain(&["true"])).is_ok()
+    }
+}
+
+/// What `unshare` is told.
+fn private_network_options() -> &'static [&'static str] {
+    if geteuid().is_root() {
+        &["--net"]
+    } else {
+        &["--user", "--map-root-user", "--net"]
+    }
+}
+
+/// What `nsenter` is told to join the network of a switch that has its own.
+pub(crate) fn join_network_options(pid: u32) -> Vec<String> {
+    let mut options = vec![format!("--net=/proc/{pid}/ns/net")];
+    if !geteuid().is_root() {
+        options.extend([
+            format!("--user=/proc/{pid}/ns/user"),
+            "--preserve-credentials".to_owned(),
+        ]);
+    }
+    options
 }
 
 /// A running daemon. Dropping it kills it.
@@ -183,7 +212,10 @@ impl Switch {
             Network::Machine => Command::new(binary),
             Network::Private => {
                 let mut command = Command::new("unshare");
-                command.arg("--net").arg("--").arg(binary);
+                command
+                    .args(private_network_options())
+                    .arg("--")
+                    .arg(binary);
                 command
             }
         };

@@ -10,10 +10,10 @@ pub(super) struct PortsByCount {
 }
 
 impl PortsByCount {
-    /// For counts up to `capacity`.
-    pub(super) fn new(capacity: usize) -> Self {
+    /// For counts up to `limit`.
+    pub(super) fn new(limit: usize) -> Self {
         Self {
-            lists: vec![List::EMPTY; capacity + 1],
+            lists: vec![List::EMPTY; limit + 1],
             largest: 0,
         }
     }

@@ -133,7 +133,7 @@ impl MacTable {
             slots: Vec::with_capacity(capacity),
             free: NIL,
             ports: Vec::new(),
-            by_count: PortsByCount::new(capacity),
+            by_count: PortsByCount::new(capacity.min(limits.per_port)),
             epochs,
             stats: MacStats {
                 capacity: capacity as u64,

@@ -84,6 +84,7 @@ pub(super) struct Reach<'a> {
 
 impl<'a> Reach<'a> {
     /// The same bytes up to `end`.
+    #[inline]
     pub(super) fn until(self, end: usize) -> Self {
         let copy = self.copy.get(..end).unwrap_or(self.copy);
         Self {
@@ -93,6 +94,7 @@ impl<'a> Reach<'a> {
     }
 
     /// Why a header of `layer` that reaches up to `needed` was not read.
+    #[inline]
     pub(super) fn end_at(self, needed: usize, layer: Layer) -> ParseEnd {
         if needed > self.frame_bytes {
             ParseEnd::Truncated(layer)
@@ -134,6 +136,7 @@ impl Headers {
         Ok(headers)
     }
 
+    #[inline]
     fn parse_layers(&mut self, reach: Reach<'_>) -> Result<(), ParseEnd> {
         self.parse_tags(reach)?;
         let Some((upper, reach)) = self.parse_network(reach)? else {
@@ -151,6 +154,7 @@ impl Headers {
         Ok(())
     }
 
+    #[inline]
     fn parse_tags(&mut self, reach: Reach<'_>) -> Result<(), ParseEnd> {
         let mut offset = ETHERNET_HEADER_BYTES;
         if self.ethernet.tag.is_some() {
@@ -182,6 +186,7 @@ impl Headers {
     }
 
     /// Returns what is above IP, and how far it may reach.
+    #[inline]
     fn parse_network<'a>(
         &mut self,
         reach: Reach<'a>,
@@ -216,6 +221,7 @@ impl Headers {
         Ok(Some((upper, reach.until(upper.packet_end))))
     }
 
+    #[inline]
     fn reach_to(&mut self, offset: usize) {
         self.transport_offset = offset as u16;
         self.payload_offset = offset as u16;

@@ -158,6 +158,7 @@ pub(super) struct Upper {
 }
 
 /// Reads an ARP packet. One for other kinds of address is none the core knows: `None`.
+#[inline]
 pub(super) fn parse_arp(reach: Reach<'_>, offset: usize) -> Result<Option<Arp>, ParseEnd> {
     let end = || reach.end_at(offset + 28, Layer::Network);
     let fixed: [u8; 8] =
@@ -179,6 +180,7 @@ pub(super) fn parse_arp(reach: Reach<'_>, offset: usize) -> Result<Option<Arp>, 
 }
 
 /// Reads an IPv4 header.
+#[inline]
 pub(super) fn parse_ipv4(reach: Reach<'_>, offset: usize) -> Result<(Ipv4, Upper), ParseEnd> {
     let fixed: [u8; 20] =
         array_at(reach.copy, offset).ok_or_else(|| reach.end_at(offset + 20, Layer::Network))?;
@@ -245,6 +247,7 @@ pub(super) fn parse_ipv4(reach: Reach<'_>, offset: usize) -> Result<(Ipv4, Upper
 }
 
 /// Follows the authentication header of an IPv4 packet (RFC 4302), if it has one.
+#[inline]
 pub(super) fn skip_ipv4_authentication(reach: Reach<'_>, upper: Upper) -> Result<Upper, ParseEnd> {
     if upper.protocol != AUTHENTICATION || !upper.has_transport_header {
         return Ok(upper);
@@ -258,6 +261,7 @@ pub(super) fn skip_ipv4_authentication(reach: Reach<'_>, upper: Upper) -> Result
 }
 
 /// Reads an IPv6 header and follows its extension headers.
+#[inline]
 pub(super) fn parse_ipv6(
     reach: Reach<'_>,
     offset: usize,
@@ -306,6 +310,7 @@ pub(super) fn parse_ipv6(
 }
 
 /// Walks the extension headers from `start` on (RFC 8200 §4), noting in `extensions` what they say.
+#[inline]
 fn follow_extensions(
     reach: Reach<'_>,
     start: usize,
@@ -356,6 +361,7 @@ fn follow_extensions(
     })
 }
 
+#[inline]
 fn parse_fragment(reach: Reach<'_>, offset: usize) -> Result<Ipv6Fragment, ParseEnd> {
     let missing = || reach.end_at(offset + 8, Layer::Network);
     let place = u16_at(reach.copy, offset + 2).ok_or_else(missing)?;
@@ -368,6 +374,7 @@ fn parse_fragment(reach: Reach<'_>, offset: usize) -> Result<Ipv6Fragment, Parse
 }
 
 /// The next header and the length of the extension header at `offset`, all of which the copy holds.
+#[inline]
 fn extension(reach: Reach<'_>, offset: usize, protocol: u8) -> Result<(u8, usize), ParseEnd> {
     let [next, length] =
         array_at(reach.copy, offset).ok_or_else(|| reach.end_at(offset + 8, Layer::Network))?;

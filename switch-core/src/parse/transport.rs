@@ -112,6 +112,7 @@ pub struct Icmp {
 }
 
 /// Reads the transport header at `offset`. Returns it and its length; `None` for a protocol the core does not know.
+#[inline]
 pub(super) fn parse_transport(
     reach: Reach<'_>,
     offset: usize,
@@ -136,6 +137,7 @@ pub(super) fn parse_transport(
     }
 }
 
+#[inline]
 fn parse_tcp(reach: Reach<'_>, offset: usize) -> Result<(Transport, usize), ParseEnd> {
     let fixed: [u8; 20] = fixed_part(reach, offset)?;
     let [
@@ -183,6 +185,7 @@ fn parse_tcp(reach: Reach<'_>, offset: usize) -> Result<(Transport, usize), Pars
     Ok((Transport::Tcp(tcp), usize::from(header_bytes)))
 }
 
+#[inline]
 fn parse_icmp(reach: Reach<'_>, offset: usize) -> Result<Icmp, ParseEnd> {
     let [kind, code, c0, c1, ..] = fixed_part::<8>(reach, offset)?;
     let rest = u32_at(reach.copy, offset + 4).unwrap_or_default();
@@ -194,6 +197,7 @@ fn parse_icmp(reach: Reach<'_>, offset: usize) -> Result<Icmp, ParseEnd> {
     })
 }
 
+#[inline]
 fn fixed_part<const N: usize>(reach: Reach<'_>, offset: usize) -> Result<[u8; N], ParseEnd> {
     array_at(reach.copy, offset).ok_or_else(|| reach.end_at(offset + N, Layer::Transport))
 }

@@ -1,4 +1,9 @@
 //! Replays the parser fuzz target's corpus: its seeds, and whatever it found.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs;
 use std::path::Path;

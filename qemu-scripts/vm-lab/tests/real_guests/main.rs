@@ -12,6 +12,7 @@ mod restart;
 mod tap;
 mod transfer;
 mod vlan;
+mod wind_down;
 
 use vm_lab::lab::{Lab, LabSpec, Station};
 use vm_lab::traffic::{self, TcpFlow};

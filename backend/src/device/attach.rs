@@ -1,0 +1,248 @@
+//! The effects of the device's state machine: memory is mapped, rings go to workers and come back.
+//!
+//! `state` decides and calls an [`Attachment`] on the device thread; [`DatapathAttachment`] carries it out on the real data path.
+//! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
+//! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
+
+use crate::datapath::{QueueIndex, VhostPort};
+use crate::ring::{
+    EventSink, EventSource, GuestMemory, MemoryError, RegionLayout, RingAddresses, RingConfig,
+    RingError,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Why an effect did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A region could not be mapped or found.
+    #[error("guest memory cannot be mapped: {0}")]
+    Memory(#[from] MemoryError),
+    /// The data path does not take the ring.
+    #[error("the ring does not start: {0}")]
+    Ring(#[from] RingError),
+    /// A descriptor is not an eventfd.
+    #[error("the file descriptor is not a usable eventfd: {0}")]
+    Eventfd(io::Error),
+    /// A ring or a region needs memory that the front-end has not shared.
+    #[error("no guest memory is shared")]
+    NoMemory,
+}
+
+/// What a ring needs to start, as the front-end said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingStart {
+    /// Descriptors, a power of two.
+    pub size: u16,
+    /// In the front-end's address space.
+    pub addresses: RingAddresses,
+    /// From SET_VRING_BASE or the last stop.
+    pub base: u16,
+    /// Acked virtio features.
+    pub features: u64,
+}
+
+/// A running ring that no longer fits the memory map and was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRing {
+    /// Which.
+    pub queue: QueueIndex,
+    /// In words.
+    pub reason: String,
+}
+
+/// What the device state machine does to the world. Called on the device thread only; no call may block on a guest.
+pub trait Attachment: Send {
+    /// Maps a whole new table and moves the running rings into it. On error the old map and all rings stay as they were.
+    fn set_memory(
+        &mut self,
+        regions: Vec<(RegionLayout, OwnedFd)>,
+    ) -> Result<Vec<LostRing>, AttachError>;
+    /// Maps one more region. On error nothing changes.
+    fn add_region(
+        &mut self,
+        layout: RegionLayout,
+        file: OwnedFd,
+    ) -> Result<Vec<LostRing>, AttachError>;
+    /// Unmaps one region, given exactly as it was added. On error nothing changes.
+    fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError>;
+    /// Whether the front-end truncated memory that it shares.
+    fn memory_lost(&self) -> bool;
+    /// Keeps the ring's kick, also on a live ring; `None`: the ring is polled.
+    fn set_kick(&mut self, queue: QueueIndex, kick: Option<OwnedFd>) -> Result<(), AttachError>;
+    /// Keeps the ring's call; on a live ring it is signalled once.
+    fn set_call(&mut self, queue: QueueIndex, call: Option<OwnedFd>) -> Result<(), AttachError>;
+    /// Keeps what is signalled when the ring breaks.
+    fn set_error(&mut self, queue: QueueIndex, error: Option<OwnedFd>) -> Result<(), AttachError>;
+    /// Hands a stopped ring to a worker.
+    fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError>;
+    /// Takes the ring back: when this returns no worker touches it. Its next available index, if the data path knows one.
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16>;
+    /// Whether a worker has the ring.
+    fn is_running(&self, queue: QueueIndex) -> bool;
+    /// Lets frames through the ring; sticky across start and stop.
+    fn enable_ring(&mut self, queue: QueueIndex);
+    /// The opposite of [`Self::enable_ring`].
+    fn disable_ring(&mut self, queue: QueueIndex);
+    /// Features acked again while rings are live.
+    fn set_features(&mut self, features: u64);
+    /// Sends a frame as if the guest had.
+    fn inject(&mut self, frame: &[u8]);
+    /// The session is over and every ring was stopped: closes its descriptors and unmaps its memory.
+    fn forget_session(&mut self);
+}
+
+#[derive(Debug, Default)]
+struct RingEvents {
+    kick: Option<Arc<EventSource>>,
+    call: Option<Arc<EventSink>>,
+    error: Option<Arc<EventSink>>,
+}
+
+/// [`Attachment`] to a port of the data path.
+pub struct DatapathAttachment {
+    port: Arc<VhostPort>,
+    memory: Option<Arc<GuestMemory>>,
+    events: BTreeMap<QueueIndex, RingEvents>,
+}
+
+impl DatapathAttachment {
+    /// Nothing attached yet.
+    pub fn new(port: Arc<VhostPort>) -> Self {
+        Self {
+            port,
+            memory: None,
+            events: BTreeMap::new(),
+        }
+    }
+
+    fn install(&mut self, memory: Arc<GuestMemory>) -> Vec<LostRing> {
+        let lost = self.port.replace_memory(&memory);
+        self.memory = Some(memory);
+        lost.into_iter()
+            .map(|(queue, error)| LostRing {
+                queue,
+                reason: error.to_string(),
+            })
+            .collect()
+    }
+
+    fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
+        self.events.entry(queue).or_default()
+    }
+}
+
+fn sink(descriptor: Option<OwnedFd>) -> Result<Option<Arc<EventSink>>, AttachError> {
+    descriptor
+        .map(|descriptor| EventSink::new(descriptor).map(Arc::new))
+        .transpose()
+        .map_err(AttachError::Eventfd)
+}
+
+impl Attachment for DatapathAttachment {
+    fn set_memory(
+        &mut self,
+        regions: Vec<(RegionLayout, OwnedFd)>,
+    ) -> Result<Vec<LostRing>, AttachError> {
+        let memory = GuestMemory::map(regions)?;
+        Ok(self.install(memory))
+    }
+
+    fn add_region(
+        &mut self,
+        layout: RegionLayout,
+        file: OwnedFd,
+    ) -> Result<Vec<LostRing>, AttachError> {
+        let memory = match &self.memory {
+            Some(memory) => memory.with_region(layout, file)?,
+            None => GuestMemory::map(vec![(layout, file)])?,
+        };
+        Ok(self.install(memory))
+    }
+
+    fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError> {
+        let memory = self.memory.as_ref().ok_or(AttachError::NoMemory)?;
+        let memory = memory.without_region(layout)?;
+        Ok(self.install(memory))
+    }
+
+    fn memory_lost(&self) -> bool {
+        self.memory.as_ref().is_some_and(|memory| memory.is_lost())
+    }
+
+    fn set_kick(&mut self, queue: QueueIndex, kick: Option<OwnedFd>) -> Result<(), AttachError> {
+        let kick = kick
+            .map(|descriptor| EventSource::new(descriptor).map(Arc::new))
+            .transpose()
+            .map_err(AttachError::Eventfd)?;
+        self.events(queue).kick.clone_from(&kick);
+        if self.port.is_running(queue) {
+            self.port.set_kick(queue, kick);
+        }
+        Ok(())
+    }
+
+    fn set_call(&mut self, queue: QueueIndex, call: Option<OwnedFd>) -> Result<(), AttachError> {
+        let call = sink(call)?;
+        self.events(queue).call.clone_from(&call);
+        if self.port.is_running(queue) {
+            self.port.set_call(queue, call);
+        }
+        Ok(())
+    }
+
+    fn set_error(&mut self, queue: QueueIndex, error: Option<OwnedFd>) -> Result<(), AttachError> {
+        let error = sink(error)?;
+        self.events(queue).error.clone_from(&error);
+        if self.port.is_running(queue) {
+            self.port.set_error(queue, error);
+        }
+        Ok(())
+    }
+
+    fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError> {
+        let memory = self.memory.clone().ok_or(AttachError::NoMemory)?;
+        let events = self.events(queue);
+        let config = RingConfig {
+            size: start.size,
+            addresses: start.addresses,
+            base: start.base,
+            features: start.features,
+            kick: events.kick.clone(),
+            call: events.call.clone(),
+            error: events.error.clone(),
+        };
+        Ok(self.port.start_ring(queue, &memory, config)?)
+    }
+
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16> {
+        self.port.stop_ring(queue)
+    }
+
+    fn is_running(&self, queue: QueueIndex) -> bool {
+        self.port.is_running(queue)
+    }
+
+    fn enable_ring(&mut self, queue: QueueIndex) {
+        self.port.enable_ring(queue);
+    }
+
+    fn disable_ring(&mut self, queue: QueueIndex) {
+        self.port.disable_ring(queue);
+    }
+
+    fn set_features(&mut self, features: u64) {
+        self.port.set_features(features);
+    }
+
+    fn inject(&mut self, frame: &[u8]) {
+        self.port.inject(frame);
+    }
+
+    fn forget_session(&mut self) {
+        self.events.clear();
+        self.memory = None;
+    }
+}

@@ -1,0 +1,474 @@
+//! One port's socket life: waits for a front-end, serves its session, cleans up, waits again.
+//!
+//! Driven by the device thread's event loop; `thread` makes and removes it, control threads ask it for its status. Kept true: one
+//! session at a time; bounded work per wake-up, so that a flooding front-end delays nobody; at most one line in the log per second
+//! for all that a front-end can do.
+//!
+//! ```text
+//!   server: Listening <--session ends-- Session      client: Connecting (100 ms ... 1 s) <--session ends-- Session
+//!               \________accept__________^                        \____________connect___________________^
+//! ```
+
+use super::attach::Attachment;
+use super::listener::{self, Listener};
+use super::message::RequestCode;
+use super::session::{Received, Session, SessionEnd};
+use super::state::DeviceState;
+use super::status::{ConnectionCounters, DeviceStatus, LastMessage, Surroundings, describe};
+use super::{PortChange, PortEvent, PortEventSink, PortId, SocketMode, VhostPortSpec};
+use crate::datapath::{DatapathEvent, QueueIndex};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use vmm_sys_util::epoll::EventSet;
+
+/// Reads of a session's socket per wake-up. A message takes two; the rest waits until the other ports had their turn.
+const READS_PER_WAKEUP: usize = 64;
+/// Connections looked at per wake-up.
+const ACCEPTS_PER_WAKEUP: usize = 8;
+/// Client mode: first wait before connecting again.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Client mode: longest wait before connecting again. Server mode: wait after a failed accept (out of descriptors, say).
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// The least time between two lines in the log about one port.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What woke the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum Token {
+    Listener,
+    Session,
+    Timer,
+}
+
+impl Token {
+    fn of(events: &Events) -> Option<Self> {
+        [Self::Listener, Self::Session, Self::Timer]
+            .into_iter()
+            .find(|token| *token as u32 == events.data())
+    }
+
+    fn watch(self, socket: &impl AsRawFd, set: EventSet) -> Events {
+        Events::with_data(socket, self as u32, set)
+    }
+}
+
+/// Where the port's connections come from.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// It listens.
+    Server(Listener),
+    /// It connects; the wait before the next attempt.
+    Client(Duration),
+    /// Neither any more: the port is being removed.
+    Closed,
+}
+
+impl Endpoint {
+    /// Binds the socket in server mode; checks the path in client mode.
+    pub fn open(spec: &VhostPortSpec) -> Result<Self, super::DeviceError> {
+        match spec.mode {
+            SocketMode::Server => Listener::bind(&spec.socket).map(Self::Server),
+            SocketMode::Client => {
+                listener::address(&spec.socket).map(|_| Self::Client(RETRY_FIRST))
+            }
+        }
+    }
+}
+
+/// A connection and what is known of it.
+struct Connected {
+    session: Session,
+    since: Instant,
+    last_message: Option<(RequestCode, Instant)>,
+    /// EPOLLOUT is armed.
+    watches_output: bool,
+    /// A refusal of this connection is in the log already.
+    refusal_logged: bool,
+}
+
+/// One vhost-user port.
+pub struct Port {
+    id: PortId,
+    name: String,
+    socket: PathBuf,
+    mode: SocketMode,
+    endpoint: Endpoint,
+    timer: OwnedFd,
+    connected: Option<Connected>,
+    device: DeviceState,
+    attachment: Box<dyn Attachment>,
+    events: PortEventSink,
+    up: bool,
+    connections: ConnectionCounters,
+    connect_error: Option<String>,
+    last_disconnect: Option<String>,
+    logged: Option<Instant>,
+}
+
+impl Port {
+    /// A port without a connection; it starts to look for one when the event loop takes it over.
+    pub fn new(
+        spec: VhostPortSpec,
+        endpoint: Endpoint,
+        attachment: Box<dyn Attachment>,
+        events: PortEventSink,
+    ) -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        Ok(Self {
+            id: spec.id,
+            device: DeviceState::new(spec.queue_pairs, spec.mtu),
+            name: spec.name,
+            socket: spec.socket,
+            mode: spec.mode,
+            endpoint,
+            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            connected: None,
+            attachment,
+            events,
+            up: false,
+            connections: ConnectionCounters::default(),
+            connect_error: None,
+            last_disconnect: None,
+            logged: None,
+        })
+    }
+
+    /// For `port show`.
+    pub fn status(&self) -> DeviceStatus {
+        let last_message = self
+            .connected
+            .as_ref()
+            .and_then(|connected| connected.last_message);
+        let around = Surroundings {
+            socket: self.socket.clone(),
+            mode: self.mode,
+            connected_ms: self
+                .connected
+                .as_ref()
+                .map(|connected| elapsed_ms(connected.since)),
+            last_message: last_message.map(|(request, at)| LastMessage {
+                name: request.to_string(),
+                age_ms: elapsed_ms(at),
+            }),
+            last_disconnect: self.last_disconnect.clone(),
+            connect_error: self.connect_error.clone(),
+            connections: self.connections.clone(),
+        };
+        describe(&self.device, around)
+    }
+
+    /// News from a worker. Old news about a session that is gone changes nothing.
+    pub fn datapath_event(&mut self, event: DatapathEvent, ops: &mut EventOps) {
+        match event {
+            DatapathEvent::RingFault { queue, error, .. } => {
+                self.ring_faulted(queue, error.to_string())
+            }
+            DatapathEvent::MemoryLost { .. } if self.attachment.memory_lost() => {
+                self.end_session(SessionEnd::MemoryLost, ops);
+            }
+            DatapathEvent::MemoryLost { .. } | DatapathEvent::UplinkLost { .. } => {}
+        }
+    }
+
+    /// The port was taken off the event loop: ends its session and removes its socket.
+    pub fn close(&mut self) {
+        self.endpoint = Endpoint::Closed;
+        if self.connected.take().is_some() {
+            self.connections.disconnects += 1;
+            self.device.end_session(self.attachment.as_mut());
+            self.tell_change("the port was removed");
+        }
+    }
+
+    fn ring_faulted(&mut self, queue: QueueIndex, reason: String) {
+        self.device
+            .ring_faulted(queue, reason.clone(), self.attachment.as_ref());
+        if self.may_log() {
+            log::warn!("{}: ring {} stopped: {reason}", self.name, queue.0);
+        }
+        self.tell_change(&reason);
+    }
+
+    // Connections.
+
+    fn accept(&mut self, ops: &mut EventOps) {
+        for _ in 0..ACCEPTS_PER_WAKEUP {
+            let Endpoint::Server(listener) = &self.endpoint else {
+                return;
+            };
+            match listener.accept() {
+                Ok(Some(stream)) => self.newcomer(stream, ops),
+                Ok(None) => return,
+                Err(error) => {
+                    // Out of descriptors or memory: the connection stays in the backlog, and an armed listener would spin.
+                    self.connect_error = Some(error.to_string());
+                    self.watch_listener(EventSet::empty(), ops);
+                    self.arm_timer(RETRY_LONGEST);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A hypervisor that closes and connects again may be seen connecting before it is seen closing; a live front-end keeps its place.
+    fn newcomer(&mut self, stream: OwnedFd, ops: &mut EventOps) {
+        match &self.connected {
+            Some(incumbent) if incumbent.session.is_dead() => {
+                self.end_session(SessionEnd::Replaced, ops)
+            }
+            Some(_) => {
+                self.connections.rejected += 1;
+                if self.may_log() {
+                    log::warn!(
+                        "{}: a second front-end was turned away: one is connected",
+                        self.name
+                    );
+                }
+                return;
+            }
+            None => {}
+        }
+        self.begin_session(stream, ops);
+    }
+
+    fn connect(&mut self, ops: &mut EventOps) {
+        match listener::connect(&self.socket) {
+            Ok(stream) => self.begin_session(stream, ops),
+            Err(error) => {
+                self.connect_error = Some(error.to_string());
+                self.retry_later();
+            }
+        }
+    }
+
+    fn retry_later(&mut self) {
+        if let Endpoint::Client(wait) = &mut self.endpoint {
+            let now = *wait;
+            *wait = (now * 2).min(RETRY_LONGEST);
+            self.arm_timer(now);
+        }
+    }
+
+    fn begin_session(&mut self, stream: OwnedFd, ops: &mut EventOps) {
+        let session = Session::new(stream);
+        if let Err(error) =
+            ops.add(Token::Session.watch(&session, EventSet::IN | EventSet::READ_HANG_UP))
+        {
+            self.connect_error = Some(format!("the connection cannot be watched: {error:?}"));
+            self.retry_later();
+            return;
+        }
+        self.connect_error = None;
+        self.connections.connects += 1;
+        self.connected = Some(Connected {
+            session,
+            since: Instant::now(),
+            last_message: None,
+            watches_output: false,
+            refusal_logged: false,
+        });
+    }
+
+    fn end_session(&mut self, end: SessionEnd, ops: &mut EventOps) {
+        let Some(connected) = self.connected.take() else {
+            return;
+        };
+        if let Err(error) = ops.remove(Token::Session.watch(&connected.session, EventSet::empty()))
+        {
+            log::error!(
+                "{}: the connection cannot be unwatched: {error:?}",
+                self.name
+            );
+        }
+        let negotiated = connected.last_message.is_some();
+        drop(connected);
+        self.device.end_session(self.attachment.as_mut());
+        self.connections.disconnects += 1;
+        let reason = end.to_string();
+        if self.may_log() {
+            log::info!("{}: the session ended: {reason}", self.name);
+        }
+        self.tell_change(&reason);
+        self.last_disconnect = Some(reason);
+        if let Endpoint::Client(wait) = &mut self.endpoint {
+            // A peer that accepts and says nothing is not hurried.
+            if negotiated {
+                *wait = RETRY_FIRST;
+            }
+            self.retry_later();
+        }
+    }
+
+    // Messages.
+
+    fn serve(&mut self, ops: &mut EventOps) {
+        if let Err(end) = self.exchange() {
+            self.end_session(end, ops);
+            return;
+        }
+        self.watch_output(ops);
+    }
+
+    fn exchange(&mut self) -> Result<(), SessionEnd> {
+        let Some(connected) = &mut self.connected else {
+            return Ok(());
+        };
+        connected.session.flush()?;
+        for _ in 0..READS_PER_WAKEUP {
+            let Some(connected) = &mut self.connected else {
+                return Ok(());
+            };
+            let message = match connected.session.receive()? {
+                Received::Message(message) => message,
+                Received::Piece => continue,
+                Received::Nothing => return Ok(()),
+            };
+            let header = message.header;
+            connected.last_message = Some((header.request, Instant::now()));
+            let answer = self
+                .device
+                .handle(&header, message.decode()?, self.attachment.as_mut());
+            if let Some(reply) = answer.reply {
+                connected.session.send(header.request, reply)?;
+            }
+            if let Some(refusal) = answer.refusal {
+                let first = !std::mem::replace(&mut connected.refusal_logged, true);
+                if first && self.may_log() {
+                    log::warn!("{}: {} refused: {refusal}", self.name, header.request);
+                }
+            }
+            self.tell_change("the driver stopped the device");
+        }
+        Ok(())
+    }
+
+    /// Waits for room in the socket only while replies wait for it.
+    fn watch_output(&mut self, ops: &mut EventOps) {
+        let Some(connected) = &mut self.connected else {
+            return;
+        };
+        let wanted = connected.session.has_unsent();
+        if wanted == connected.watches_output {
+            return;
+        }
+        let mut set = EventSet::IN | EventSet::READ_HANG_UP;
+        set.set(EventSet::OUT, wanted);
+        match ops.modify(Token::Session.watch(&connected.session, set)) {
+            Ok(()) => connected.watches_output = wanted,
+            Err(error) => self.end_session(
+                SessionEnd::Socket(io::Error::other(format!("{error:?}"))),
+                ops,
+            ),
+        }
+    }
+
+    // The event loop.
+
+    fn watch_listener(&self, set: EventSet, ops: &mut EventOps) {
+        let Endpoint::Server(listener) = &self.endpoint else {
+            return;
+        };
+        if let Err(error) = ops.modify(Token::Listener.watch(listener, set)) {
+            log::error!("{}: the listener cannot be watched: {error:?}", self.name);
+        }
+    }
+
+    fn timer_expired(&mut self, ops: &mut EventOps) {
+        let mut expirations = [0; 8];
+        // Read only to rearm; how often it expired does not matter.
+        let _ = rustix::io::read(&self.timer, &mut expirations);
+        match &self.endpoint {
+            Endpoint::Server(_) => {
+                self.connect_error = None;
+                self.watch_listener(EventSet::IN, ops);
+            }
+            Endpoint::Client(_) if self.connected.is_none() => self.connect(ops),
+            Endpoint::Client(_) | Endpoint::Closed => {}
+        }
+    }
+
+    fn arm_timer(&self, wait: Duration) {
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timer = Itimerspec {
+            it_interval: none,
+            it_value: Timespec {
+                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: wait.subsec_nanos().into(),
+            },
+        };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer) {
+            log::error!("{}: the timer cannot be set: {error}", self.name);
+        }
+    }
+
+    fn tell_change(&mut self, reason: &str) {
+        let up = self.device.any_ring_runs();
+        if up != std::mem::replace(&mut self.up, up) {
+            let change = if up {
+                PortChange::Up
+            } else {
+                PortChange::Down {
+                    reason: reason.to_owned(),
+                }
+            };
+            (self.events)(PortEvent {
+                port: self.id,
+                change,
+            });
+        }
+    }
+
+    fn may_log(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self
+            .logged
+            .is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
+        if due {
+            self.logged = Some(now);
+        }
+        due
+    }
+}
+
+impl MutEventSubscriber for Port {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match Token::of(&events) {
+            Some(Token::Listener) => self.accept(ops),
+            Some(Token::Session) => self.serve(ops),
+            Some(Token::Timer) => self.timer_expired(ops),
+            None => {}
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let timer = Token::Timer.watch(&self.timer, EventSet::IN);
+        let watched = match &self.endpoint {
+            Endpoint::Server(listener) => ops
+                .add(timer)
+                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
+            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
+        };
+        if let Err(error) = watched {
+            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
+            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
+        }
+        if let Endpoint::Client(_) = self.endpoint {
+            self.connect(ops);
+        }
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

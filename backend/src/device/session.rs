@@ -1,0 +1,228 @@
+//! One connection: bytes and descriptors in, replies out, never blocking.
+//!
+//! `port` calls it on the device thread when the socket is ready. Kept true: a descriptor belongs to the message whose bytes it
+//! came with, because no read reaches past the message in hand; a front-end that does not read its replies costs at most
+//! [`MAX_UNSENT_BYTES`]; whatever ends the session closes every descriptor that it brought.
+
+use super::message::{
+    HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Replies kept for a front-end that is slow to read them.
+pub const MAX_UNSENT_BYTES: usize = 64 * 1024;
+
+/// Why a session is over, in words for `port show`.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEnd {
+    /// An orderly or disorderly close by the other side.
+    #[error("the front-end closed the connection")]
+    Closed,
+    /// It does not speak vhost-user as specified.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// It sends requests and leaves the replies.
+    #[error("the front-end does not read its replies: {MAX_UNSENT_BYTES} bytes are unsent")]
+    NotReading,
+    /// A socket error.
+    #[error("the connection failed: {0}")]
+    Socket(#[from] io::Error),
+    /// Shared memory shrank under us.
+    #[error("the front-end truncated the memory it shares")]
+    MemoryLost,
+    /// A newer connection took the place of one that was already dead.
+    #[error("the front-end connected anew")]
+    Replaced,
+}
+
+/// Assembles messages from whatever pieces arrive.
+#[derive(Debug)]
+pub struct MessageReader {
+    buffer: Box<[u8; HEADER_BYTES + MAX_BODY_BYTES]>,
+    filled: usize,
+    header: Option<Header>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Default for MessageReader {
+    fn default() -> Self {
+        Self {
+            buffer: Box::new([0; HEADER_BYTES + MAX_BODY_BYTES]),
+            filled: 0,
+            header: None,
+            descriptors: Vec::new(),
+        }
+    }
+}
+
+impl MessageReader {
+    /// Where the next bytes of the message in hand go: the rest of its header or of its body, never empty, never more.
+    pub fn space(&mut self) -> &mut [u8] {
+        let end = HEADER_BYTES + self.header.map_or(0, |header| header.body_bytes);
+        self.buffer.get_mut(self.filled..end).unwrap_or_default()
+    }
+
+    /// Takes over bytes put into [`Self::space`] and the descriptors that came with them; a message once it is whole.
+    pub fn advance(
+        &mut self,
+        bytes: usize,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Option<Message>, Malformed> {
+        self.filled += bytes.min(self.space().len());
+        self.descriptors.extend(descriptors);
+        if self.descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Malformed::TooManyDescriptors);
+        }
+        let Some((head, rest)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        if self.filled < HEADER_BYTES {
+            return Ok(None);
+        }
+        let header = match self.header {
+            Some(header) => header,
+            None => *self.header.insert(Header::parse(*head)?),
+        };
+        if self.filled < HEADER_BYTES + header.body_bytes {
+            return Ok(None);
+        }
+        let body = rest.get(..header.body_bytes).unwrap_or_default().to_vec();
+        self.filled = 0;
+        self.header = None;
+        Ok(Some(Message {
+            header,
+            body,
+            descriptors: std::mem::take(&mut self.descriptors),
+        }))
+    }
+}
+
+/// What one read brought.
+#[derive(Debug)]
+pub enum Received {
+    /// A whole message.
+    Message(Message),
+    /// A piece of one.
+    Piece,
+    /// Nothing is left to read for now.
+    Nothing,
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Session {
+    stream: OwnedFd,
+    reader: MessageReader,
+    unsent: Vec<u8>,
+}
+
+impl Session {
+    /// Takes over a connected, non-blocking stream socket.
+    pub fn new(stream: OwnedFd) -> Self {
+        Self {
+            stream,
+            reader: MessageReader::default(),
+            unsent: Vec::new(),
+        }
+    }
+
+    /// One read of the socket.
+    pub fn receive(&mut self) -> Result<Received, SessionEnd> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [IoSliceMut::new(self.reader.space())];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = match recvmsg(&self.stream, &mut bytes, &mut control, flags) {
+            Ok(received) => received,
+            Err(Errno::AGAIN) => return Ok(Received::Nothing),
+            Err(Errno::INTR) => return Ok(Received::Piece),
+            Err(Errno::CONNRESET) => return Err(SessionEnd::Closed),
+            Err(error) => return Err(SessionEnd::Socket(error.into())),
+        };
+        let descriptors: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if received.bytes == 0 {
+            return Err(SessionEnd::Closed);
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Malformed::TooManyDescriptors.into());
+        }
+        let message = self.reader.advance(received.bytes, descriptors)?;
+        Ok(message.map_or(Received::Piece, Received::Message))
+    }
+
+    /// Sends a reply, or keeps it until the socket takes more.
+    pub fn send(&mut self, request: RequestCode, reply: Reply) -> Result<(), SessionEnd> {
+        self.unsent.extend_from_slice(&reply.encode(request));
+        self.flush()?;
+        if self.unsent.len() > MAX_UNSENT_BYTES {
+            return Err(SessionEnd::NotReading);
+        }
+        Ok(())
+    }
+
+    /// Sends what is kept, as far as the socket takes it.
+    pub fn flush(&mut self) -> Result<(), SessionEnd> {
+        while !self.unsent.is_empty() {
+            match send(
+                &self.stream,
+                &self.unsent,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Ok(sent) => {
+                    self.unsent.drain(..sent.min(self.unsent.len()));
+                }
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(SessionEnd::Closed),
+                Err(error) => return Err(SessionEnd::Socket(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether replies wait for the socket.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Whether the other side has closed, even if bytes of it are still unread.
+    pub fn is_dead(&self) -> bool {
+        let mut sockets = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let polled = poll(&mut sockets, Some(&now));
+        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        polled.is_ok()
+            && sockets
+                .iter()
+                .any(|socket| socket.revents().intersects(gone))
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for Session {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}

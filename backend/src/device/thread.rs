@@ -1,0 +1,244 @@
+//! The one thread that serves every port's vhost-user socket.
+//!
+//! Control threads add and remove ports and ask for their status; workers post what happened to rings. Everything a front-end
+//! does is handled here, on an event loop that never blocks. Kept true: a port is served only between `add_port` and
+//! `remove_port`; no lock is held while a worker waits.
+
+use super::attach::{Attachment, DatapathAttachment};
+use super::port::{Endpoint, Port};
+use super::status::DeviceStatus;
+use super::{DeviceError, PortEventSink, PortId, VhostPortSpec};
+use crate::datapath::{Datapath, DatapathEvent};
+use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+pub use crate::datapath::ports::MAX_QUEUE_PAIRS;
+
+type SharedPort = Arc<Mutex<Port>>;
+type Loop = RemoteEndpoint<SharedPort>;
+type Ports = Arc<Mutex<HashMap<PortId, Served>>>;
+
+/// A port on the event loop.
+struct Served {
+    port: SharedPort,
+    subscriber: SubscriberId,
+    /// Whose rings go with the port; none in tests that attach something else.
+    datapath: Option<Arc<Datapath>>,
+}
+
+/// The thread that serves every port's vhost-user socket. Stops when it is dropped.
+pub struct DeviceThread {
+    event_loop: Loop,
+    ports: Ports,
+    events: PortEventSink,
+    stopping: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl DeviceThread {
+    /// Starts the thread, without a port.
+    pub fn start() -> io::Result<Arc<Self>> {
+        Self::start_with(Arc::new(|_| {}))
+    }
+
+    /// Like [`Self::start`]; `events` hears on the device thread when a port comes up or goes down, and must not block.
+    pub fn start_with(events: PortEventSink) -> io::Result<Arc<Self>> {
+        let mut manager = EventManager::<SharedPort>::new().map_err(loop_error)?;
+        let event_loop = manager.remote_endpoint();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopping);
+        let thread = std::thread::Builder::new()
+            .name("vhost-user".to_owned())
+            .spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    if let Err(error) = manager.run() {
+                        log::error!(
+                            "the vhost-user thread cannot wait for events and stops: {error:?}"
+                        );
+                        return;
+                    }
+                }
+            })?;
+        Ok(Arc::new(Self {
+            event_loop,
+            ports: Ports::default(),
+            events,
+            stopping,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// The sink to give to [`Datapath::start`]. Called on a worker, it queues the event and returns.
+    pub fn datapath_events(&self) -> Arc<dyn Fn(DatapathEvent) + Send + Sync> {
+        let event_loop = self.event_loop.clone();
+        let ports = Arc::clone(&self.ports);
+        Arc::new(move |event| {
+            let ports = Arc::clone(&ports);
+            // Fails only once the thread has stopped, when nobody is left to tell.
+            let _ = event_loop.fire(move |ops| deliver(&ports, event, ops));
+        })
+    }
+
+    /// Listens (or starts connecting) before it returns, and gives the port its rings in `datapath`.
+    pub fn add_port(
+        &self,
+        datapath: &Arc<Datapath>,
+        spec: VhostPortSpec,
+    ) -> Result<(), DeviceError> {
+        check_queue_pairs(&spec)?;
+        self.check_new(&spec)?;
+        // The socket first: a port that cannot have it leaves nothing in the data path.
+        let endpoint = Endpoint::open(&spec)?;
+        let id = spec.id;
+        let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
+        let attachment = Box::new(DatapathAttachment::new(rings));
+        self.serve(spec, endpoint, attachment, Some(Arc::clone(datapath)))
+            .inspect_err(|_| datapath.remove_port(id))
+    }
+
+    /// A port over something other than the data path: what tests use.
+    pub fn add_attached(
+        &self,
+        attachment: Box<dyn Attachment>,
+        spec: VhostPortSpec,
+    ) -> Result<(), DeviceError> {
+        check_queue_pairs(&spec)?;
+        self.check_new(&spec)?;
+        let endpoint = Endpoint::open(&spec)?;
+        self.serve(spec, endpoint, attachment, None)
+    }
+
+    /// Closes the session, removes the socket, removes the rings.
+    pub fn remove_port(&self, id: PortId) -> Result<(), DeviceError> {
+        let served = self
+            .ports()
+            .remove(&id)
+            .ok_or(DeviceError::NoSuchPort { id })?;
+        let subscriber = served.subscriber;
+        let unsubscribed = self
+            .event_loop
+            .call_blocking(move |ops| ops.remove_subscriber(subscriber));
+        if let Err(error) = unsubscribed {
+            // The thread has stopped: nobody else serves the port, and what follows is safe.
+            log::debug!("{id:?} was no longer served: {error:?}");
+        }
+        lock(&served.port).close();
+        drop(served.port);
+        if let Some(datapath) = served.datapath {
+            datapath.remove_port(id);
+        }
+        Ok(())
+    }
+
+    /// For `port show`; `None` for an unknown port.
+    pub fn status(&self, id: PortId) -> Option<DeviceStatus> {
+        let port = self
+            .ports()
+            .get(&id)
+            .map(|served| Arc::clone(&served.port))?;
+        Some(lock(&port).status())
+    }
+
+    /// Removes every port, with sessions, sockets and rings, and ends the thread. Again: nothing.
+    pub fn stop(&self) {
+        let ids: Vec<PortId> = self.ports().keys().copied().collect();
+        for id in ids {
+            // Someone else may have removed it meanwhile.
+            let _ = self.remove_port(id);
+        }
+        self.stopping.store(true, Ordering::Release);
+        let _ = self.event_loop.kick();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the vhost-user thread ended with a panic");
+        }
+    }
+
+    fn serve(
+        &self,
+        spec: VhostPortSpec,
+        endpoint: Endpoint,
+        attachment: Box<dyn Attachment>,
+        datapath: Option<Arc<Datapath>>,
+    ) -> Result<(), DeviceError> {
+        let id = spec.id;
+        let port = Port::new(spec, endpoint, attachment, Arc::clone(&self.events))
+            .map_err(DeviceError::Thread)?;
+        let port = Arc::new(Mutex::new(port));
+        let ports = Arc::clone(&self.ports);
+        let subscriber = Arc::clone(&port);
+        self.event_loop
+            .call_blocking(move |ops| {
+                // Entered in the same step as it is served, so that no event finds it half there.
+                let subscriber = ops.add_subscriber(subscriber);
+                let served = Served {
+                    port,
+                    subscriber,
+                    datapath,
+                };
+                lock(&ports).insert(id, served);
+                Ok::<_, event_manager::Error>(())
+            })
+            .map_err(|error| DeviceError::Thread(loop_error(error)))
+    }
+
+    fn check_new(&self, spec: &VhostPortSpec) -> Result<(), DeviceError> {
+        if self.ports().contains_key(&spec.id) {
+            return Err(DeviceError::PortExists { id: spec.id });
+        }
+        Ok(())
+    }
+
+    fn ports(&self) -> MutexGuard<'_, HashMap<PortId, Served>> {
+        lock(&self.ports)
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// On the device thread: hands a worker's news to its port.
+fn deliver(
+    ports: &Ports,
+    event: DatapathEvent,
+    ops: &mut dyn SubscriberOps<Subscriber = SharedPort>,
+) {
+    let (DatapathEvent::RingFault { port, .. }
+    | DatapathEvent::MemoryLost { port }
+    | DatapathEvent::UplinkLost { port, .. }) = &event;
+    let found = lock(ports)
+        .get(port)
+        .map(|served| (Arc::clone(&served.port), served.subscriber));
+    let Some((port, subscriber)) = found else {
+        return;
+    };
+    if let Ok(mut ops) = ops.event_ops(subscriber) {
+        lock(&port).datapath_event(event, &mut ops);
+    }
+}
+
+fn check_queue_pairs(spec: &VhostPortSpec) -> Result<(), DeviceError> {
+    match spec.queue_pairs {
+        1..=MAX_QUEUE_PAIRS => Ok(()),
+        queue_pairs => Err(DeviceError::QueuePairs { queue_pairs }),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn loop_error(error: event_manager::Error) -> io::Error {
+    io::Error::other(format!("the event loop refused: {error:?}"))
+}

@@ -1,0 +1,173 @@
+//! The real Cloud Hypervisor in front of a running switch, where there is one: `CLOUD_HYPERVISOR` names it, or it is on PATH. It also needs
+//! a usable `/dev/kvm` and the guest kernel and initramfs that `qemu-scripts/setup` makes (or `CLOUD_HYPERVISOR_KERNEL` and
+//! `CLOUD_HYPERVISOR_INITRAMFS`). Without any of these, one line says what was missing; `replay` plays its messages then.
+
+use std::env;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use cloud_hypervisor_tests::{Failure, Outcome, switch};
+use guest_sim::Patience;
+use guest_sim::bench::Daemon;
+
+/// A guest boots, resets or reboots within this, on a slow machine too.
+const BOOT_WITHIN: Duration = Duration::from_secs(120);
+
+/// What the program needs.
+struct Means {
+    program: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
+fn means() -> Result<Means, &'static str> {
+    let program = named("CLOUD_HYPERVISOR")
+        .or_else(on_path)
+        .ok_or("no cloud-hypervisor named or on PATH")?;
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(|_| "/dev/kvm cannot be opened")?;
+    let prepared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/vm-lab");
+    let artefact = |variable, name| {
+        named(variable)
+            .or_else(|| Some(prepared.join(name)).filter(|path| path.exists()))
+            .ok_or("no guest kernel: run qemu-scripts/setup")
+    };
+    let kernel = artefact("CLOUD_HYPERVISOR_KERNEL", "kernel")?;
+    let initramfs = artefact("CLOUD_HYPERVISOR_INITRAMFS", "initramfs")?;
+    Ok(Means {
+        program,
+        kernel,
+        initramfs,
+    })
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .filter(|value| !value.is_empty())
+        .map(Into::into)
+}
+
+fn on_path() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join("cloud-hypervisor"))
+        .find(|program| program.is_file())
+}
+
+/// A running VM with one NIC on port `vm1`. Dropping it kills it.
+struct Vm {
+    child: Child,
+    api: PathBuf,
+}
+
+impl Vm {
+    fn boot(means: &Means, daemon: &Daemon) -> Outcome<Self> {
+        let api = daemon.socket("cloud-hypervisor-api");
+        let net = format!(
+            "vhost_user=true,socket={},num_queues=2,queue_size=256,mac=52:54:00:00:00:11",
+            daemon.socket("vm1").display()
+        );
+        let child = Command::new(&means.program)
+            .args(["--api-socket", &format!("path={}", api.display())])
+            .arg("--kernel")
+            .arg(&means.kernel)
+            .arg("--initramfs")
+            .arg(&means.initramfs)
+            .args([
+                "--cmdline",
+                "console=ttyS0 quiet panic=1",
+                "--cpus",
+                "boot=1",
+            ])
+            .args(["--memory", "size=256M,shared=on", "--net", &net])
+            .args(["--serial", "null", "--console", "off"])
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| Failure(format!("starting cloud-hypervisor: {error}")))?;
+        Ok(Self { child, api })
+    }
+
+    /// `PUT /api/v1/{action}` without a body.
+    fn put(&self, action: &str) -> Outcome {
+        let failed = |error: std::io::Error| Failure(format!("{action}: {error}"));
+        let mut stream = UnixStream::connect(&self.api).map_err(failed)?;
+        stream.set_read_timeout(Some(BOOT_WITHIN)).map_err(failed)?;
+        let request = format!(
+            "PUT /api/v1/{action} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).map_err(failed)?;
+        stream.shutdown(Shutdown::Write).map_err(failed)?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).map_err(failed)?;
+        if status.starts_with(b"HTTP/1.1 2") {
+            return Ok(());
+        }
+        Err(Failure(format!(
+            "{action}: {}",
+            String::from_utf8_lossy(&status)
+        )))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody to tell.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Waits until the port says that its guest's driver is running.
+fn wait_up(daemon: &Daemon) -> Outcome {
+    let patience = Patience::of(BOOT_WITHIN);
+    loop {
+        let shown = daemon.command(&["port", "show", "vm1", "--json"])?;
+        if shown
+            .split_whitespace()
+            .collect::<String>()
+            .contains(r#""state":"up""#)
+        {
+            return Ok(());
+        }
+        if patience.is_over() {
+            return Err(Failure(format!("the port did not come up: {shown}")));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_real_vm_boots_pauses_resumes_and_reboots() -> Outcome {
+    let means = match means() {
+        Ok(means) => means,
+        Err(missing) => {
+            // Past the capturing of the test harness: a skipped test must be seen.
+            let mut stderr = std::io::stderr();
+            return writeln!(stderr, "cloud-hypervisor: skipped: {missing}")
+                .map_err(|error| Failure(error.to_string()));
+        }
+    };
+    let daemon = switch(1)?;
+    let vm = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    for action in ["vm.pause", "vm.resume", "vm.reboot"] {
+        vm.put(action)?;
+        if action != "vm.pause" {
+            wait_up(&daemon)?;
+        }
+    }
+    vm.put("vm.shutdown")?;
+    // The port is ready for the next VM.
+    let next = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    drop(next);
+    Ok(())
+}
