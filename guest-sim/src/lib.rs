@@ -74,7 +74,7 @@ pub use memory::{GuestMemory, GuestMemoryLayout, RegionLayout};
 pub use message::{RawFrontend, Request};
 pub use nic::{
     Ack, Canaries, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions, ProtocolFeatures,
-    QueuePair, Refill, RingBase, RingState, Session,
+    QueuePair, Refill, RingBase, RingState, Session, Settle,
 };
 pub use ring::split::DescriptorTable;
 pub use ring::{Descriptor, RawRing, SplitRing};
