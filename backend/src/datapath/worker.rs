@@ -216,9 +216,12 @@ impl Worker {
         let mut awake_since_ns = now_ns();
         let mut epoll_at_ns = awake_since_ns;
         let mut rounds = 0u32;
-        while !self.stopping {
+        loop {
             if self.mailbox.pending.load(Ordering::Acquire) {
                 self.obey();
+            }
+            if self.stopping {
+                return;
             }
             let frames = self.poll_sources();
             rounds = rounds.wrapping_add(1);
