@@ -58,7 +58,10 @@ mod tests {
             }
         }
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "daemon::process::tests::a_panic_on_any_thread_ends_the_process"])
+            .args([
+                "--exact",
+                "daemon::process::tests::a_panic_on_any_thread_ends_the_process",
+            ])
             .env(PANIC_HERE, "1")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
