@@ -145,6 +145,13 @@ impl std::fmt::Debug for Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A process that is being started elsewhere in the test may hold a copy of the socket for a moment: closing would not be seen yet.
+        self.raw.hang_up();
+    }
+}
+
 impl Session {
     /// A session over a connected socket. Nothing is sent yet.
     ///
