@@ -15,12 +15,12 @@
 
 pub mod attach;
 pub mod features;
-#[doc(hidden)]
-pub mod fuzzing;
 mod listener;
 pub mod message;
 mod port;
 mod rarp;
+#[doc(hidden)]
+pub mod recording;
 pub mod ring_state;
 pub mod session;
 pub mod state;

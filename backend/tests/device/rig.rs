@@ -1,6 +1,6 @@
 //! A device thread with ports over recording attachments, and two ways to be their front-end: `vhost`'s own, and raw bytes.
 
-use ringswitch::device::fuzzing::{Effect, RecordingAttachment};
+use ringswitch::device::recording::{Effect, RecordingAttachment};
 use ringswitch::device::{
     DeviceStatus, DeviceThread, PortChange, PortEvent, PortId, SocketMode, VhostPortSpec,
 };
