@@ -1,6 +1,11 @@
 //! What a frame costs the worker, without threads: batches of 32 frames from one guest's ring into another's.
 //!
 //! The guests' own work (filling and emptying rings) is outside the measured part. `cargo bench -p ringswitch`.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "benches fail by panicking"
+)]
 
 #[path = "../tests/rig/mod.rs"]
 mod rig;

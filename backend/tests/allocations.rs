@@ -1,4 +1,10 @@
 //! In the steady state a frame costs no allocation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 mod rig;
 

@@ -265,10 +265,10 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "\"server\"",
     ),
     (
-        "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\nqueue_pairs = 129\n",
+        "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\nqueue_pairs = 65\n",
         "switch.toml:5",
-        "129",
-        "from 1 to 128",
+        "65",
+        "from 1 to 64",
     ),
     (
         "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\nmtu = 9217\n",

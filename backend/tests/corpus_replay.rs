@@ -1,4 +1,10 @@
 //! Every input that a fuzzer ever found worth keeping runs in the ordinary tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 use std::path::Path;
 

@@ -31,7 +31,7 @@ impl Sum {
     pub fn of(bytes: &[u8]) -> Self {
         Self {
             folded: sum_words(bytes),
-            odd: bytes.len() % 2 != 0,
+            odd: !bytes.len().is_multiple_of(2),
         }
     }
 

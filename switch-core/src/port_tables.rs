@@ -92,10 +92,10 @@ impl PortTables {
         let mut start = 0;
         for of_domain in memberships.chunk_by(|(one, _), (next, _)| one == next) {
             let end = start + of_domain.len();
-            if let [(domain, _), ..] = of_domain {
-                if let Some(range) = domains.get_mut(usize::from(domain.get())) {
-                    *range = start..end;
-                }
+            if let [(domain, _), ..] = of_domain
+                && let Some(range) = domains.get_mut(usize::from(domain.get()))
+            {
+                *range = start..end;
             }
             start = end;
         }

@@ -6,7 +6,6 @@ use crate::rest::wire::{
     Counters, Drop, Fdb, Port, PortCountersReport, PortList, StatsReport, Vlan,
 };
 use serde_json::Value;
-use std::fmt::Write;
 use std::time::Duration;
 
 /// `port list`.
@@ -63,7 +62,9 @@ pub fn port(port: &Port) -> String {
     }
     if let Some(Value::Object(device)) = &port.device {
         // Shown above already.
-        let untold = |(key, _): &(&String, &Value)| !["state", "reason"].contains(&key.as_str());
+        let untold = |(key, _): &(&String, &Value)| {
+            !["state", "reason", "socket", "mode"].contains(&key.as_str())
+        };
         device
             .iter()
             .filter(untold)
@@ -273,14 +274,14 @@ fn vlan_text(vlan: Option<&Vlan>) -> String {
 const INDENT: &str = "  ";
 
 fn line(text: &mut String, depth: usize, label: &str, value: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
+    let line = format!(
         "{}{}: {}",
         INDENT.repeat(depth),
         printable(label),
         printable(value)
     );
+    text.push_str(line.trim_end());
+    text.push('\n');
 }
 
 /// One field of the device's state, whatever it holds: nested objects are indented, lists of plain values stand on one line.
@@ -288,17 +289,18 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
     let label = key.replace('_', " ");
     match value {
         Value::Null => {}
+        Value::Array(items) if items.is_empty() => {}
         Value::Object(fields) => {
             line(text, depth, &label, "");
             fields
                 .iter()
                 .for_each(|(key, value)| field(text, depth + 1, key, value));
         }
-        Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
+        Value::Array(items) if items.iter().all(Value::is_object) => {
             line(text, depth, &label, "");
             let rows = object_rows(items).render();
             rows.lines()
-                .for_each(|row| text.push_str(&format!("{}{row}\n", INDENT.repeat(depth + 1))));
+                .for_each(|row| text.extend([&INDENT.repeat(depth + 1), row, "\n"]));
         }
         Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
             line(text, depth, &label, "");
@@ -343,5 +345,59 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_devices_state_is_shown_whatever_it_holds() {
+        let device = serde_json::json!({
+            "state": "up", "last_message": {"name": "SET_VRING_KICK", "age_ms": 7}, "mtu": null, "notes": [],
+            "features_acked": ["CSUM", "MQ"], "rings": [{"index": 0, "size": null}, {"index": 1, "size": 256}],
+        });
+        let mut text = String::new();
+        field(&mut text, 0, "device", &device);
+        let expected = "\
+device:
+  features acked: CSUM, MQ
+  last message:
+    age ms: 7
+    name: SET_VRING_KICK
+  rings:
+    INDEX  SIZE
+    0      -
+    1      256
+  state: up
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn rates_are_per_second_and_a_new_port_counts_from_zero() {
+        let port = |name: &str, frames| PortCountersReport {
+            name: name.to_owned(),
+            counters: Counters {
+                guest_tx_frames: frames,
+                guest_tx_bytes: frames * 1_000,
+                ..Counters::default()
+            },
+        };
+        let report = |uptime_us, ports| StatsReport {
+            uptime_us,
+            ports,
+            workers: vec![],
+        };
+        let before = report(1_000_000, vec![port("vm1", 1_000)]);
+        let now = report(3_000_000, vec![port("vm1", 5_000), port("vm2", 10)]);
+        let shown = rates(&before, &now);
+        let cells: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(cells[1][..3], ["vm1", "2000", "16.0"]);
+        assert_eq!(cells[2][..3], ["vm2", "5", "0.0"]);
     }
 }

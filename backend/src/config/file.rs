@@ -1,6 +1,6 @@
 //! The configuration file: TOML to fields, each with the line it stands on.
 //!
-//! Unknown keys are refused here, by serde; what the values mean is decided by [`super::load`] and [`super::port`].
+//! Unknown keys are refused here, by serde; what the values mean is decided by [`mod@super::load`] and [`super::port`].
 use super::port::{PortFields, VlanFields};
 use serde::Deserialize;
 use toml::Spanned;

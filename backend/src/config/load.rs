@@ -269,17 +269,23 @@ fn pick<T>(
     file: Option<toml::Spanned<T>>,
     place: &dyn Fn(usize) -> Origin,
 ) -> Option<Sourced<T>> {
-    match (flag, file) {
-        ((name, Some(value)), _) => Some(Sourced {
-            origin: Origin::Flag(name.to_owned()),
-            value,
-        }),
-        ((_, None), Some(file)) => Some(Sourced {
-            origin: place(file.span().start),
-            value: file.into_inner(),
-        }),
-        ((_, None), None) => None,
-    }
+    let (name, value) = flag;
+    let flagged = value.map(|value| Sourced {
+        origin: Origin::Flag(name.to_owned()),
+        value,
+    });
+    flagged.or_else(|| in_file(file, place))
+}
+
+/// A value that no flag has.
+fn in_file<T>(
+    file: Option<toml::Spanned<T>>,
+    place: &dyn Fn(usize) -> Origin,
+) -> Option<Sourced<T>> {
+    file.map(|value| Sourced {
+        origin: place(value.span().start),
+        value: value.into_inner(),
+    })
 }
 
 fn number_or(
@@ -328,10 +334,10 @@ fn switch_config(
     let Sourced { origin, value } = admin;
     let admin = SocketPath::parse("admin", &value)
         .map_err(|invalid| ConfigError::Invalid { origin, invalid })?;
-    let poll_us = pick(("", None), file.poll_us, place);
-    let ageing = pick(("", None), file.mac_ageing_s, place);
-    let capacity = pick(("", None), file.mac_capacity, place);
-    let per_port = pick(("", None), file.mac_limit_per_port, place);
+    let poll_us = in_file(file.poll_us, place);
+    let ageing = in_file(file.mac_ageing_s, place);
+    let capacity = in_file(file.mac_capacity, place);
+    let per_port = in_file(file.mac_limit_per_port, place);
     let within = |field, bounds: std::ops::RangeInclusive<u32>| {
         move |value| bounded(field, value, *bounds.start(), *bounds.end())
     };

@@ -3,11 +3,11 @@
 //! Called by the command line before the daemon changes anything; everything here is pure except the reading of the file and of the list of
 //! online CPUs. In the order data flows:
 //!
-//! * [`file`]: the TOML file, each value with the line it stands on;
+//! * [`mod@file`]: the TOML file, each value with the line it stands on;
 //! * [`flags`]: the `key=value,...` text of `--port` and `port add`;
 //! * [`port`]: the fields of one port, from whichever source (file, flag, REST), to a [`PortConfig`];
 //! * [`value`]: the single values: names, socket paths, VLAN ids, and the bounds of each;
-//! * [`load`]: file and flags together to one [`Configuration`], checked as a whole.
+//! * [`mod@load`]: file and flags together to one [`Configuration`], checked as a whole.
 //!
 //! What it keeps true: a [`Configuration`] that exists can be carried out as far as its text can tell. Names, sockets and interfaces are
 //! unique, every number is within its bound, every CPU is online.

@@ -192,8 +192,8 @@ impl fmt::Display for InterfaceName {
 pub struct QueuePairs(u16);
 
 impl QueuePairs {
-    /// The vring index of SET_VRING_KICK and its kin has 8 bits (vhost-user: message SET_VRING_KICK), so 256 rings.
-    pub const MAX: u16 = 128;
+    /// What a port can have.
+    pub const MAX: u16 = crate::datapath::ports::MAX_QUEUE_PAIRS;
 
     /// 1 to [`Self::MAX`].
     pub fn parse(value: i64) -> Result<Self, InvalidField> {
@@ -326,10 +326,10 @@ mod tests {
 
     #[test]
     fn numbers_are_taken_at_their_bounds_and_refused_past_them() {
-        assert!(QueuePairs::parse(1).is_ok() && QueuePairs::parse(128).is_ok());
+        assert!(QueuePairs::parse(1).is_ok() && QueuePairs::parse(64).is_ok());
         assert!(
             QueuePairs::parse(0).is_err()
-                && QueuePairs::parse(129).is_err()
+                && QueuePairs::parse(65).is_err()
                 && QueuePairs::parse(i64::MIN).is_err()
         );
         assert!(Mtu::parse(68).is_ok() && Mtu::parse(9216).is_ok());

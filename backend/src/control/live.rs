@@ -12,7 +12,6 @@ use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use switch_core::{MacEntry, Millis, Switch};
 
 /// Uplinks whose device vanished, with the reason.
@@ -89,7 +88,7 @@ impl LiveEngine {
         interface: &InterfaceName,
         mtu: Option<Mtu>,
     ) -> Result<(), TapError> {
-        let tap = open_when_free(interface)?;
+        let tap = Tap::open(interface.as_str())?;
         if let Some(mtu) = mtu {
             tap.set_mtu(mtu.get())?;
         }
@@ -223,23 +222,6 @@ fn watch_uplinks(
 
 fn lock(lost: &LostUplinks) -> std::sync::MutexGuard<'_, BTreeMap<PortId, String>> {
     lost.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A worker lets go of a removed TAP when its next batch begins, so the same interface added again at once may be taken for a moment.
-fn open_when_free(interface: &InterfaceName) -> Result<Tap, TapError> {
-    const RELEASE: Duration = Duration::from_millis(500);
-    const PAUSE: Duration = Duration::from_millis(5);
-    let deadline = Instant::now() + RELEASE;
-    loop {
-        match Tap::open(interface.as_str()) {
-            Err(TapError::Attach { source, .. })
-                if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
-            {
-                std::thread::sleep(PAUSE);
-            }
-            opened => return opened,
-        }
-    }
 }
 
 fn device_refused(error: &DeviceError) -> StepError {

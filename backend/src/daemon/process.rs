@@ -38,3 +38,42 @@ pub fn end_on_panic() {
         std::process::exit(PANIC_EXIT_CODE);
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Set in the process that is to panic.
+    const PANIC_HERE: &str = "RINGSWITCH_TEST_PANIC";
+
+    /// Runs itself once more, as the process that panics on a thread nobody waits for.
+    #[test]
+    fn a_panic_on_any_thread_ends_the_process() {
+        if std::env::var_os(PANIC_HERE).is_some() {
+            end_on_panic();
+            std::thread::spawn(|| panic!("on purpose"));
+            loop {
+                std::thread::park();
+            }
+        }
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "daemon::process::tests::a_panic_on_any_thread_ends_the_process",
+            ])
+            .env(PANIC_HERE, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(PANIC_EXIT_CODE));
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_raised_to_its_maximum() {
+        raise_descriptor_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+}

@@ -52,6 +52,11 @@ impl BatchRunner {
         self.now = now;
     }
 
+    /// Lets go of ports that were removed: an idle worker would keep a TAP open until its next batch.
+    pub fn forget_removed_ports(&mut self) {
+        self.ports.load();
+    }
+
     /// One batch from a guest-tx ring; the number of frames taken.
     pub fn run_queue(&mut self, queue: &Queue) -> usize {
         if !queue.is_enabled() {

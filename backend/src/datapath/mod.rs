@@ -132,6 +132,9 @@ impl Shared {
     }
 }
 
+/// How long a worker may take to answer. A batch takes microseconds; only a stopped process takes this long.
+const SETTLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
 struct WorkerHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
@@ -240,7 +243,7 @@ impl Datapath {
         }
     }
 
-    /// Removes a port: its rings are stopped, and no worker knows it any more once its next batch begins.
+    /// Removes a port: its rings are stopped, and when this returns no worker holds anything of it.
     pub fn remove_port(&self, id: PortId) {
         let port = self.shared.ports.load().get(id).cloned();
         self.replace(id, None);
@@ -252,9 +255,13 @@ impl Datapath {
                     self.tell_all(|| Command::ForgetQueue(Arc::clone(queue)));
                 }
             }
-            Some(Port::Tap(_)) => self.tell_all(|| Command::ForgetTap(id)),
+            Some(Port::Tap(port)) => {
+                drop(port);
+                self.tell_all(|| Command::ForgetTap(id));
+            }
             None => {}
         }
+        self.settle();
     }
 
     /// A port's counters; `None` when there is no such port.
@@ -281,6 +288,19 @@ impl Datapath {
         {
             if thread.join().is_err() {
                 log::error!("a worker thread ended in a panic");
+            }
+        }
+    }
+
+    /// Waits until every worker has done what it was told so far: a batch at most.
+    fn settle(&self) {
+        let (done, settled) = std::sync::mpsc::channel();
+        self.tell_all(|| Command::Settle(done.clone()));
+        drop(done);
+        for _ in &self.workers {
+            if settled.recv_timeout(SETTLE_TIMEOUT).is_err() {
+                log::warn!("a worker did not answer within {SETTLE_TIMEOUT:?}");
+                return;
             }
         }
     }

@@ -28,6 +28,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use switch_core::{Millis, PortId};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -50,6 +51,8 @@ pub enum Command {
     WatchTap(Arc<TapPort>),
     /// Forget it.
     ForgetTap(PortId),
+    /// Answer: everything posted before has been done, and nothing of a port removed before is held any more.
+    Settle(Sender<()>),
     /// Switch this frame as if `0` had sent it.
     Inject(PortId, Box<[u8]>),
     /// Finish the batch in hand and end.
@@ -216,9 +219,12 @@ impl Worker {
         let mut awake_since_ns = now_ns();
         let mut epoll_at_ns = awake_since_ns;
         let mut rounds = 0u32;
-        while !self.stopping {
+        loop {
             if self.mailbox.pending.load(Ordering::Acquire) {
                 self.obey();
+            }
+            if self.stopping {
+                return;
             }
             let frames = self.poll_sources();
             rounds = rounds.wrapping_add(1);
@@ -363,6 +369,11 @@ impl Worker {
                     self.forget(|origin| matches!(origin, Origin::Tap(port) if port.id == id))
                 }
                 Command::Inject(port, frame) => self.runner.run_injected(port, &frame),
+                Command::Settle(done) => {
+                    self.runner.forget_removed_ports();
+                    // The asker may have given up waiting.
+                    let _ = done.send(());
+                }
                 Command::Stop => self.stopping = true,
             }
         }

@@ -472,9 +472,9 @@ impl DeviceState {
         let queue = self.queue(asked.index)?;
         let logged = logs_used_ring(asked.flags);
         // VIRTIO 1.3 §2.7: alignment of the descriptor table, the available ring and the used ring.
-        let aligned = asked.descriptor_table % 16 == 0
-            && asked.available_ring % 2 == 0
-            && asked.used_ring % 4 == 0;
+        let aligned = asked.descriptor_table.is_multiple_of(16)
+            && asked.available_ring.is_multiple_of(2)
+            && asked.used_ring.is_multiple_of(4);
         let Some(logged) = logged.filter(|_| aligned) else {
             return Err(Refusal::RingAddresses { queue: queue.0 });
         };

@@ -179,7 +179,7 @@ pub fn describe(device: &DeviceState, around: Surroundings) -> DeviceStatus {
 fn ring_status(index: u16, ring: &RingState) -> RingStatus {
     RingStatus {
         index,
-        direction: if index % 2 == 0 {
+        direction: if index.is_multiple_of(2) {
             "guest_rx"
         } else {
             "guest_tx"

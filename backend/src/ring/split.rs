@@ -777,7 +777,7 @@ impl Parts {
         let size = u64::from(size);
         let event_bytes = if event_idx { 2 } else { 0 };
         let part = |part, addr: u64, len_bytes, align| {
-            if addr % align != 0 {
+            if !addr.is_multiple_of(align) {
                 return Err(RingError::Misaligned { part, addr, align });
             }
             let host = memory

@@ -1,4 +1,10 @@
 //! The vhost-user device through its socket and through its state machine, over a recording stand-in for the data path.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 mod hostile;
 mod lifecycle;

@@ -328,7 +328,3 @@ pub fn new_eventfd() -> OwnedFd {
 pub fn pipe() -> OwnedFd {
     rustix::pipe::pipe().unwrap().0
 }
-
-pub fn borrow(descriptors: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
-    descriptors.iter().map(AsFd::as_fd).collect()
-}

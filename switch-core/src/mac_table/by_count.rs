@@ -20,15 +20,15 @@ impl PortsByCount {
 
     /// Notes that `port` holds `to` entries now and held `from`, one more or less, before.
     pub(super) fn change<T: Linked>(&mut self, ports: &mut [T], port: u32, from: usize, to: usize) {
-        if from > 0 {
-            if let Some(list) = self.lists.get_mut(from) {
-                list.remove(ports, port);
-            }
+        if from > 0
+            && let Some(list) = self.lists.get_mut(from)
+        {
+            list.remove(ports, port);
         }
-        if to > 0 {
-            if let Some(list) = self.lists.get_mut(to) {
-                list.push_back(ports, port);
-            }
+        if to > 0
+            && let Some(list) = self.lists.get_mut(to)
+        {
+            list.push_back(ports, port);
         }
         self.largest = self.largest.max(to);
         if self

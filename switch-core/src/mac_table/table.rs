@@ -361,11 +361,11 @@ impl MacTable {
 
     /// Makes a port at its limit give up its least recently seen entry.
     fn keep_within_limit(&mut self, port: PortId) {
-        if self.count(port) >= self.limits.per_port {
-            if let Some(slot) = self.oldest(port) {
-                self.remove(slot);
-                self.stats.evicted += 1;
-            }
+        if self.count(port) >= self.limits.per_port
+            && let Some(slot) = self.oldest(port)
+        {
+            self.remove(slot);
+            self.stats.evicted += 1;
         }
     }
 
