@@ -82,6 +82,11 @@ impl Default for Writer {
 }
 
 impl Writer {
+    /// After [`DropReason::RxRingFull`]: how many bytes, virtio-net headers included, the buffers left over hold.
+    pub fn room_bytes(&self) -> u64 {
+        self.chains.room_bytes
+    }
+
     /// Ends a run of frames for one guest: lets go of its memory.
     pub fn finish(&mut self) {
         self.chains.arena.release();
@@ -173,6 +178,8 @@ struct ChainSet {
     arena: SegmentArena,
     /// Head and length of each.
     chains: Vec<(u16, u64)>,
+    /// Sum of the lengths.
+    room_bytes: u64,
 }
 
 impl Default for ChainSet {
@@ -180,6 +187,7 @@ impl Default for ChainSet {
         Self {
             arena: SegmentArena::default(),
             chains: Vec::with_capacity(MAX_CHAINS_PER_FRAME),
+            room_bytes: 0,
         }
     }
 }
@@ -248,14 +256,14 @@ impl ChainSet {
         needed: u64,
     ) -> Result<(), Undelivered> {
         self.chains.clear();
-        let mut room = 0;
+        self.room_bytes = 0;
         let mut taken = first;
         let undelivered = loop {
             match taken {
                 Ok(Taken::Chain(chain)) => {
                     self.chains.push((chain.head, chain.len_bytes));
-                    room += chain.len_bytes;
-                    if room >= needed {
+                    self.room_bytes += chain.len_bytes;
+                    if self.room_bytes >= needed {
                         return Ok(());
                     }
                     if !active.features.has_mergeable_buffers()
