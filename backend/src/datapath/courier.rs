@@ -1,7 +1,7 @@
 //! Takes frames of a batch to one port: picks its ring, locks it once, writes them all, publishes and notifies once.
 
 use super::Shared;
-use super::flow_hash::flow_hash;
+use super::flow_hash::ring_of;
 use super::frame::{BATCH_FRAMES, Batch, payload};
 use super::guest_rx::{Outgoing, Undelivered, Writer};
 use super::notify;
@@ -24,8 +24,8 @@ pub struct Route {
 pub struct Courier {
     shared: Arc<Shared>,
     writer: Writer,
-    /// Flow hashes of the run in hand, by frame: computed once for a port with several rings.
-    hashes: [u32; BATCH_FRAMES],
+    /// Rings of the run in hand, by frame: computed once for a port with several.
+    rings: [u32; BATCH_FRAMES],
     /// A frame in too many pieces for one system call.
     joined: Vec<u8>,
 }
@@ -36,7 +36,7 @@ impl Courier {
         Self {
             shared,
             writer: Writer::default(),
-            hashes: [0; BATCH_FRAMES],
+            rings: [0; BATCH_FRAMES],
             joined: Vec::new(),
         }
     }
@@ -76,17 +76,17 @@ impl Courier {
             }
             count => {
                 for (frame, _) in frames.clone() {
-                    if let (Some(hash), Some(header)) =
-                        (self.hashes.get_mut(frame), batch.headers.get(frame))
+                    if let (Some(ring), Some(header)) =
+                        (self.rings.get_mut(frame), batch.headers.get(frame))
                     {
-                        *hash = flow_hash(header.frame()) % count;
+                        *ring = ring_of(header.frame(), count);
                     }
                 }
-                let hashes = self.hashes;
+                let rings_of = self.rings;
                 for nth in 0..count {
                     let mut mine = frames
                         .clone()
-                        .filter(|(frame, _)| hashes.get(*frame) == Some(&nth))
+                        .filter(|(frame, _)| rings_of.get(*frame) == Some(&nth))
                         .peekable();
                     let Some(queue) = rings.pick(nth).and_then(|pair| port.guest_rx(pair)) else {
                         continue;
@@ -108,25 +108,24 @@ impl Courier {
         frames: impl Iterator<Item = (usize, VlanEdit)>,
     ) {
         let mut slot = queue.worker();
-        // Once the ring ran out of buffers, the rest of the run finds none either: asking again for each would make a
-        // slow guest expensive.
-        let mut full = false;
+        // Once the ring ran out of buffers, what still fits is known: asking again for each frame would make a slow guest
+        // expensive.
+        let mut room_bytes = u64::MAX;
         let (mut delivered, mut bytes) = (0, 0);
         let mut broken = None;
         for (index, edit) in frames {
-            let (Some(active), Some(frame), Some(header), false) = (
+            let (Some(active), Some(frame), Some(header)) = (
                 slot.as_mut(),
                 batch.frames.get(index),
                 batch.headers.get_mut(index),
-                full,
             ) else {
-                port.drops.add(if full {
-                    DropReason::RxRingFull
-                } else {
-                    DropReason::RxRingNotReady
-                });
+                port.drops.add(DropReason::RxRingNotReady);
                 continue;
             };
+            if u64::from(frame.len_bytes) > room_bytes {
+                port.drops.add(DropReason::RxRingFull);
+                continue;
+            }
             let out = Outgoing {
                 header,
                 payload: payload(&batch.arena, &batch.local, frame),
@@ -140,7 +139,9 @@ impl Courier {
                     bytes += written.bytes;
                 }
                 Err(Undelivered::Dropped(reason)) => {
-                    full = reason == DropReason::RxRingFull;
+                    if reason == DropReason::RxRingFull {
+                        room_bytes = self.writer.room_bytes();
+                    }
                     port.drops.add(reason);
                 }
                 Err(Undelivered::Broken(error)) => {

@@ -2,6 +2,13 @@
 
 use switch_core::parse::{Headers, Network, Transport};
 
+/// Which of `rings` (at least 1) a frame goes to: the same for all frames of a flow.
+#[inline]
+pub fn ring_of(frame: &[u8], rings: u32) -> u32 {
+    // By the high bits, which depend on every bit of the flow; the remainder would favour some rings where ports ascend evenly.
+    ((u64::from(flow_hash(frame)) * u64::from(rings)) >> 32) as u32
+}
+
 /// A number that is the same for all frames of a flow, in one direction. Fragments, which lack ports, go by addresses alone, as
 /// do their flow's other frames only if it is all fragments; what is not IP goes by its Ethernet addresses.
 pub fn flow_hash(frame: &[u8]) -> u32 {
@@ -62,9 +69,23 @@ mod tests {
         assert_eq!(flow_hash(&udp(1000)), flow_hash(&udp(1000)));
         let mut rings = [0; 4];
         for port in 0..4000 {
-            rings[flow_hash(&udp(port)) as usize % 4] += 1;
+            rings[ring_of(&udp(port), 4) as usize] += 1;
         }
         assert!(rings.iter().all(|&flows| flows > 700), "{rings:?}");
+    }
+
+    #[test]
+    fn few_flows_from_ascending_ports_reach_every_ring() {
+        for count in 1..=8u32 {
+            // Linux gives a client every second port.
+            for step in [1, 2] {
+                let flows = (0..8 * count as u16).map(|n| 40_000 + step * n);
+                let mut rings: Vec<u32> = flows.map(|port| ring_of(&udp(port), count)).collect();
+                rings.sort_unstable();
+                rings.dedup();
+                assert_eq!(rings, (0..count).collect::<Vec<_>>(), "ports {step} apart");
+            }
+        }
     }
 
     #[test]
