@@ -6,6 +6,7 @@
 //! * `listener`: where connections come from, as a server or as a client.
 //! * `port`: one port's socket life: one session at a time, reconnects, limits.
 //! * [`session`]: bytes and descriptors to messages, replies to bytes.
+//! * `descriptors`: what came with it, of kinds that never block.
 //! * [`message`]: a message to a typed request.
 //! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and `rarp`.
 //! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
@@ -14,6 +15,7 @@
 //! Protocol code never touches a frame; data-path code never touches a socket.
 
 pub mod attach;
+mod descriptors;
 pub mod features;
 mod listener;
 pub mod message;

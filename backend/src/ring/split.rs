@@ -345,9 +345,6 @@ impl SplitRing {
         self.next_avail
     }
 
-    /// Lets go of a ring that its driver broke, without another look at it.
-    pub fn abandon(self) {}
-
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
