@@ -63,13 +63,14 @@ impl BatchRunner {
             return 0;
         }
         let mut slot = queue.worker();
-        let Some(active) = slot.as_mut() else {
+        // Asked again with the slot held: once a front-end was told that the ring is disabled, nothing of it is touched.
+        let Some(active) = slot.as_mut().filter(|_| queue.is_enabled()) else {
             return 0;
         };
         // A silent ring costs one load.
         match active.ring.refresh() {
             Ok(0) => return 0,
-            Ok(_) => {}
+            Ok(_) => active.ring.disarm(),
             Err(error) => {
                 self.stop_ring(queue, &mut slot, error);
                 return 0;

@@ -2,17 +2,17 @@
 
 use switch_core::parse::{Headers, Network, Transport};
 
-/// Which of `rings` (at least 1) a frame goes to: the same for all frames of a flow.
+/// Which of `rings` (at least 1) a frame of `len_bytes` that starts with `header` goes to: the same for all frames of a flow.
 #[inline]
-pub fn ring_of(frame: &[u8], rings: u32) -> u32 {
+pub fn ring_of(header: &[u8], len_bytes: usize, rings: u32) -> u32 {
     // By the high bits, which depend on every bit of the flow; the remainder would favour some rings where ports ascend evenly.
-    ((u64::from(flow_hash(frame)) * u64::from(rings)) >> 32) as u32
+    ((u64::from(flow_hash(header, len_bytes)) * u64::from(rings)) >> 32) as u32
 }
 
 /// A number that is the same for all frames of a flow, in one direction. Fragments, which lack ports, go by addresses alone, as
 /// do their flow's other frames only if it is all fragments; what is not IP goes by its Ethernet addresses.
-pub fn flow_hash(frame: &[u8]) -> u32 {
-    let Ok(headers) = Headers::parse(frame, frame.len()) else {
+pub fn flow_hash(header: &[u8], len_bytes: usize) -> u32 {
+    let Ok(headers) = Headers::parse(header, len_bytes) else {
         return 0;
     };
     let (source, destination) = match headers.network {
@@ -23,7 +23,7 @@ pub fn flow_hash(frame: &[u8]) -> u32 {
         Some(Network::Ipv6(ip)) => (ip.source.into(), ip.destination.into()),
         _ => {
             let [addresses @ .., _, _, _, _] =
-                frame.first_chunk::<16>().copied().unwrap_or_default();
+                header.first_chunk::<16>().copied().unwrap_or_default();
             let fold = |sum: u64, byte: u8| (sum << 5 ^ u64::from(byte)).wrapping_mul(MULTIPLIER);
             return (addresses.into_iter().fold(0, fold) >> 32) as u32;
         }
@@ -66,10 +66,10 @@ mod tests {
 
     #[test]
     fn a_flow_stays_on_its_ring_and_flows_spread() {
-        assert_eq!(flow_hash(&udp(1000)), flow_hash(&udp(1000)));
+        assert_eq!(flow_hash(&udp(1000), 46), flow_hash(&udp(1000), 46));
         let mut rings = [0; 4];
         for port in 0..4000 {
-            rings[ring_of(&udp(port), 4) as usize] += 1;
+            rings[ring_of(&udp(port), 46, 4) as usize] += 1;
         }
         assert!(rings.iter().all(|&flows| flows > 700), "{rings:?}");
     }
@@ -80,7 +80,8 @@ mod tests {
             // Linux gives a client every second port.
             for step in [1, 2] {
                 let flows = (0..8 * count as u16).map(|n| 40_000 + step * n);
-                let mut rings: Vec<u32> = flows.map(|port| ring_of(&udp(port), count)).collect();
+                let mut rings: Vec<u32> =
+                    flows.map(|port| ring_of(&udp(port), 46, count)).collect();
                 rings.sort_unstable();
                 rings.dedup();
                 assert_eq!(rings, (0..count).collect::<Vec<_>>(), "ports {step} apart");
@@ -89,9 +90,20 @@ mod tests {
     }
 
     #[test]
+    fn long_and_short_frames_of_a_flow_go_the_same_way() {
+        let short = udp(1000);
+        // What is copied of a frame of 1,500 bytes: its IP header tells a length far beyond the copy.
+        let mut long = short.clone();
+        long[16..18].copy_from_slice(&1486u16.to_be_bytes());
+        long[38..40].copy_from_slice(&1466u16.to_be_bytes());
+        long.resize(244, 0);
+        assert_eq!(flow_hash(&short, short.len()), flow_hash(&long, 1500));
+    }
+
+    #[test]
     fn what_is_not_ip_has_a_hash_too() {
         for len in 0..60 {
-            flow_hash(&vec![0xa5; len]);
+            flow_hash(&vec![0xa5; len], len);
         }
     }
 }

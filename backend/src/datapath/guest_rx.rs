@@ -32,11 +32,11 @@ pub struct Outgoing<'a> {
     pub edit: VlanEdit,
 }
 
-/// What reached the guest.
+/// What reached a guest so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Frames: more than one when it was cut.
-    pub frames: u32,
+    /// Frames: several for one that was cut.
+    pub frames: u64,
     /// Their bytes, without virtio-net headers.
     pub bytes: u64,
 }
@@ -92,14 +92,15 @@ impl Writer {
         self.chains.arena.release();
     }
 
-    /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut). The driver does not see it before
-    /// the ring's used elements are published.
+    /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut) and adds what arrives to `written`, also
+    /// when a later piece does not. The driver does not see it before the ring's used elements are published.
     pub fn write(
         &mut self,
         active: &mut ActiveRing,
         out: Outgoing<'_>,
         max_frame_bytes: u32,
-    ) -> Result<Written, Undelivered> {
+        written: &mut Written,
+    ) -> Result<(), Undelivered> {
         let Outgoing {
             payload,
             payload_bytes,
@@ -116,7 +117,10 @@ impl Writer {
         } = self;
         let complete = Offload::NONE.header();
         match offload.fit(active.features) {
-            Fit::AsIs => chains.place(active, header, (payload, payload_bytes), offload.header()),
+            Fit::AsIs => {
+                let rest = (payload, payload_bytes);
+                chains.place(active, (header, rest), offload.header(), written)
+            }
             Fit::Checksum(checksum) => {
                 let frame = Whole {
                     header: header.frame(),
@@ -124,7 +128,8 @@ impl Writer {
                     payload_bytes,
                 };
                 let header = software.with_checksum(frame, checksum)?;
-                chains.place(active, header, (payload, payload_bytes), complete)
+                let rest = (payload, payload_bytes);
+                chains.place(active, (header, rest), complete, written)
             }
             Fit::Segment(segmentation) => {
                 let frame = Whole {
@@ -132,14 +137,9 @@ impl Writer {
                     payload,
                     payload_bytes,
                 };
-                let mut sum = Written::default();
                 software.cut(frame, segmentation, |piece, rest, rest_bytes| {
-                    let written = chains.place(active, piece, (rest, rest_bytes), complete)?;
-                    sum.frames += written.frames;
-                    sum.bytes += written.bytes;
-                    Ok::<(), Undelivered>(())
-                })?;
-                Ok(sum)
+                    chains.place(active, (piece, (rest, rest_bytes)), complete, written)
+                })
             }
         }
     }
@@ -198,10 +198,10 @@ impl ChainSet {
     fn place(
         &mut self,
         active: &mut ActiveRing,
-        header: &mut PrivateHeader,
-        (mut payload, payload_bytes): (PayloadCursor<'_>, u32),
+        (header, (mut payload, payload_bytes)): (&mut PrivateHeader, (PayloadCursor<'_>, u32)),
         mut vnet: [u8; 12],
-    ) -> Result<Written, Undelivered> {
+        written: &mut Written,
+    ) -> Result<(), Undelivered> {
         let header_bytes = active.features.header_bytes();
         let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
         let needed = bytes + header_bytes as u64;
@@ -234,7 +234,9 @@ impl ChainSet {
             Some(head) => active.ring.push_used(head, needed as u32),
             None => self.give_back(active, needed),
         }
-        Ok(Written { frames: 1, bytes })
+        written.frames += 1;
+        written.bytes += bytes;
+        Ok(())
     }
 
     /// Gives back the chains that a frame of `left` bytes was spread over.

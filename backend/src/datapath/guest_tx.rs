@@ -13,6 +13,9 @@ use crate::ring::split::{Chain, Taken};
 use crate::ring::{RingError, SegmentArena};
 use switch_core::{DropReason, Verdict};
 
+/// A batch ends behind the frame that passes this: a guest's turn is bounded in bytes as well.
+const BATCH_BYTES: u32 = 256 * 1024;
+
 /// Takes what waits, up to a batch; `judge` decides on each frame by its private header. Frames before a broken chain are in
 /// the batch also when the chain's error is returned.
 pub fn take_batch(
@@ -21,7 +24,8 @@ pub fn take_batch(
     mut judge: impl FnMut(&[u8]) -> Verdict,
 ) -> Result<(), RingError> {
     batch.clear();
-    while batch.frames.len() < BATCH_FRAMES {
+    let mut bytes = 0;
+    while batch.frames.len() < BATCH_FRAMES && bytes < BATCH_BYTES {
         match active.ring.take(&mut batch.arena)? {
             Taken::Chain(chain) => {
                 let mut frame = Frame {
@@ -47,6 +51,7 @@ pub fn take_batch(
                         Err(reason) => Verdict::Drop(reason),
                     };
                 }
+                bytes += frame.len_bytes;
                 batch.frames.push(frame);
             }
             Taken::Empty | Taken::ArenaFull => break,

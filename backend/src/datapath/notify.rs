@@ -6,11 +6,10 @@ use crate::ring::SplitRing;
 /// Shows the driver what was used since the last call; at most one notification, and only if it asked for one.
 #[inline]
 pub fn publish(ring: &mut SplitRing, counters: &QueueCounters) {
-    if ring.publish_used() {
-        ring.signal_call();
-        counters.notifications_sent.add(1);
-    } else {
-        counters.notifications_saved.add(1);
+    match ring.publish_used() {
+        Some(true) if ring.signal_call() => counters.notifications_sent.add(1),
+        Some(_) => counters.notifications_saved.add(1),
+        None => {}
     }
 }
 

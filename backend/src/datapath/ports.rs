@@ -66,12 +66,15 @@ impl VhostQueues {
         if queue.index.is_guest_tx() {
             return;
         }
-        let bit = 1u64 << queue.index.pair();
-        if queue.is_enabled() && queue.control(|ring| ring.is_some()) {
-            self.active_guest_rx.fetch_or(bit, Ordering::Release);
-        } else {
-            self.ring_stopped(queue.index);
-        }
+        // With the slot held, as a worker that breaks the ring does it: the two cannot overtake each other.
+        queue.control(|ring| {
+            if ring.is_some() && queue.is_enabled() {
+                let bit = 1u64 << queue.index.pair();
+                self.active_guest_rx.fetch_or(bit, Ordering::Release);
+            } else {
+                self.ring_stopped(queue.index);
+            }
+        });
     }
 }
 
@@ -84,6 +87,12 @@ impl ActivePairs {
     #[inline]
     pub fn count(self) -> u32 {
         self.0.count_ones()
+    }
+
+    /// All but one of them.
+    #[inline]
+    pub fn without(self, pair: u32) -> Self {
+        Self(self.0 & !(1 << pair))
     }
 
     /// The `n`th of them, counted from 0.

@@ -6,6 +6,7 @@
 use super::frame::PrivateHeader;
 use super::vnet_header::{GsoKind, PartialChecksum, Segmentation, UDP_CHECKSUM_OFFSET};
 use crate::ring::segment::PayloadCursor;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use switch_core::DropReason;
 use switch_core::checksum::Sum;
@@ -20,7 +21,7 @@ const WINDOW_BYTES: usize = 4096;
 pub struct SoftwareOffload {
     piece: PrivateHeader,
     window: Box<[u8; WINDOW_BYTES]>,
-    /// What the fragments of one datagram share.
+    /// What the fragments of one datagram share. Workers start at different places: two of them may serve the same two guests.
     identification: u32,
 }
 
@@ -29,7 +30,7 @@ impl Default for SoftwareOffload {
         Self {
             piece: PrivateHeader::EMPTY,
             window: Box::new([0; WINDOW_BYTES]),
-            identification: 0,
+            identification: RandomState::new().build_hasher().finish() as u32,
         }
     }
 }

@@ -49,6 +49,8 @@ impl VhostPort {
         };
         self.stop_ring(index);
         let ring = SplitRing::start(config, direction, memory)?;
+        // Whoever served the ring before may have died between showing used buffers and telling the driver.
+        ring.signal_call();
         queue.control(|slot| *slot = Some(ActiveRing { ring, features }));
         self.queues.update_active(queue);
         self.watch(queue);

@@ -80,7 +80,8 @@ impl NetFeatures {
             GsoKind::Tcp4 => self.has(VIRTIO_NET_F_GUEST_TSO4),
             GsoKind::Tcp6 => self.has(VIRTIO_NET_F_GUEST_TSO6),
             GsoKind::Udp => self.has(VIRTIO_NET_F_GUEST_UFO),
-        }) && (!segmentation.ecn || self.has(VIRTIO_NET_F_GUEST_ECN))
+        }) && self.has(VIRTIO_NET_F_GUEST_CSUM)
+            && (!segmentation.ecn || self.has(VIRTIO_NET_F_GUEST_ECN))
     }
 }
 
@@ -197,9 +198,13 @@ impl Offload {
             start: u16::from_le_bytes([start0, start1]),
             offset: u16::from_le_bytes([offset0, offset1]),
         };
-        if checksum.start < 14
-            || u32::from(checksum.start) + u32::from(checksum.offset) + 2 > len_bytes
-        {
+        if u32::from(checksum.start) + u32::from(checksum.offset) + 2 > len_bytes {
+            return Err(DropReason::BadVnetHeader);
+        }
+        let headers = Headers::parse(frame, len_bytes as usize)?;
+        // A checksum belongs to the transport layer. Anywhere before that, writing it would change what was decided on: a VLAN
+        // tag, an address.
+        if checksum.start < headers.transport_offset {
             return Err(DropReason::BadVnetHeader);
         }
         let segmentation = match u32::from(gso_type) {
@@ -207,7 +212,7 @@ impl Offload {
             gso => Some(parse_segmentation(
                 gso,
                 u16::from_le_bytes([gso0, gso1]),
-                (frame, len_bytes),
+                &headers,
                 checksum,
             )?),
         };
@@ -293,7 +298,7 @@ pub fn set_num_buffers(header: &mut [u8; 12], chains: u16) {
 fn parse_segmentation(
     gso_type: u32,
     segment_bytes: u16,
-    (frame, len_bytes): (&[u8], u32),
+    headers: &Headers,
     checksum: PartialChecksum,
 ) -> Result<Segmentation, DropReason> {
     let ecn = gso_type & VIRTIO_NET_HDR_GSO_ECN != 0;
@@ -303,7 +308,6 @@ fn parse_segmentation(
         VIRTIO_NET_HDR_GSO_UDP if !ecn => GsoKind::Udp,
         _ => return Err(DropReason::BadVnetHeader),
     };
-    let headers = Headers::parse(frame, len_bytes as usize)?;
     match headers.end {
         ParseEnd::Complete => {}
         ParseEnd::BeyondCopy(_) => return Err(DropReason::HeadersTooLong),

@@ -59,6 +59,19 @@ pub enum Command {
     Stop,
 }
 
+impl Command {
+    fn replaces(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (
+                Self::WatchQueue(queue) | Self::ForgetQueue(queue),
+                Self::WatchQueue(other) | Self::ForgetQueue(other),
+            ) => Arc::ptr_eq(queue, other),
+            (Self::Inject(port, _), Self::Inject(other, _)) => port == other,
+            _ => false,
+        }
+    }
+}
+
 /// The control thread's end of a worker.
 #[derive(Debug)]
 pub struct Mailbox {
@@ -78,12 +91,14 @@ impl Mailbox {
         })
     }
 
-    /// Leaves a command and wakes the worker.
+    /// Leaves a command and wakes the worker. A command about a queue, or a frame of a port, takes the place of those that wait
+    /// for the same: however often a front-end repeats itself, little waits here.
     pub fn post(&self, command: Command) {
-        self.commands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(command);
+        {
+            let mut waiting = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.retain(|earlier| !command.replaces(earlier));
+            waiting.push(command);
+        }
         self.pending.store(true, Ordering::Release);
         // A full counter wakes as well.
         let _ = self.bell.write(1);
@@ -231,7 +246,7 @@ impl Worker {
             if frames == 0 {
                 std::hint::spin_loop();
             }
-            if !rounds.is_multiple_of(ROUNDS_PER_CLOCK) && !self.polled.is_empty() {
+            if frames == 0 && !rounds.is_multiple_of(ROUNDS_PER_CLOCK) && !self.polled.is_empty() {
                 continue;
             }
             let now = now_ns();
@@ -390,7 +405,11 @@ impl Worker {
                 self.forget(
                     |other| matches!(other, Origin::Ring(other) if Arc::ptr_eq(other, queue)),
                 );
-                queue.control(|ring| ring.as_ref().and_then(|active| active.ring.kick().cloned()))
+                // A queue that is enabled before its ring runs is watched once the ring is started.
+                let kick =
+                    queue.control(|ring| ring.as_ref().map(|active| active.ring.kick().cloned()));
+                let Some(kick) = kick else { return };
+                kick
             }
             Origin::Tap(_) => None,
         };

@@ -1,9 +1,11 @@
 //! The eventfds that a front-end hands us for a ring.
 //!
 //! A front-end keeps a descriptor of its own for the same open file, so it can change the file's flags or counter at any
-//! time. Hence two rules: a kick is never read (an edge-triggered epoll entry fires on every write without it), and
-//! only true eventfds are taken (polling a FUSE file, say, can block for ever).
+//! time. Hence three rules: a kick is never read (an edge-triggered epoll entry fires on every write without it), a call
+//! is never written (that can block: see [`signaller`]), and only true eventfds are taken (polling a FUSE
+//! file, say, can block for ever).
 
+use super::signaller;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -34,13 +36,13 @@ impl EventSink {
         verified(fd).map(Self)
     }
 
-    /// Adds one to the eventfd. A counter that is full already wakes its reader, so a refusal is no loss.
+    /// Adds one to the eventfd, without ever blocking: see [`signaller`](super::signaller).
     pub fn signal(&self) {
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        signaller::signal(self.0.as_fd());
     }
 }
 
-/// Checks that `fd` is an eventfd and makes it non-blocking, so that a full counter cannot hold a worker.
+/// Checks that `fd` is an eventfd.
 fn verified(fd: OwnedFd) -> io::Result<OwnedFd> {
     let kind = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
     if kind.as_bytes() != b"anon_inode:[eventfd]" {
@@ -49,8 +51,6 @@ fn verified(fd: OwnedFd) -> io::Result<OwnedFd> {
             "expected an eventfd",
         ));
     }
-    let flags = rustix::fs::fcntl_getfl(fd.as_fd())?;
-    rustix::fs::fcntl_setfl(fd.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)?;
     Ok(fd)
 }
 
@@ -60,10 +60,32 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
 
     #[test]
-    fn a_full_blocking_eventfd_does_not_hold_the_signaller() {
-        let fd = eventfd(0, EventfdFlags::empty()).unwrap();
-        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        EventSink::new(fd).unwrap().signal();
+    fn a_full_eventfd_made_blocking_by_its_owner_does_not_hold_the_signaller() {
+        let owned = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let sink = EventSink::new(owned.try_clone().unwrap()).unwrap();
+        rustix::fs::fcntl_setfl(&owned, rustix::fs::OFlags::empty()).unwrap();
+        rustix::io::write(&owned, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            sink.signal();
+            done.send(()).unwrap();
+        });
+        is_done
+            .recv_timeout(std::time::Duration::from_secs(10))
+            .unwrap();
+    }
+
+    #[test]
+    fn each_signal_counts_one() {
+        let owned = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let sink = EventSink::new(owned.try_clone().unwrap()).unwrap();
+        // More than fit into the kernel's completion ring at once.
+        for _ in 0..1000 {
+            sink.signal();
+        }
+        let mut count = [0; 8];
+        rustix::io::read(&owned, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1000);
     }
 
     #[test]

@@ -11,11 +11,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::FileOffset;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
 /// Memory slots a front-end may fill (VHOST_USER_GET_MAX_MEM_SLOTS); QEMU's own limit is 509 or 512 by accelerator.
 pub const MAX_REGIONS: usize = 509;
+
+/// Address space that one VM's memory may take here: larger than any VM.
+const MAX_MAP_BYTES: u64 = 8 << 40;
+/// Address space that all VMs' memory may take: half of what a process has on x86-64. Sparse files cost nothing, so without
+/// bounds one front-end could leave no room for anybody's next mapping.
+const MAX_TOTAL_BYTES: u64 = 64 << 40;
+/// What is mapped now, over all ports.
+static TOTAL_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// One region of SET_MEM_TABLE or ADD_MEM_REG (vhost-user: Memory region description).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +84,16 @@ pub enum MemoryError {
         /// The region's guest-physical start.
         guest_phys_addr: u64,
     },
+    /// More address space than one VM may have, or than is left.
+    #[error(
+        "the memory region at {guest_phys_addr:#x} is too large: a VM may have {} TiB, all together {} TiB",
+        MAX_MAP_BYTES >> 40,
+        MAX_TOTAL_BYTES >> 40
+    )]
+    TooMuch {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+    },
     /// The kernel refused to describe or map the file.
     #[error("cannot map the memory region at {guest_phys_addr:#x}: {source}")]
     Map {
@@ -100,6 +119,27 @@ struct Mapping {
     /// Dropped before the mapping is undone: the handler must not look at an address range that is no longer ours.
     watch: Watch,
     _region: MmapRegion,
+    _share: Share,
+}
+
+/// A part of [`MAX_TOTAL_BYTES`], given back when dropped.
+#[derive(Debug)]
+struct Share(u64);
+
+impl Share {
+    fn take(bytes: u64) -> Option<Self> {
+        let fits = |total: u64| Some(total + bytes).filter(|sum| *sum <= MAX_TOTAL_BYTES);
+        TOTAL_BYTES
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .ok()
+            .map(|_| Self(bytes))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        TOTAL_BYTES.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -208,6 +248,10 @@ impl GuestMemory {
                 second: other.max(guest_phys_addr),
             });
         }
+        let mapped: u64 = self.regions.iter().map(|r| r.layout.size_bytes).sum();
+        if size_bytes > MAX_MAP_BYTES.saturating_sub(mapped) {
+            return Err(MemoryError::TooMuch { guest_phys_addr });
+        }
         let region = map_region(layout, file)?;
         let at = self
             .regions
@@ -308,6 +352,7 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
     let page_bytes = (system.f_bsize as u64).max(4096).next_power_of_two();
     let file_start = mmap_offset & !(page_bytes - 1);
     let map_bytes = (needed_bytes - file_start).next_multiple_of(page_bytes);
+    let share = Share::take(map_bytes).ok_or(MemoryError::TooMuch { guest_phys_addr })?;
     let region = MmapRegionBuilder::new(map_bytes as usize)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
@@ -328,6 +373,7 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
         mapping: Arc::new(Mapping {
             watch,
             _region: region,
+            _share: share,
         }),
     })
 }
@@ -411,6 +457,10 @@ mod tests {
                 ],
             ),
             ("a pipe", vec![(layout(0, 0x1000), reader)]),
+            (
+                "larger than any VM",
+                vec![(layout(0, 1 << 46), memfd(1 << 46))],
+            ),
             (
                 "a device",
                 vec![(layout(0, 0x1000), File::open("/dev/zero").unwrap().into())],

@@ -4,7 +4,7 @@
 //!
 //! * [`guest_memory`]: a VM's memory as the front-end described it, mapped, bounds-checked, translated to host addresses;
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
-//! * [`doorbell`]: the eventfds of a ring (kick, call, error);
+//! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
 //! * [`split`]: a split virtqueue, device side: heads out, used elements in, notifications suppressed both ways;
 //! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it;
 //! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
@@ -15,6 +15,7 @@ pub mod doorbell;
 pub mod guest_memory;
 pub mod segment;
 pub mod sigbus;
+mod signaller;
 pub mod split;
 pub mod syscalls;
 

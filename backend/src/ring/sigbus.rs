@@ -11,20 +11,46 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+const PAGE_BYTES: usize = 4096;
 /// Mappings that can be watched at once, over all ports.
 const SLOTS: usize = 16_384;
 
 struct Slot {
+    /// Odd while the slot changes hands: a handler that read across a change reads again.
+    generation: AtomicU32,
     start: AtomicUsize,
     /// Zero while the slot is free.
     len_bytes: AtomicUsize,
     lost: AtomicBool,
 }
 
+impl Slot {
+    /// Takes the slot into or out of use. Only its owner calls this.
+    fn change(&self, start: usize, len_bytes: usize) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.lost.store(false, Ordering::SeqCst);
+        self.start.store(start, Ordering::SeqCst);
+        self.len_bytes.store(len_bytes, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The mapping watched, or `None` while that is changing.
+    fn read(&self) -> Option<(usize, usize)> {
+        let before = self.generation.load(Ordering::SeqCst);
+        let range = (
+            self.start.load(Ordering::SeqCst),
+            self.len_bytes.load(Ordering::SeqCst),
+        );
+        (before.is_multiple_of(2) && self.generation.load(Ordering::SeqCst) == before)
+            .then_some(range)
+    }
+}
+
 static TABLE: [Slot; SLOTS] = [const {
     Slot {
+        generation: AtomicU32::new(0),
         start: AtomicUsize::new(0),
         len_bytes: AtomicUsize::new(0),
         lost: AtomicBool::new(false),
@@ -67,10 +93,7 @@ impl Watch {
                 }
             }
         };
-        let entry = &TABLE[slot];
-        entry.lost.store(false, Ordering::Relaxed);
-        entry.start.store(start, Ordering::Relaxed);
-        entry.len_bytes.store(len_bytes, Ordering::Release);
+        TABLE[slot].change(start, len_bytes);
         Ok(Self { slot })
     }
 
@@ -82,7 +105,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        TABLE[self.slot].len_bytes.store(0, Ordering::Release);
+        TABLE[self.slot].change(0, 0);
         FREE.lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .push(self.slot);
@@ -114,29 +137,12 @@ extern "C" fn on_sigbus(
 ) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a SA_SIGINFO handler, and for SIGBUS its address field is set.
     let fault = unsafe { (*info).si_addr() } as usize;
-    for entry in TABLE.iter().take(HIGH_WATER.load(Ordering::Acquire)) {
-        let len_bytes = entry.len_bytes.load(Ordering::Acquire);
-        let start = entry.start.load(Ordering::Relaxed);
-        if len_bytes == 0 || fault.wrapping_sub(start) >= len_bytes {
-            continue;
-        }
-        // SAFETY: `start` and `len_bytes` are exactly one mapping of ours, alive because the faulting thread holds an
-        // `Arc` of it (upheld by `guest_memory`); replacing its pages leaves the address range mapped and its owner's
-        // later munmap correct.
-        let replaced = unsafe {
-            libc::mmap(
-                start as *mut libc::c_void,
-                len_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if replaced != libc::MAP_FAILED {
-            entry.lost.store(true, Ordering::Release);
-            LOSSES.fetch_add(1, Ordering::Release);
-            return;
+    // A slot that is changing hands may be the one: its owner is running on another thread and soon done.
+    for _ in 0..1_000_000 {
+        match replace_mapping_of(fault) {
+            Found::Replaced => return,
+            Found::Nothing => break,
+            Found::Changing => std::hint::spin_loop(),
         }
     }
     // Not ours: the default action when the instruction is repeated.
@@ -144,4 +150,51 @@ extern "C" fn on_sigbus(
     unsafe {
         libc::signal(libc::SIGBUS, libc::SIG_DFL);
     }
+}
+
+enum Found {
+    /// The mapping was ours and has zero pages now.
+    Replaced,
+    /// No mapping of ours, or nothing could be put there.
+    Nothing,
+    /// Some slot could not be read.
+    Changing,
+}
+
+fn replace_mapping_of(fault: usize) -> Found {
+    let mut found = Found::Nothing;
+    for entry in TABLE.iter().take(HIGH_WATER.load(Ordering::Acquire)) {
+        let Some((start, len_bytes)) = entry.read() else {
+            found = Found::Changing;
+            continue;
+        };
+        if fault.wrapping_sub(start) >= len_bytes {
+            continue;
+        }
+        // A host that does not overcommit may refuse that much private memory: then the one page must do.
+        let page = fault & !(PAGE_BYTES - 1);
+        if map_zero_pages(start, len_bytes) || map_zero_pages(page, PAGE_BYTES) {
+            entry.lost.store(true, Ordering::SeqCst);
+            LOSSES.fetch_add(1, Ordering::SeqCst);
+            return Found::Replaced;
+        }
+    }
+    found
+}
+
+/// Puts private zero pages over part of a mapping of ours.
+fn map_zero_pages(start: usize, len_bytes: usize) -> bool {
+    // SAFETY: the range is inside one mapping that is watched, hence alive: the faulting thread holds an `Arc` of it (upheld by
+    // `guest_memory`). Replacing its pages leaves the address range mapped and its owner's later munmap correct.
+    let replaced = unsafe {
+        libc::mmap(
+            start as *mut libc::c_void,
+            len_bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    replaced != libc::MAP_FAILED
 }

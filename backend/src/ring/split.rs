@@ -241,6 +241,8 @@ pub struct SplitRing {
     published_used: u16,
     event_idx: bool,
     indirect: bool,
+    /// Kicks were asked for, and not asked off since.
+    armed: bool,
     /// The region that the last buffer was in: the next one nearly always is, too.
     window: RegionWindow,
     /// Flags of a descriptor that is a whole chain by itself.
@@ -291,6 +293,7 @@ impl SplitRing {
             published_used: 0,
             event_idx,
             indirect: features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0,
+            armed: false,
             window: RegionWindow::NONE,
             lone_flags: match direction {
                 Direction::Readable => 0,
@@ -306,7 +309,7 @@ impl SplitRing {
         if used != base {
             // Cloud Hypervisor sends the available index at activation, so buffers that were posted before would never be
             // used; and after a crash of ours the used index alone tells the truth.
-            log::info!(
+            log::debug!(
                 "ring base {base} disagrees with the used index {used} in guest memory: going on from {used}"
             );
         }
@@ -388,11 +391,11 @@ impl SplitRing {
         }
     }
 
-    /// Notifies the driver without asking whether it wants to be.
-    pub fn signal_call(&self) {
-        if let Some(call) = &self.call {
-            call.signal();
-        }
+    /// Notifies the driver without asking whether it wants to be; `false` when it gave no eventfd for that.
+    pub fn signal_call(&self) -> bool {
+        let Some(call) = &self.call else { return false };
+        call.signal();
+        true
     }
 
     /// Reads the driver's available index; the number of chains that wait.
@@ -511,24 +514,25 @@ impl SplitRing {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
-    /// Shows the driver all used elements pushed so far; whether it wants a notification (VIRTIO 1.3 §2.7.7.2, §2.7.10).
+    /// Shows the driver all used elements pushed so far; whether it wants a notification (VIRTIO 1.3 §2.7.7.2, §2.7.10), or
+    /// `None` when there was nothing new.
     #[inline]
     #[must_use]
-    pub fn publish_used(&mut self) -> bool {
+    pub fn publish_used(&mut self) -> Option<bool> {
         let (old, new) = (self.published_used, self.next_used);
         if old == new {
-            return false;
+            return None;
         }
         self.used_index().store(new, Ordering::Release);
         self.published_used = new;
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
-        if self.event_idx {
+        Some(if self.event_idx {
             let event = self.used_event().load(Ordering::Relaxed);
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
             self.available_flags().load(Ordering::Relaxed) & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0
-        }
+        })
     }
 
     /// Asks the driver to kick for the next chain; whether some wait already (VIRTIO 1.3 §2.7.10.1).
@@ -551,6 +555,15 @@ impl SplitRing {
             VRING_USED_F_NO_NOTIFY as u16
         };
         self.used_flags().store(flags, Ordering::Relaxed);
+        self.armed = false;
+    }
+
+    /// [`Self::suppress_kicks`] for a ring that was armed, now that it has work.
+    #[inline]
+    pub fn disarm(&mut self) {
+        if self.armed {
+            self.suppress_kicks();
+        }
     }
 
     fn request_kicks(&mut self) {
@@ -558,6 +571,7 @@ impl SplitRing {
             self.avail_event().store(self.next_avail, Ordering::Relaxed);
         }
         self.used_flags().store(0, Ordering::Relaxed);
+        self.armed = true;
     }
 
     /// Adds the segments of the chain at `head` to the arena; the sum of its lengths.
@@ -647,6 +661,10 @@ impl SplitRing {
             addr: descriptor.addr,
             len_bytes: len,
         };
+        // An empty descriptor costs a place as well, or chains of them would be walked without bound.
+        if len == 0 && !arena.push(Segment::new(NonNull::dangling(), 0)) {
+            return Err(RingError::TooLong { head });
+        }
         let mut left = len;
         while left > 0 {
             let (host, contiguous) = self.locate(addr).ok_or(bad_address)?;

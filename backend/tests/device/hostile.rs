@@ -3,6 +3,7 @@
 use crate::rig::*;
 use ringswitch::datapath::QueueIndex;
 use ringswitch::device::recording::Effect;
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -230,16 +231,17 @@ fn descriptors_belong_to_the_message_they_came_with() {
 #[test]
 fn a_cut_message_with_descriptors_leaves_nothing_open() {
     let (rig, _attachment) = Rig::with_port(1);
-    let file = marked_file(&rig, "cut");
+    // A file in memory: anything else is closed as soon as it arrives.
+    let file = memfd_create("cut-message", MemfdFlags::CLOEXEC).unwrap();
     let mut raw = rig.raw(PORT);
     raw.try_send_bytes(&Raw::header(12, 1, 8), &[file.as_fd()])
         .unwrap();
     eventually("the descriptor arrives", || {
-        (open_descriptors("/cut") == 2).then_some(())
+        (open_descriptors("memfd:cut-message") == 2).then_some(())
     });
     drop(raw);
     eventually("the descriptor is closed", || {
-        (open_descriptors("/cut") == 1).then_some(())
+        (open_descriptors("memfd:cut-message") == 1).then_some(())
     });
     rig.assert_answers(PORT);
 }
@@ -263,7 +265,9 @@ fn a_kick_or_call_that_is_no_eventfd_is_refused_and_closed() {
         }
     }
     assert!(attachment.recording().descriptors.is_empty());
-    assert_eq!(open_descriptors("/no-eventfd"), 1);
+    eventually("the descriptors are closed", || {
+        (open_descriptors("/no-eventfd") == 1).then_some(())
+    });
     assert!(
         rig.status(PORT)
             .notes
