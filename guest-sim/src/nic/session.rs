@@ -128,6 +128,13 @@ pub struct Session {
     told_regions: Vec<u64>,
 }
 
+/// Ends the connection for whoever else holds the socket, too: a child process that another thread forks has it until it executes.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.raw.hang_up();
+    }
+}
+
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
