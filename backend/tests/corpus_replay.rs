@@ -24,3 +24,8 @@ fn replay(target: &str, body: fn(&[u8])) {
 fn the_ring_corpus_passes() {
     replay("ring", ringswitch::fuzzing::ring::run);
 }
+
+#[test]
+fn the_session_corpus_passes() {
+    replay("session", ringswitch::fuzzing::session::run);
+}

@@ -14,7 +14,7 @@
 //! 6. [`frame`]: frames with offload headers ([`Frame`]), built with a pattern that can be verified ([`FrameBuilder`](frame::FrameBuilder)),
 //!    and verified on arrival ([`frame::verify`]).
 //! 7. [`misbehave`]: tables of chains and messages that no honest guest or front-end would send.
-//! 8. [`bench`]: guests that bounce frames as fast as they can ([`Bounce`](bench::Bounce)), the machine's state, and the program under test
+//! 8. [`mod@bench`]: guests that bounce frames as fast as they can ([`Bounce`](bench::Bounce)), the machine's state, and the program under test
 //!    as a process ([`Daemon`](bench::Daemon)).
 //!
 //! # Two guests exchange a frame
@@ -74,7 +74,7 @@ pub use memory::{GuestMemory, GuestMemoryLayout, RegionLayout};
 pub use message::{RawFrontend, Request};
 pub use nic::{
     Ack, Canaries, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions, ProtocolFeatures,
-    QueuePair, Refill, RingBase, RingState, Session,
+    QueuePair, Refill, RingBase, RingState, Session, Settle,
 };
 pub use ring::split::DescriptorTable;
 pub use ring::{Descriptor, RawRing, SplitRing};

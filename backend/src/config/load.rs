@@ -197,11 +197,18 @@ pub fn load(
     Ok(Configuration { switch, ports })
 }
 
-/// The CPUs that are online, from sysfs.
+/// The CPUs that are online, from sysfs; where that is not mounted, those this process may run on.
 pub fn online_cpus() -> std::io::Result<BTreeSet<usize>> {
-    Ok(parse_cpu_list(&std::fs::read_to_string(
-        "/sys/devices/system/cpu/online",
-    )?))
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    match std::fs::read_to_string("/sys/devices/system/cpu/online") {
+        Ok(list) => Ok(parse_cpu_list(&list)),
+        Err(_) => {
+            let allowed = sched_getaffinity(None)?;
+            Ok((0..CpuSet::MAX_CPU)
+                .filter(|cpu| allowed.is_set(*cpu))
+                .collect())
+        }
+    }
 }
 
 /// The kernel's list format: `0-2,5`. Parts that do not parse are left out.

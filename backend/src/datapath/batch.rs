@@ -6,7 +6,7 @@
 
 use super::counters::WorkerCounters;
 use super::courier::{Courier, Route};
-use super::frame::{Batch, Frame, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
+use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::Outbox;
 use super::ports::{PortTable, TapPort};
 use super::queue::{ActiveRing, Queue};
@@ -95,24 +95,13 @@ impl BatchRunner {
     /// One batch from the host; the number of frames read.
     pub fn run_tap(&mut self, port: &TapPort) -> usize {
         self.batch.clear();
-        self.batch.local.clear();
         self.pipeline.begin_batch(self.now);
         let mut bytes = 0;
         while self.batch.frames.len() < TAP_BATCH_FRAMES {
-            let start = self.batch.local.len();
-            self.batch
-                .local
-                .resize(start + VNET_HEADER_BYTES + MAX_FRAME_BYTES, 0);
-            let read = port
-                .tap
-                .read(self.batch.local.get_mut(start..).unwrap_or_default());
-            self.batch
-                .local
-                .truncate(start + read.as_ref().map_or(0, |read| read.unwrap_or(0)));
-            match read {
-                Ok(Some(_)) => {
-                    self.add_local(port.id, start, NetFeatures::TAP);
-                    bytes += (self.batch.local.len() - start).saturating_sub(VNET_HEADER_BYTES);
+            match port.tap.read(self.batch.local_room()) {
+                Ok(Some(read)) => {
+                    self.add_local(port.id, read);
+                    bytes += read.saturating_sub(VNET_HEADER_BYTES);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -137,11 +126,15 @@ impl BatchRunner {
     /// Switches one frame (without virtio-net header) as if `port` had sent it.
     pub fn run_injected(&mut self, port: PortId, frame: &[u8]) {
         self.batch.clear();
-        self.batch.local.clear();
-        self.batch.local.extend_from_slice(&[0; VNET_HEADER_BYTES]);
-        self.batch.local.extend_from_slice(frame);
+        let room = self.batch.local_room();
+        let (header, rest) = room.split_at_mut(VNET_HEADER_BYTES.min(room.len()));
+        header.fill(0);
+        let Some(place) = rest.get_mut(..frame.len()) else {
+            return;
+        };
+        place.copy_from_slice(frame);
         self.pipeline.begin_batch(self.now);
-        self.add_local(port, 0, NetFeatures::TAP);
+        self.add_local(port, VNET_HEADER_BYTES + frame.len());
         self.forward(port);
         self.batch.clear();
     }
@@ -172,9 +165,11 @@ impl BatchRunner {
         }
     }
 
-    /// Adds the frame that lies, after its virtio-net header, in the batch's buffer from `start` to the end.
-    fn add_local(&mut self, port: PortId, start: usize, features: NetFeatures) {
-        let bytes = self.batch.local.get(start..).unwrap_or_default();
+    /// Adds the frame that lies, after its virtio-net header, in the next `read_bytes` bytes of the batch's buffer.
+    fn add_local(&mut self, port: PortId, read_bytes: usize) {
+        let start = self.batch.local_bytes;
+        let end = start + read_bytes;
+        let bytes = self.batch.local.get(start..end).unwrap_or_default();
         let len_bytes = bytes.len().saturating_sub(VNET_HEADER_BYTES);
         let Some(header) = self.batch.headers.get_mut(self.batch.frames.len()) else {
             return;
@@ -186,20 +181,17 @@ impl BatchRunner {
             }
             len
         });
-        let offload = if len_bytes < MIN_FRAME_BYTES {
-            Err(DropReason::FrameTooShort)
-        } else {
-            Offload::parse(
-                header.vnet(VNET_HEADER_BYTES),
-                header.frame(),
-                len_bytes as u32,
-                features,
-            )
+        let vnet = header.vnet(VNET_HEADER_BYTES);
+        let offload = match u32::try_from(len_bytes) {
+            Ok(len) if len_bytes >= MIN_FRAME_BYTES => {
+                Offload::parse(vnet, header.frame(), len, NetFeatures::TAP)
+            }
+            _ => Err(DropReason::FrameTooShort),
         };
         self.batch.frames.push(Frame {
             head: 0,
             len_bytes: len_bytes as u32,
-            rest_bytes: (len_bytes - copied.min(len_bytes)) as u32,
+            rest_bytes: len_bytes.saturating_sub(copied) as u32,
             rest: Rest::Local {
                 start: (start + VNET_HEADER_BYTES + copied) as u32,
             },
@@ -209,6 +201,7 @@ impl BatchRunner {
                 Err(reason) => Verdict::Drop(reason),
             },
         });
+        self.batch.local_bytes = end;
     }
 
     /// Sends every frame of the batch where its verdict says.

@@ -108,9 +108,9 @@ impl Courier {
         frames: impl Iterator<Item = (usize, VlanEdit)>,
     ) {
         let mut slot = queue.worker();
-        // Once the ring ran out of buffers for a frame, others as long find none either: asking again for each would make a
-        // slow guest expensive. Shorter ones may still fit.
-        let mut too_long_bytes = u32::MAX;
+        // Once the ring ran out of buffers, what still fits is known: asking again for each frame would make a slow guest
+        // expensive.
+        let mut room_bytes = u64::MAX;
         let (mut delivered, mut bytes) = (0, 0);
         let mut broken = None;
         for (index, edit) in frames {
@@ -122,7 +122,7 @@ impl Courier {
                 port.drops.add(DropReason::RxRingNotReady);
                 continue;
             };
-            if frame.len_bytes >= too_long_bytes {
+            if u64::from(frame.len_bytes) > room_bytes {
                 port.drops.add(DropReason::RxRingFull);
                 continue;
             }
@@ -140,7 +140,7 @@ impl Courier {
                 }
                 Err(Undelivered::Dropped(reason)) => {
                     if reason == DropReason::RxRingFull {
-                        too_long_bytes = frame.len_bytes;
+                        room_bytes = self.writer.room_bytes();
                     }
                     port.drops.add(reason);
                 }

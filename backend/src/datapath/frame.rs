@@ -153,8 +153,11 @@ pub struct Batch {
     pub headers: Box<[PrivateHeader; BATCH_FRAMES]>,
     /// The frames taken, in order.
     pub frames: Vec<Frame>,
-    /// Frames that came from a file descriptor, one after the other.
+    /// Frames that came from a file descriptor, one after the other. Keeps its length between batches: growing it again would
+    /// zero it again.
     pub local: Vec<u8>,
+    /// How many bytes of `local` this batch's frames take.
+    pub local_bytes: usize,
 }
 
 impl Default for Batch {
@@ -164,15 +167,28 @@ impl Default for Batch {
             headers: Box::new([PrivateHeader::EMPTY; BATCH_FRAMES]),
             frames: Vec::with_capacity(BATCH_FRAMES),
             local: Vec::new(),
+            local_bytes: 0,
         }
     }
 }
 
 impl Batch {
+    /// Room for the longest frame with its virtio-net header, behind the frames that are there.
+    pub fn local_room(&mut self) -> &mut [u8] {
+        let end = self.local_bytes + VNET_HEADER_BYTES + MAX_FRAME_BYTES;
+        if self.local.len() < end {
+            self.local.resize(end, 0);
+        }
+        self.local
+            .get_mut(self.local_bytes..end)
+            .unwrap_or_default()
+    }
+
     /// Forgets its frames.
     pub fn clear(&mut self) {
         self.frames.clear();
         self.arena.release();
+        self.local_bytes = 0;
     }
 }
 

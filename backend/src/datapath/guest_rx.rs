@@ -82,6 +82,11 @@ impl Default for Writer {
 }
 
 impl Writer {
+    /// After [`DropReason::RxRingFull`]: how many bytes, virtio-net headers included, the buffers left over hold.
+    pub fn room_bytes(&self) -> u64 {
+        self.chains.room_bytes
+    }
+
     /// Ends a run of frames for one guest: lets go of its memory.
     pub fn finish(&mut self) {
         self.chains.arena.release();
@@ -141,7 +146,7 @@ impl Writer {
 }
 
 /// The frame with its tag edited: in `staging` when there is something to edit, as it is otherwise.
-#[inline]
+#[inline(always)]
 pub fn retagged<'a>(
     header: &'a mut PrivateHeader,
     edit: VlanEdit,
@@ -173,6 +178,8 @@ struct ChainSet {
     arena: SegmentArena,
     /// Head and length of each.
     chains: Vec<(u16, u64)>,
+    /// Sum of the lengths.
+    room_bytes: u64,
 }
 
 impl Default for ChainSet {
@@ -180,6 +187,7 @@ impl Default for ChainSet {
         Self {
             arena: SegmentArena::default(),
             chains: Vec::with_capacity(MAX_CHAINS_PER_FRAME),
+            room_bytes: 0,
         }
     }
 }
@@ -196,36 +204,66 @@ impl ChainSet {
     ) -> Result<Written, Undelivered> {
         let header_bytes = active.features.header_bytes();
         let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
-        let mut left = bytes + header_bytes as u64;
-        self.reserve(active, left)?;
-        set_num_buffers(&mut vnet, self.chains.len() as u16);
+        let needed = bytes + header_bytes as u64;
+        self.arena.clear();
+        let lone = match active.ring.take(&mut self.arena) {
+            Ok(Taken::Chain(chain)) if chain.len_bytes >= needed => Some(chain.head),
+            first => {
+                self.reserve(active, first, needed)?;
+                None
+            }
+        };
+        set_num_buffers(
+            &mut vnet,
+            if lone.is_some() {
+                1
+            } else {
+                self.chains.len() as u16
+            },
+        );
         let all = SegmentRange {
             start: 0,
             end: self.arena.len() as u32,
         };
         let mut writer = ChainWriter::new(self.arena.chain(all));
         writer.write(header.with_vnet(vnet.get(..header_bytes).unwrap_or_default()));
-        writer.copy_from(&mut payload, payload_bytes as usize);
+        if payload_bytes > 0 {
+            writer.copy_from(&mut payload, payload_bytes as usize);
+        }
+        match lone {
+            Some(head) => active.ring.push_used(head, needed as u32),
+            None => self.give_back(active, needed),
+        }
+        Ok(Written { frames: 1, bytes })
+    }
+
+    /// Gives back the chains that a frame of `left` bytes was spread over.
+    fn give_back(&self, active: &mut ActiveRing, mut left: u64) {
         for &(head, room) in &self.chains {
             let used = left.min(room);
             active.ring.push_used(head, used as u32);
             left -= used;
         }
-        Ok(Written { frames: 1, bytes })
     }
 
-    /// Takes chains with room for `needed` bytes: one, or several if the driver merges buffers.
-    #[inline]
-    fn reserve(&mut self, active: &mut ActiveRing, needed: u64) -> Result<(), Undelivered> {
-        self.arena.clear();
+    /// Takes more chains until there is room for `needed` bytes, `first` being what came of taking one. The driver must merge
+    /// buffers for that.
+    #[inline(never)]
+    fn reserve(
+        &mut self,
+        active: &mut ActiveRing,
+        first: Result<Taken, RingError>,
+        needed: u64,
+    ) -> Result<(), Undelivered> {
         self.chains.clear();
-        let mut room = 0;
+        self.room_bytes = 0;
+        let mut taken = first;
         let undelivered = loop {
-            match active.ring.take(&mut self.arena) {
+            match taken {
                 Ok(Taken::Chain(chain)) => {
                     self.chains.push((chain.head, chain.len_bytes));
-                    room += chain.len_bytes;
-                    if room >= needed {
+                    self.room_bytes += chain.len_bytes;
+                    if self.room_bytes >= needed {
                         return Ok(());
                     }
                     if !active.features.has_mergeable_buffers()
@@ -238,6 +276,7 @@ impl ChainSet {
                 Ok(Taken::ArenaFull) => break DropReason::RxBufferTooSmall.into(),
                 Err(error) => break Undelivered::Broken(error),
             }
+            taken = active.ring.take(&mut self.arena);
         };
         active.ring.undo_take(self.chains.len() as u16);
         Err(undelivered)

@@ -100,9 +100,7 @@ pub struct Shared {
 impl Shared {
     /// Takes a ring out of service because of what its driver did, and says so to everyone concerned.
     pub fn break_ring(&self, queue: &Queue, slot: &mut Option<ActiveRing>, error: RingError) {
-        let Some(active) = slot.take() else { return };
-        active.ring.signal_error();
-        active.ring.abandon();
+        queue.abandon(slot);
         (self.events)(DatapathEvent::RingFault {
             port: queue.port,
             queue: queue.index,

@@ -40,6 +40,9 @@ pub struct ActiveRing {
     pub features: NetFeatures,
 }
 
+/// No ring index.
+const NO_INDEX: u32 = u32::MAX;
+
 /// One ring of one port, running or not.
 #[derive(Debug)]
 pub struct Queue {
@@ -50,6 +53,8 @@ pub struct Queue {
     /// Its traffic.
     pub counters: QueueCounters,
     ring: Mutex<Option<ActiveRing>>,
+    /// Where a ring that was broken by its driver came to, until it is asked for; [`NO_INDEX`] otherwise.
+    broken_at: AtomicU32,
     wanted: AtomicU32,
     enabled: AtomicBool,
 }
@@ -62,6 +67,7 @@ impl Queue {
             index,
             counters: QueueCounters::default(),
             ring: Mutex::new(None),
+            broken_at: AtomicU32::new(NO_INDEX),
             wanted: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
         }
@@ -73,6 +79,20 @@ impl Queue {
         let result = change(&mut self.lock());
         self.wanted.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+
+    /// Takes a broken ring out of its slot and remembers where it came to. Called with the slot locked.
+    pub fn abandon(&self, slot: &mut Option<ActiveRing>) {
+        if let Some(active) = slot.take() {
+            self.broken_at
+                .store(active.ring.next_avail().into(), Ordering::Release);
+            active.ring.signal_error();
+        }
+    }
+
+    /// Where a broken ring came to; asked once.
+    pub fn take_broken_index(&self) -> Option<u16> {
+        u16::try_from(self.broken_at.swap(NO_INDEX, Ordering::AcqRel)).ok()
     }
 
     /// The slot for one batch. Waits while the control thread has business with it. Workers only.

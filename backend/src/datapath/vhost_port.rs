@@ -159,10 +159,7 @@ impl VhostPort {
                 let Some(Err(error)) = slot.as_mut().map(&change) else {
                     return;
                 };
-                if let Some(active) = slot.take() {
-                    active.ring.signal_error();
-                    active.ring.abandon();
-                }
+                queue.abandon(slot);
                 stopped.push((queue.index, error));
             });
             self.queues.update_active(queue);

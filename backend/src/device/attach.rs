@@ -44,7 +44,7 @@ pub struct RingStart {
     pub features: u64,
 }
 
-/// A running ring that no longer fits the memory map and was stopped.
+/// A running ring that no longer fits the memory map or the features, and was stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostRing {
     /// Which.
@@ -86,8 +86,8 @@ pub trait Attachment: Send {
     fn enable_ring(&mut self, queue: QueueIndex);
     /// The opposite of [`Self::enable_ring`].
     fn disable_ring(&mut self, queue: QueueIndex);
-    /// Features acked again while rings are live.
-    fn set_features(&mut self, features: u64);
+    /// Features acked again while rings are live. They change how rings are read; one whose parts no longer fit is stopped.
+    fn set_features(&mut self, features: u64) -> Vec<LostRing>;
     /// Sends a frame as if the guest had.
     fn inject(&mut self, frame: &[u8]);
     /// The session is over and every ring was stopped: closes its descriptors and unmaps its memory.
@@ -121,17 +121,21 @@ impl DatapathAttachment {
     fn install(&mut self, memory: Arc<GuestMemory>) -> Vec<LostRing> {
         let lost = self.port.replace_memory(&memory);
         self.memory = Some(memory);
-        lost.into_iter()
-            .map(|(queue, error)| LostRing {
-                queue,
-                reason: error.to_string(),
-            })
-            .collect()
+        lost_rings(lost)
     }
 
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
+}
+
+fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
+    lost.into_iter()
+        .map(|(queue, error)| LostRing {
+            queue,
+            reason: error.to_string(),
+        })
+        .collect()
 }
 
 fn sink(descriptor: Option<OwnedFd>) -> Result<Option<Arc<EventSink>>, AttachError> {
@@ -233,8 +237,8 @@ impl Attachment for DatapathAttachment {
         self.port.disable_ring(queue);
     }
 
-    fn set_features(&mut self, features: u64) {
-        self.port.set_features(features);
+    fn set_features(&mut self, features: u64) -> Vec<LostRing> {
+        lost_rings(self.port.set_features(features))
     }
 
     fn inject(&mut self, frame: &[u8]) {

@@ -2,25 +2,27 @@
 //!
 //! In the order a request meets them, all on the one device thread:
 //!
-//! * [`thread`]: the event loop that serves every port; what `control` calls.
-//! * [`listener`]: where connections come from, as a server or as a client.
-//! * [`port`]: one port's socket life: one session at a time, reconnects, limits.
+//! * `thread`: the event loop that serves every port; what `control` calls.
+//! * `listener`: where connections come from, as a server or as a client.
+//! * `port`: one port's socket life: one session at a time, reconnects, limits.
 //! * [`session`]: bytes and descriptors to messages, replies to bytes.
+//! * `descriptors`: what came with it, of kinds that never block.
 //! * [`message`]: a message to a typed request.
-//! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and [`rarp`].
+//! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and `rarp`.
 //! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
 //! * [`status`]: all of it in words, for `port show`.
 //!
 //! Protocol code never touches a frame; data-path code never touches a socket.
 
 pub mod attach;
+mod descriptors;
 pub mod features;
-#[doc(hidden)]
-pub mod fuzzing;
 mod listener;
 pub mod message;
 mod port;
 mod rarp;
+#[doc(hidden)]
+pub mod recording;
 pub mod ring_state;
 pub mod session;
 pub mod state;

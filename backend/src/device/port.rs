@@ -171,10 +171,14 @@ impl Port {
             DatapathEvent::RingFault { queue, error, .. } => {
                 self.ring_faulted(queue, error.to_string())
             }
-            DatapathEvent::MemoryLost { .. } if self.attachment.memory_lost() => {
-                self.end_session(SessionEnd::MemoryLost, ops);
+            DatapathEvent::MemoryLost { .. } => {
+                // The front-end may have shared other memory meanwhile; the rings that stopped are lost all the same.
+                let attachment = self.attachment.as_ref();
+                if attachment.memory_lost() || self.device.has_lost_rings(attachment) {
+                    self.end_session(SessionEnd::MemoryLost, ops);
+                }
             }
-            DatapathEvent::MemoryLost { .. } | DatapathEvent::UplinkLost { .. } => {}
+            DatapathEvent::UplinkLost { .. } => {}
         }
     }
 

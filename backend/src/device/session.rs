@@ -4,6 +4,7 @@
 //! came with, because no read reaches past the message in hand; a front-end that does not read its replies costs at most
 //! [`MAX_UNSENT_BYTES`]; whatever ends the session closes every descriptor that it brought.
 
+use super::descriptors::admit;
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
@@ -153,6 +154,7 @@ impl Session {
                 _ => None,
             })
             .flatten()
+            .map(admit)
             .collect();
         if received.bytes == 0 {
             return Err(SessionEnd::Closed);

@@ -61,7 +61,7 @@ impl FrontEnd {
     }
 }
 
-/// Why a request was not carried out. It changed nothing, except that [`Refusal::RingsLost`] tells what a new map cost.
+/// Why a request was not carried out. It changed nothing, except that [`Refusal::RingsLost`] tells what a change cost.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages are the documentation.
 pub enum Refusal {
@@ -95,7 +95,7 @@ pub enum Refusal {
     MemorySlots,
     #[error("no such memory region at guest address {guest_phys_addr:#x}")]
     NoSuchRegion { guest_phys_addr: u64 },
-    #[error("memory was taken from running rings: {}", .0.iter().map(|ring| format!("ring {}: {}", ring.queue.0, ring.reason)).collect::<Vec<_>>().join("; "))]
+    #[error("running rings had to be stopped: {}", .0.iter().map(|ring| format!("ring {}: {}", ring.queue.0, ring.reason)).collect::<Vec<_>>().join("; "))]
     RingsLost(Vec<LostRing>),
     #[error("MTU {mtu} is outside 68..={limit}")]
     Mtu { mtu: u64, limit: u16 },
@@ -268,6 +268,13 @@ impl DeviceState {
         }
     }
 
+    /// Whether a ring that should run was taken from its worker without a fault of its own: its memory is gone.
+    pub fn has_lost_rings(&self, attachment: &dyn Attachment) -> bool {
+        let rings = self.queues().zip(&self.session.rings);
+        let mut running = rings.filter(|(_, ring)| ring.phase == RingPhase::Running);
+        running.any(|(queue, _)| !attachment.is_running(queue))
+    }
+
     fn dispatch(&mut self, request: Request, attachment: &mut dyn Attachment) -> Handled {
         match request {
             Request::GetFeatures => value(self.offer.virtio),
@@ -323,11 +330,12 @@ impl DeviceState {
         )?;
         debug_assert_eq!(features & LOG_ALL, 0, "LOG_ALL is never offered");
         self.session.features = Some(features);
-        if self.any_ring_runs() {
-            attachment.set_features(features);
-        }
-        self.start_waiting_rings(attachment);
-        Ok(Outcome::Done)
+        let lost = if self.any_ring_runs() {
+            attachment.set_features(features)
+        } else {
+            Vec::new()
+        };
+        self.settle(lost, attachment)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Handled {
@@ -390,7 +398,7 @@ impl DeviceState {
         let layouts = regions.iter().map(|(layout, _)| *layout).collect();
         let lost = attachment.set_memory(regions).map_err(Refusal::Memory)?;
         self.session.memory = layouts;
-        self.memory_changed(lost, attachment)
+        self.settle(lost, attachment)
     }
 
     fn add_region(
@@ -406,7 +414,7 @@ impl DeviceState {
             .add_region(layout, file)
             .map_err(Refusal::Memory)?;
         self.session.memory.push(layout);
-        self.memory_changed(lost, attachment)
+        self.settle(lost, attachment)
     }
 
     /// The region is known by its addresses and size; front-ends do not repeat the offset in its file.
@@ -425,10 +433,11 @@ impl DeviceState {
         };
         let lost = attachment.remove_region(layout).map_err(Refusal::Memory)?;
         self.session.memory.remove(at);
-        self.memory_changed(lost, attachment)
+        self.settle(lost, attachment)
     }
 
-    fn memory_changed(&mut self, lost: Vec<LostRing>, attachment: &mut dyn Attachment) -> Handled {
+    /// After a change that all rings feel: notes those that it cost, starts those that waited for it.
+    fn settle(&mut self, lost: Vec<LostRing>, attachment: &mut dyn Attachment) -> Handled {
         for LostRing { queue, reason } in &lost {
             if let Some(ring) = self.ring_mut(*queue) {
                 ring.phase = RingPhase::Faulted;

@@ -68,14 +68,12 @@ pub enum MemoryError {
     },
     /// A page fault in such a file could wait for somebody else for ever.
     #[error(
-        "the memory region at {guest_phys_addr:#x} is on a file system ({fs_type:#x}) that is not memory or a local disk; \
-         use memory-backend-memfd,share=on, tmpfs or hugetlbfs"
+        "the memory region at {guest_phys_addr:#x} is not in a memory file; use memory-backend-memfd,share=on, or a file on \
+         tmpfs or hugetlbfs"
     )]
-    FileSystem {
+    NotMemory {
         /// The region's guest-physical start.
         guest_phys_addr: u64,
-        /// `statfs` magic number.
-        fs_type: u64,
     },
     /// The kernel refused to describe or map the file.
     #[error("cannot map the memory region at {guest_phys_addr:#x}: {source}")]
@@ -96,17 +94,6 @@ pub enum MemoryError {
         size_bytes: u64,
     },
 }
-
-/// File systems whose page faults are served by this kernel alone (linux/magic.h): tmpfs and memfd, hugetlbfs, ramfs,
-/// and local disks for file-backed guests. On FUSE or a network file system a fault can be held up by whoever serves it.
-const SAFE_FILE_SYSTEMS: [u64; 6] = [
-    0x0102_1994,
-    0x9584_58f6,
-    0x8584_58f6,
-    0xef53,
-    0x5846_5342,
-    0x9123_683e,
-];
 
 #[derive(Debug)]
 struct Mapping {
@@ -300,14 +287,12 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
         guest_phys_addr,
         source,
     };
-    let system = rustix::fs::fstatfs(&file).map_err(|e| refused(e.into()))?;
-    let fs_type = system.f_type as u64;
-    if !SAFE_FILE_SYSTEMS.contains(&fs_type) {
-        return Err(MemoryError::FileSystem {
-            guest_phys_addr,
-            fs_type,
-        });
+    // Only files in memory have seals. On FUSE or a network file system, a fault (or a look at the file) waits for whoever
+    // serves it.
+    if rustix::fs::fcntl_get_seals(&file).is_err() {
+        return Err(MemoryError::NotMemory { guest_phys_addr });
     }
+    let system = rustix::fs::fstatfs(&file).map_err(|e| refused(e.into()))?;
     let file_bytes = rustix::fs::fstat(&file)
         .map_err(|e| refused(e.into()))?
         .st_size as u64;

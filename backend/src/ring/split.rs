@@ -345,9 +345,6 @@ impl SplitRing {
         self.next_avail
     }
 
-    /// Lets go of a ring that its driver broke, without another look at it.
-    pub fn abandon(self) {}
-
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
@@ -421,7 +418,7 @@ impl SplitRing {
     ///
     /// # Errors
     /// Whatever is wrong with the chain; it is then still in the ring, and the ring must be stopped.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
         if self.next_avail == self.avail_seen && self.refresh()? == 0 {
             return Ok(Taken::Empty);
@@ -445,7 +442,7 @@ impl SplitRing {
     }
 
     /// A chain that is one direct descriptor in the region used last: what most drivers make of most frames.
-    #[inline]
+    #[inline(always)]
     fn walk_lone(&self, head: u16, arena: &mut SegmentArena) -> Option<u32> {
         if head >= self.size {
             return None;

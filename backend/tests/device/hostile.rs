@@ -1,6 +1,8 @@
 //! What a front-end must not be able to do: crash the daemon, hang it, leak descriptors into it, or disturb another port.
 
 use crate::rig::*;
+use ringswitch::datapath::QueueIndex;
+use ringswitch::device::recording::Effect;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -327,6 +329,38 @@ fn a_flood_of_messages_does_not_keep_other_ports_from_their_answers() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert!(rig.status(PORT).requests.messages > 1000);
+}
+
+#[test]
+fn a_port_with_many_messages_waiting_gives_way_to_another_with_one() {
+    let (rig, order) = Rig::with_port(1);
+    let same = Box::new(order.clone());
+    rig.thread
+        .add_attached(same, rig.spec(OTHER_PORT, 1))
+        .unwrap();
+    let third = ringswitch::device::PortId::new(3).unwrap();
+    let held = rig.add(third, 1);
+    let [mut many, mut one, mut holder] = [PORT, OTHER_PORT, third].map(|id| rig.raw(id));
+    for raw in [&mut many, &mut one, &mut holder] {
+        raw.value_of(1, 0, &[]);
+    }
+    let enable = |ring: u32| [ring, 1].map(u32::to_ne_bytes).concat();
+    // The third port's effect holds the thread while the others' messages arrive.
+    let hold = held.recording();
+    holder.send(18, 0, &enable(0));
+    let mut bytes = Raw::header(18, 1, 8);
+    bytes.extend(enable(0));
+    many.0.write_all(&bytes.repeat(500)).unwrap();
+    one.send(18, 0, &enable(1));
+    drop(hold);
+    let effects = eventually("all are done", || {
+        let effects = order.recording().effects.clone();
+        (effects.len() == 501).then_some(effects)
+    });
+    let one = effects
+        .iter()
+        .position(|effect| *effect == Effect::Enable(QueueIndex(1)));
+    assert!(one.unwrap() <= 64, "one message waited for {one:?}");
 }
 
 #[test]

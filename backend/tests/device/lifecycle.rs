@@ -1,7 +1,7 @@
 //! The socket: stale and live ones, second front-ends, removal, and what `port show` says meanwhile.
 
 use crate::rig::*;
-use ringswitch::device::fuzzing::RecordingAttachment;
+use ringswitch::device::recording::RecordingAttachment;
 use ringswitch::device::{DeviceError, DeviceThread};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};

@@ -6,8 +6,10 @@
     reason = "tests fail by panicking"
 )]
 
+mod attached;
 mod hostile;
 mod lifecycle;
+mod machine;
 mod negotiation;
 mod properties;
 mod rig;

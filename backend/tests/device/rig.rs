@@ -1,6 +1,6 @@
 //! A device thread with ports over recording attachments, and two ways to be their front-end: `vhost`'s own, and raw bytes.
 
-use ringswitch::device::fuzzing::{Effect, RecordingAttachment};
+use ringswitch::device::recording::{Effect, RecordingAttachment};
 use ringswitch::device::{
     DeviceStatus, DeviceThread, PortChange, PortEvent, PortId, SocketMode, VhostPortSpec,
 };
@@ -9,7 +9,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use ringswitch::datapath::QueueIndex;
-use ringswitch::device::fuzzing::Effect;
+use ringswitch::device::recording::Effect;
 use ringswitch::device::state::FrontEnd;
 use std::os::fd::AsFd;
 use vhost::VhostBackend;
@@ -267,7 +267,7 @@ fn a_client_port_connects_as_soon_as_a_front_end_listens_and_again_after_it_left
     let rig = Rig::new();
     let mut spec = rig.spec(PORT, 1);
     spec.mode = SocketMode::Client;
-    let attachment = ringswitch::device::fuzzing::RecordingAttachment::default();
+    let attachment = ringswitch::device::recording::RecordingAttachment::default();
     rig.thread.add_attached(Box::new(attachment), spec).unwrap();
     let status = rig.status(PORT);
     assert_eq!(status.state, "connecting");

@@ -3,6 +3,7 @@
 //! Used by benches and whole-program tests. Keeps true: its sockets are in a folder of its own, and neither it nor the folder outlives the
 //! [`Daemon`] value.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -79,7 +80,7 @@ impl Daemon {
             ));
         }
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
-        let child = spawn(binary, &arguments)?;
+        let child = spawn(binary, &arguments, &folder)?;
         Ok(Self {
             binary: binary.to_owned(),
             arguments,
@@ -93,7 +94,7 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started.
     pub fn restart(&mut self) -> Result<(), Error> {
-        self.child = spawn(&self.binary, &self.arguments)?;
+        self.child = spawn(&self.binary, &self.arguments, &self.folder)?;
         Ok(())
     }
 
@@ -153,6 +154,11 @@ impl Daemon {
         }
     }
 
+    /// What it has said on standard error, restarts included.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_file(&self.folder)).unwrap_or_default()
+    }
+
     /// Runs a client command against it, such as `["port", "show", "vm1", "--json"]`; its output on success.
     ///
     /// # Errors
@@ -181,11 +187,13 @@ impl Drop for Daemon {
         // It may have ended already; there is nobody to tell.
         let _gone = self.child.kill();
         let status = self.child.wait();
-        if let Ok(Some(signal)) = status.map(|status| status.signal())
-            && signal != Signal::KILL.as_raw()
-            && !std::thread::panicking()
+        let killed = |status: &ExitStatus| status.signal() == Some(Signal::KILL.as_raw());
+        if std::thread::panicking()
+            || !status
+                .as_ref()
+                .is_ok_and(|status| status.success() || killed(status))
         {
-            eprintln!("the daemon was ended by signal {signal}");
+            eprintln!("ringswitch ended: {status:?}; it said:\n{}", self.log());
         }
     }
 }
@@ -212,10 +220,19 @@ impl<'a> PortArgument<'a> {
     }
 }
 
-fn spawn(binary: &Path, arguments: &[String]) -> Result<Child, Error> {
+fn spawn(binary: &Path, arguments: &[String], folder: &TempDir) -> Result<Child, Error> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(log_file(folder))
+        .doing("opening the daemon's log")?;
     let mut command = Command::new(binary);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stderr(log);
     command.spawn().doing("starting ringswitch")
+}
+
+fn log_file(folder: &TempDir) -> PathBuf {
+    folder.as_path().join("log")
 }
 
 fn in_folder(folder: &TempDir, name: &str) -> String {

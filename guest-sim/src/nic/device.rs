@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
-use super::options::{NicOptions, Refill};
+use super::options::{NicOptions, Refill, Settle};
 use super::order::{MessageOrder, Negotiation, RingBase, Start, Stop};
 use super::session::{Ack, RingState, Session, connect};
 use crate::driver::{GuestRx, GuestTx};
@@ -152,6 +152,9 @@ impl Nic {
         .start(&self.memory, &starts, self.acked)?;
         if self.options.refill == Refill::Automatic {
             self.refill()?;
+        }
+        if self.options.order == MessageOrder::Qemu && self.options.settle == Settle::RoundTrip {
+            self.session.get_features()?;
         }
         Ok(())
     }

@@ -11,6 +11,6 @@ mod order_tests;
 pub mod session;
 
 pub use device::{MemoryUpdate, Nic, QueuePair};
-pub use options::{Canaries, NicOptions, ProtocolFeatures, Refill};
+pub use options::{Canaries, NicOptions, ProtocolFeatures, Refill, Settle};
 pub use order::{MessageOrder, RingBase};
 pub use session::{Ack, Listener, ReplyHabit, RingState, Session};

@@ -33,6 +33,16 @@ pub enum Refill {
     Manual,
 }
 
+/// Whether starting waits for the back-end. QEMU's last messages ask for no reply, so that nothing tells when the rings run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Settle {
+    /// One GET_FEATURES more, which the back-end answers when it has dealt with everything before: tests can rely on running rings.
+    #[default]
+    RoundTrip,
+    /// Not a message more than the front-end sends.
+    Never,
+}
+
 /// The vhost-user protocol features a front-end takes when they are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolFeatures(u64);
@@ -113,6 +123,8 @@ pub struct NicOptions {
     pub guest_rx_buffers: u16,
     /// When receive buffers are posted.
     pub refill: Refill,
+    /// Whether starting waits until the back-end has dealt with it.
+    pub settle: Settle,
     /// How the driver learns of used chains.
     pub waiting: Waiting,
     /// Whether buffers are painted and checked.
@@ -146,6 +158,7 @@ impl Default for NicOptions {
             guest_rx_buffer_bytes: None,
             guest_rx_buffers: u16::MAX,
             refill: Refill::Automatic,
+            settle: Settle::RoundTrip,
             waiting: Waiting::Calls,
             canaries: Canaries::On,
             ring_region: 0,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
-use super::options::{NicOptions, ProtocolFeatures};
+use super::options::{NicOptions, ProtocolFeatures, Settle};
 use super::{MessageOrder, Nic};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestMemoryLayout};
@@ -67,6 +67,10 @@ fn messages(options: NicOptions, protocol: u64, life: impl FnOnce(&mut Nic)) -> 
     let (ours, theirs) = UnixStream::pair().unwrap();
     let thread = back_end(theirs, protocol);
     let memory = GuestMemory::new(&GuestMemoryLayout::around_pci_hole(4 << 20, 4 << 20)).unwrap();
+    let options = NicOptions {
+        settle: Settle::Never,
+        ..options
+    };
     let mut nic = Nic::introduce(&memory, options, ours).unwrap();
     life(&mut nic);
     drop(nic);

@@ -77,10 +77,6 @@ impl Agent {
                     .arg("--")
                     .arg(&artefacts.guest_agent);
                 command
-                    .arg(format!("--net=/proc/{pid}/ns/net"))
-                    .arg("--")
-                    .arg(&artefacts.guest_agent);
-                command
             }
         };
         // It ends when its input closes: with us, however we end.

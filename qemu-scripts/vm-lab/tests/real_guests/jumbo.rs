@@ -2,7 +2,7 @@
 
 use vm_lab::agent::Agent;
 use vm_lab::lab::{LabSpec, Station, with_lab};
-use vm_lab::{Result, traffic};
+use vm_lab::{Error, Result, traffic};
 
 use crate::{MIB, exchange, expect_equal};
 
@@ -38,12 +38,16 @@ fn frames_of_nine_thousand_bytes_cross_in_one_piece() {
     });
 }
 
-/// `FragCreates` of the guest's IPv4 counters.
+/// `FragCreates` of the guest's IPv4 counters: a line of names, then one of values. Newer kernels have more of them.
 fn fragments(agent: &Agent) -> Result<String> {
     let counters = agent.run("grep ^Ip: /proc/net/snmp")?;
-    Ok(counters
-        .split_whitespace()
-        .next_back()
-        .unwrap_or_default()
-        .to_owned())
+    let mut lines = counters.lines().map(str::split_whitespace);
+    let (Some(names), Some(mut values)) = (lines.next(), lines.next()) else {
+        return Err(Error::Unexpected(counters));
+    };
+    let index = names.into_iter().position(|name| name == "FragCreates");
+    let value = index.and_then(|index| values.nth(index));
+    value
+        .map(str::to_owned)
+        .ok_or(Error::Unexpected(counters.clone()))
 }

@@ -10,7 +10,7 @@ use vm_lab::{Result, traffic};
 use crate::{expect, expect_equal};
 
 const DATAGRAMS: u32 = 20;
-const EVERYONE: Ipv4Addr = Ipv4Addr::BROADCAST;
+const EVERYONE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 255);
 
 /// 1 and 2: access 10. 3: access 20. 4: trunk of both.
 fn spec() -> LabSpec {
@@ -91,7 +91,7 @@ fn a_unicast_to_a_known_address_in_another_vlan_does_not_arrive() {
     with_trunk(|lab| {
         let (one, target) = (lab.host(1)?.0, lab.guest(3)?.spec().clone());
         one.run(&format!(
-            "ip neigh replace {} lladdr {} dev eth0",
+            "arp -i eth0 -s {} {}",
             target.address(),
             target.mac()
         ))?;
@@ -147,7 +147,7 @@ fn untagged_frames_of_a_trunk_without_native_vlan_go_nowhere() {
         let trunk = lab.host(4)?.0;
         // By its NIC itself, not by a VLAN interface.
         let heard = heard(lab, "untagged-by-vm4", || {
-            shout(&trunk, Ipv4Addr::new(10, 0, 0, 255), "untagged-by-vm4")
+            shout(&trunk, EVERYONE, "untagged-by-vm4")
         })?;
         expect(
             "none arrives anywhere",

@@ -1,0 +1,95 @@
+//! What becomes of a descriptor as soon as it is received.
+//!
+//! A front-end may pass anything. Looking at some kinds of files can block until whoever serves them answers (FUSE), and so
+//! can closing them (FUSE again, a socket that lingers). The device thread serves every port, so it keeps only the two
+//! kinds that vhost-user needs and that never block: eventfds, and files in memory (memfd, tmpfs, hugetlbfs). Both are
+//! told apart without touching the file itself. Anything else is closed on a thread of its own, and an inert descriptor takes
+//! its place, so that counts stay right and the request that carried it is refused in its own words.
+
+use rustix::event::epoll;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+/// Descriptors that wait to be closed. More are left open: a front-end that makes closing block gains nothing by sending more.
+const MAX_WAITING: usize = 1024;
+
+/// The descriptor itself if it is of a kind that never blocks, otherwise an inert one.
+pub fn admit(descriptor: OwnedFd) -> OwnedFd {
+    if is_eventfd(&descriptor) || is_memory(&descriptor) {
+        return descriptor;
+    }
+    match epoll::create(epoll::CreateFlags::CLOEXEC) {
+        Ok(inert) => {
+            close_elsewhere(descriptor);
+            inert
+        }
+        // Without a spare descriptor the original is refused all the same, later.
+        Err(_) => descriptor,
+    }
+}
+
+fn is_eventfd(descriptor: &OwnedFd) -> bool {
+    let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    rustix::fs::readlink(link, Vec::new())
+        .is_ok_and(|kind| kind.as_bytes() == b"anon_inode:[eventfd]")
+}
+
+/// Only files in memory have seals (fcntl(2): F_GET_SEALS), and asking for them does not reach a file system.
+fn is_memory(descriptor: &OwnedFd) -> bool {
+    rustix::fs::fcntl_get_seals(descriptor).is_ok()
+}
+
+fn close_elsewhere(descriptor: OwnedFd) {
+    static CLOSER: OnceLock<Option<SyncSender<OwnedFd>>> = OnceLock::new();
+    let closer = CLOSER.get_or_init(|| {
+        let (sender, receiver) = sync_channel::<OwnedFd>(MAX_WAITING);
+        std::thread::Builder::new()
+            .name("closer".to_owned())
+            .spawn(move || receiver.into_iter().for_each(drop))
+            .is_ok()
+            .then_some(sender)
+    });
+    let Some(closer) = closer else { return };
+    if let Err(TrySendError::Full(descriptor) | TrySendError::Disconnected(descriptor)) =
+        closer.try_send(descriptor)
+    {
+        log::warn!("a front-end's descriptor could not be closed and stays open");
+        std::mem::forget(descriptor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    #[test]
+    fn eventfds_and_memory_are_kept_and_anything_else_is_replaced() {
+        let kept: [OwnedFd; 2] = [
+            eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            memfd_create("memory", MemfdFlags::CLOEXEC).unwrap(),
+        ];
+        for descriptor in kept {
+            let number = descriptor.as_raw_fd();
+            assert_eq!(admit(descriptor).as_raw_fd(), number);
+        }
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let admitted = admit(reader);
+        assert!(!is_eventfd(&admitted) && !is_memory(&admitted));
+        // The original is closed: its other end hears of it.
+        let mut sockets = [rustix::event::PollFd::new(
+            &writer,
+            rustix::event::PollFlags::ERR,
+        )];
+        let deadline = rustix::event::Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(
+            rustix::event::poll(&mut sockets, Some(&deadline)).unwrap(),
+            1
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! An [`Attachment`] without a data path: it writes down what the state machine asks for.
+//!
+//! Stands in for the data path in device tests and under the fuzzer. Not part of the public surface. Kept true: it refuses what
+//! the real one refuses, and panics where the state machine asks for what it must not.
+
+use super::attach::{AttachError, Attachment, LostRing, RingStart};
+use crate::datapath::QueueIndex;
+use crate::ring::RegionLayout;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One effect, as the state machine asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // Each is the `Attachment` method of its name.
+pub enum Effect {
+    SetMemory(Vec<RegionLayout>),
+    AddRegion(RegionLayout),
+    RemoveRegion(RegionLayout),
+    SetKick(QueueIndex, bool),
+    SetCall(QueueIndex, bool),
+    SetError(QueueIndex, bool),
+    Start(QueueIndex, RingStart),
+    Stop(QueueIndex),
+    Enable(QueueIndex),
+    Disable(QueueIndex),
+    SetFeatures(u64),
+    Inject(Vec<u8>),
+    ForgetSession,
+}
+
+/// What the double knows and is told to do.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // A test's script; each field is named for what it does.
+pub struct Recording {
+    pub effects: Vec<Effect>,
+    pub running: BTreeMap<QueueIndex, RingStart>,
+    pub enabled: BTreeSet<QueueIndex>,
+    pub memory: Vec<RegionLayout>,
+    /// Descriptors in hand: kicks, calls, errors, by kind and ring.
+    pub descriptors: BTreeMap<(&'static str, QueueIndex), OwnedFd>,
+    /// Final indices to answer `stop_ring` with.
+    pub stop_at: BTreeMap<QueueIndex, u16>,
+    pub memory_is_lost: bool,
+    /// Rings that will not survive the next change of memory or features.
+    pub lose_at_next_change: Vec<QueueIndex>,
+    pub refuse_next_map: bool,
+}
+
+/// An [`Attachment`] that writes down what it is asked for, and checks that it is asked only for what is allowed.
+#[derive(Clone, Debug, Default)]
+pub struct RecordingAttachment(Arc<Mutex<Recording>>);
+
+impl RecordingAttachment {
+    /// The script and the record; shared with every clone.
+    pub fn recording(&self) -> MutexGuard<'_, Recording> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything asked for since the last call.
+    pub fn take_effects(&self) -> Vec<Effect> {
+        std::mem::take(&mut self.recording().effects)
+    }
+}
+
+impl Recording {
+    fn note(&mut self, effect: Effect) {
+        // A fuzzer's session is long; the record is for tests, which are short.
+        if self.effects.len() < 4096 {
+            self.effects.push(effect);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        kind: &'static str,
+        queue: QueueIndex,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<bool, AttachError> {
+        let Some(descriptor) = descriptor else {
+            self.descriptors.remove(&(kind, queue));
+            return Ok(false);
+        };
+        if !is_eventfd(&descriptor) {
+            return Err(AttachError::Eventfd(io::Error::from(
+                io::ErrorKind::InvalidInput,
+            )));
+        }
+        self.descriptors.insert((kind, queue), descriptor);
+        Ok(true)
+    }
+
+    /// The double's memory map takes what a real one must refuse too: nothing empty, nothing that wraps, no overlap.
+    fn check_map(&mut self, regions: &[RegionLayout]) -> Result<(), AttachError> {
+        let refused = std::mem::take(&mut self.refuse_next_map);
+        let valid = |region: &RegionLayout| {
+            region.size_bytes != 0
+                && region
+                    .guest_phys_addr
+                    .checked_add(region.size_bytes)
+                    .is_some()
+                && region.user_addr.checked_add(region.size_bytes).is_some()
+        };
+        let overlap = |a: &RegionLayout, b: &RegionLayout| {
+            a.guest_phys_addr < b.guest_phys_addr.saturating_add(b.size_bytes)
+                && b.guest_phys_addr < a.guest_phys_addr.saturating_add(a.size_bytes)
+        };
+        let overlaps = (1..=regions.len()).any(|rest| {
+            let (before, after) = regions.split_at(rest);
+            before
+                .last()
+                .is_some_and(|region| after.iter().any(|other| overlap(region, other)))
+        });
+        if refused || overlaps || !regions.iter().all(valid) {
+            return Err(AttachError::NoMemory);
+        }
+        Ok(())
+    }
+
+    fn lose_rings(&mut self) -> Vec<LostRing> {
+        let mut lost = std::mem::take(&mut self.lose_at_next_change);
+        lost.retain(|queue| self.running.remove(queue).is_some());
+        lost.into_iter()
+            .map(|queue| LostRing {
+                queue,
+                reason: "its addresses are outside the memory".to_owned(),
+            })
+            .collect()
+    }
+}
+
+/// As the kernel names it.
+fn is_eventfd(descriptor: &OwnedFd) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+        .is_ok_and(|name| name.as_os_str() == "anon_inode:[eventfd]")
+}
+
+impl Attachment for RecordingAttachment {
+    fn set_memory(
+        &mut self,
+        regions: Vec<(RegionLayout, OwnedFd)>,
+    ) -> Result<Vec<LostRing>, AttachError> {
+        let layouts: Vec<_> = regions.iter().map(|(layout, _)| *layout).collect();
+        let mut recording = self.recording();
+        recording.check_map(&layouts)?;
+        recording.note(Effect::SetMemory(layouts.clone()));
+        recording.memory = layouts;
+        Ok(recording.lose_rings())
+    }
+
+    fn add_region(
+        &mut self,
+        layout: RegionLayout,
+        _file: OwnedFd,
+    ) -> Result<Vec<LostRing>, AttachError> {
+        let mut recording = self.recording();
+        let mut layouts = recording.memory.clone();
+        layouts.push(layout);
+        recording.check_map(&layouts)?;
+        recording.note(Effect::AddRegion(layout));
+        recording.memory = layouts;
+        Ok(recording.lose_rings())
+    }
+
+    fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError> {
+        let mut recording = self.recording();
+        assert!(
+            recording.memory.contains(&layout),
+            "a region is removed as it was added"
+        );
+        recording.note(Effect::RemoveRegion(layout));
+        recording.memory.retain(|kept| *kept != layout);
+        Ok(recording.lose_rings())
+    }
+
+    fn memory_lost(&self) -> bool {
+        self.recording().memory_is_lost
+    }
+
+    fn set_kick(&mut self, queue: QueueIndex, kick: Option<OwnedFd>) -> Result<(), AttachError> {
+        let mut recording = self.recording();
+        let some = recording.keep("kick", queue, kick)?;
+        recording.note(Effect::SetKick(queue, some));
+        Ok(())
+    }
+
+    fn set_call(&mut self, queue: QueueIndex, call: Option<OwnedFd>) -> Result<(), AttachError> {
+        let mut recording = self.recording();
+        let some = recording.keep("call", queue, call)?;
+        recording.note(Effect::SetCall(queue, some));
+        Ok(())
+    }
+
+    fn set_error(&mut self, queue: QueueIndex, error: Option<OwnedFd>) -> Result<(), AttachError> {
+        let mut recording = self.recording();
+        let some = recording.keep("error", queue, error)?;
+        recording.note(Effect::SetError(queue, some));
+        Ok(())
+    }
+
+    fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError> {
+        let mut recording = self.recording();
+        assert!(
+            !recording.running.contains_key(&queue),
+            "a running ring is stopped before it starts again"
+        );
+        assert!(
+            !recording.memory.is_empty(),
+            "a ring starts only with memory"
+        );
+        assert!(
+            start.size.is_power_of_two() && start.size >= 2,
+            "a ring starts only with a valid size"
+        );
+        let table = start.addresses.descriptor_table;
+        let fits = |region: &RegionLayout| {
+            table >= region.user_addr && table - region.user_addr < region.size_bytes
+        };
+        if !recording.memory.iter().any(fits) {
+            return Err(AttachError::NoMemory);
+        }
+        recording.note(Effect::Start(queue, *start));
+        recording.running.insert(queue, *start);
+        Ok(())
+    }
+
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16> {
+        let mut recording = self.recording();
+        recording.note(Effect::Stop(queue));
+        let started = recording.running.remove(&queue)?;
+        let stop_at = recording.stop_at.get(&queue).copied();
+        Some(stop_at.unwrap_or(started.base))
+    }
+
+    fn is_running(&self, queue: QueueIndex) -> bool {
+        self.recording().running.contains_key(&queue)
+    }
+
+    fn enable_ring(&mut self, queue: QueueIndex) {
+        let mut recording = self.recording();
+        recording.enabled.insert(queue);
+        recording.note(Effect::Enable(queue));
+    }
+
+    fn disable_ring(&mut self, queue: QueueIndex) {
+        let mut recording = self.recording();
+        recording.enabled.remove(&queue);
+        recording.note(Effect::Disable(queue));
+    }
+
+    fn set_features(&mut self, features: u64) -> Vec<LostRing> {
+        let mut recording = self.recording();
+        recording.note(Effect::SetFeatures(features));
+        recording.lose_rings()
+    }
+
+    fn inject(&mut self, frame: &[u8]) {
+        self.recording().note(Effect::Inject(frame.to_vec()));
+    }
+
+    fn forget_session(&mut self) {
+        let mut recording = self.recording();
+        assert!(
+            recording.running.is_empty(),
+            "every ring is stopped before its memory goes"
+        );
+        recording.memory.clear();
+        recording.descriptors.clear();
+        recording.note(Effect::ForgetSession);
+    }
+}
