@@ -180,8 +180,10 @@ impl Engine for LiveEngine {
     }
 
     fn stop(&mut self) {
-        self.devices.stop();
+        // The workers first: while ports go one by one, a guest whose peer is gone already would lose what waits in its ring.
+        // Left there, it is what the next instance starts with.
         self.datapath.stop();
+        self.devices.stop();
     }
 }
 

@@ -292,6 +292,15 @@ impl Datapath {
 
     /// Waits until every worker has done what it was told so far: a batch at most.
     fn settle(&self) {
+        // Workers that have ended hold nothing, and would never answer.
+        let ended = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        if ended {
+            return;
+        }
         let (done, settled) = std::sync::mpsc::channel();
         self.tell_all(|| Command::Settle(done.clone()));
         drop(done);

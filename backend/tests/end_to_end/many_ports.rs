@@ -2,7 +2,7 @@
 
 use guest_sim::frame::FrameBuilder;
 use guest_sim::frame::build::BROADCAST;
-use guest_sim::{Features, Nic, NicOptions, Refill};
+use guest_sim::{Features, Nic, NicOptions, Refill, Waiting};
 
 use crate::rig::{
     Switch, VM, WITHIN, arrival, assortment, exchange, guest_options, mac, numbered, one_way,
@@ -284,5 +284,30 @@ fn two_workers_carry_crossing_traffic_of_eight_ports_without_loss() {
             });
         }
     });
+    switch.finish();
+}
+
+#[test]
+fn a_guest_that_asks_for_no_calls_gets_none() {
+    let switch = Switch::of(&["vm1", "vm2"]);
+    for ring_features in [Features::NONE, Features::EVENT_IDX] {
+        let options = NicOptions {
+            features: Features::VERSION_1 | Features::MRG_RXBUF | ring_features,
+            waiting: Waiting::BusyPoll,
+            ..guest_options()
+        };
+        let mut from = switch.guest("vm1", options.clone());
+        let mut to = switch.guest("vm2", options);
+        // A call eventfd is signalled once when it is set.
+        from.pair(0).guest_tx.ring_mut().take_call();
+        to.pair(0).guest_rx.ring_mut().take_call();
+        for number in 0..300 {
+            one_way(&numbered(number, 1, 2), &mut from, &mut to);
+        }
+        verify_quiet(&mut [&mut from, &mut to]);
+        assert!(!from.pair(0).guest_tx.ring_mut().take_call());
+        assert!(!to.pair(0).guest_rx.ring_mut().take_call());
+    }
+    assert!(switch.counters("vm2")["notifications_saved"].as_u64() > Some(0));
     switch.finish();
 }
