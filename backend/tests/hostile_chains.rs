@@ -9,10 +9,13 @@
 mod rig;
 
 use guest_sim::frame::FrameBuilder;
-use guest_sim::{Descriptor, NicOptions, RawRing};
+use guest_sim::{
+    Descriptor, Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair, RawRing,
+};
 use rig::Rig;
 use ringswitch::datapath::{DatapathEvent, QueueIndex};
-use ringswitch::ring::RingError;
+use ringswitch::ring::split::{Direction, Taken};
+use ringswitch::ring::{RingError, SegmentArena, SplitRing};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -285,4 +288,45 @@ fn bystanders_go_on(rig: &mut Rig) {
     exchange(rig, a, b);
     exchange(rig, b, a);
     assert!(rig.events().is_empty());
+}
+
+#[test]
+fn empty_descriptors_count_towards_what_a_batch_walks() {
+    let options = NicOptions::bench();
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let pair = QueuePair::new(0, &memory, &options, options.features).unwrap();
+    let config = rig::config(pair.guest_rx.ring(), options.features);
+    let mut ring = SplitRing::start(config, Direction::Writable, &rig::map(&memory)).unwrap();
+    let raw = pair.guest_rx.ring().raw().unwrap();
+    for index in 0..1000 {
+        let next = if index == 999 { 0 } else { NEXT };
+        raw.set_descriptor(index, descriptor(INSIDE, 0, WRITE | next, index + 1))
+            .unwrap();
+    }
+    for slot in 0..8 {
+        raw.set_avail_entry(slot, 0).unwrap();
+    }
+    raw.set_avail_index(8).unwrap();
+    let mut arena = SegmentArena::default();
+    let chains = std::iter::from_fn(|| match ring.take(&mut arena).unwrap() {
+        Taken::Chain(chain) => Some(chain),
+        Taken::Empty | Taken::ArenaFull => None,
+    });
+    assert_eq!(chains.count(), 4, "the arena has room for 4,096 pieces");
+}
+
+#[test]
+fn a_driver_without_event_idx_does_not_kick_a_ring_that_is_polled_again() {
+    const NO_NOTIFY: u16 = 1;
+    let options = NicOptions {
+        features: Features::VERSION_1 | Features::MRG_RXBUF,
+        ..NicOptions::bench()
+    };
+    let mut rig = Rig::new(&[options, NicOptions::bench(), NicOptions::bench()]);
+    let ring = rig.guests[0].raw_guest_tx();
+    assert_eq!(ring.used_flags().unwrap(), NO_NOTIFY);
+    assert!(!rig.arm(0), "nothing waits");
+    assert_eq!(ring.used_flags().unwrap(), 0);
+    exchange(&mut rig, 0, 1);
+    assert_eq!(ring.used_flags().unwrap(), NO_NOTIFY);
 }

@@ -335,3 +335,100 @@ fn parse_segmentation(
         header_bytes: headers.payload_offset,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: NetFeatures = NetFeatures::TAP;
+
+    /// IPv4 and UDP behind `tags` VLAN tags: where its UDP header starts, and its bytes.
+    fn udp(tags: usize) -> (u16, Vec<u8>) {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        for _ in 0..tags {
+            frame.extend([0x81, 0, 0, 10]);
+        }
+        frame.extend([8, 0, 0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0]);
+        frame.extend([
+            10, 0, 0, 1, 10, 0, 0, 2, 0, 99, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4,
+        ]);
+        (34 + 4 * tags as u16, frame)
+    }
+
+    fn request(start: u16, offset: u16) -> [u8; 12] {
+        Offload {
+            checksum: Some(PartialChecksum { start, offset }),
+            segmentation: None,
+        }
+        .header()
+    }
+
+    #[test]
+    fn a_checksum_cannot_be_aimed_at_headers_that_decisions_read() {
+        for tags in 0..=2 {
+            let (transport, frame) = udp(tags);
+            let parse = |start, offset| {
+                Offload::parse(&request(start, offset), &frame, frame.len() as u32, ALL)
+            };
+            for start in 0..transport {
+                for offset in [0, 2, 6] {
+                    assert_eq!(
+                        parse(start, offset),
+                        Err(DropReason::BadVnetHeader),
+                        "{start} + {offset}"
+                    );
+                }
+            }
+            assert!(parse(transport, UDP_CHECKSUM_OFFSET).is_ok());
+            assert_eq!(
+                parse(transport, 11),
+                Err(DropReason::BadVnetHeader),
+                "ends past the frame"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_not_negotiated_is_refused() {
+        let (transport, frame) = udp(0);
+        let vnet = request(transport, UDP_CHECKSUM_OFFSET);
+        let without = NetFeatures::new(VERSION_1);
+        assert_eq!(
+            Offload::parse(&vnet, &frame, frame.len() as u32, without),
+            Err(DropReason::BadVnetHeader)
+        );
+    }
+
+    #[test]
+    fn what_is_left_undone_moves_with_the_tag() {
+        let left = Offload {
+            checksum: Some(PartialChecksum {
+                start: 34,
+                offset: 16,
+            }),
+            segmentation: None,
+        };
+        assert_eq!(left.shifted(4).checksum.map(|c| c.start), Some(38));
+        assert_eq!(left.shifted(-4).checksum.map(|c| c.start), Some(30));
+    }
+
+    #[test]
+    fn segmentation_without_checksums_is_not_taken() {
+        let tcp = Segmentation {
+            kind: GsoKind::Tcp4,
+            segment_bytes: 1448,
+            ecn: false,
+            header_bytes: 54,
+        };
+        let left = Offload {
+            checksum: Some(PartialChecksum {
+                start: 34,
+                offset: 16,
+            }),
+            segmentation: Some(tcp),
+        };
+        let tso_alone = NetFeatures::new(VERSION_1 | 1 << VIRTIO_NET_F_GUEST_TSO4);
+        assert_eq!(left.fit(tso_alone), Fit::Segment(tcp));
+        assert_eq!(left.fit(ALL), Fit::AsIs);
+    }
+}

@@ -70,6 +70,11 @@ impl Rig {
         self.runner.run_queue(&queue)
     }
 
+    /// What a worker does before it stops polling a guest's guest-tx ring.
+    pub fn arm(&mut self, guest: usize) -> bool {
+        BatchRunner::arm(&self.guests[guest].queues.queues[1])
+    }
+
     /// A guest's counters.
     pub fn counters(&self, guest: usize) -> PortCounters {
         self.shared
