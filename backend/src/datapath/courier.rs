@@ -2,8 +2,8 @@
 
 use super::Shared;
 use super::flow_hash::ring_of;
-use super::frame::{BATCH_FRAMES, Batch, payload};
-use super::guest_rx::{Outgoing, Undelivered, Writer, Written};
+use super::frame::{BATCH_FRAMES, Batch};
+use super::guest_rx::{Undelivered, Writer, Written};
 use super::notify;
 use super::ports::{Port, PortTable, TapPort, VhostQueues};
 use super::queue::Queue;
@@ -156,12 +156,9 @@ impl Courier {
         let mut written = Written::default();
         let mut broken = None;
         for (index, edit) in frames {
-            let (Some(active), Some(frame), Some(header), None) = (
-                slot.as_mut(),
-                batch.frames.get(index),
-                batch.headers.get_mut(index),
-                broken,
-            ) else {
+            let (Some(active), Some(frame), None) =
+                (slot.as_mut(), batch.frames.get(index).copied(), broken)
+            else {
                 port.drops.add(DropReason::RxRingNotReady);
                 continue;
             };
@@ -170,12 +167,8 @@ impl Courier {
                 port.drops.add(reason);
                 continue;
             }
-            let out = Outgoing {
-                header,
-                payload: payload(&batch.arena, &batch.local, frame),
-                payload_bytes: frame.rest_bytes,
-                offload: frame.offload,
-                edit,
+            let Some(out) = batch.outgoing(index, edit) else {
+                continue;
             };
             match self
                 .writer
@@ -220,17 +213,8 @@ impl Courier {
     ) {
         let (mut delivered, mut bytes) = (0, 0);
         for (index, edit) in frames {
-            let (Some(frame), Some(header)) =
-                (batch.frames.get(index), batch.headers.get_mut(index))
-            else {
+            let Some(out) = batch.outgoing(index, edit) else {
                 continue;
-            };
-            let out = Outgoing {
-                header,
-                payload: payload(&batch.arena, &batch.local, frame),
-                payload_bytes: frame.rest_bytes,
-                offload: frame.offload,
-                edit,
             };
             match tap_rx::write(&port.tap, out, &mut self.joined) {
                 Ok(written) => {

@@ -7,7 +7,7 @@
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
 use crate::ring::{SegmentArena, SegmentRange};
-use switch_core::Verdict;
+use switch_core::{Verdict, VlanEdit};
 
 /// Frames in a batch.
 pub const BATCH_FRAMES: usize = 64;
@@ -144,6 +144,21 @@ pub struct Frame {
     pub verdict: Verdict,
 }
 
+/// A frame on its way out.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Its private start.
+    pub header: &'a mut PrivateHeader,
+    /// The rest.
+    pub payload: PayloadCursor<'a>,
+    /// Length of the rest.
+    pub payload_bytes: u32,
+    /// What is left to be done.
+    pub offload: Offload,
+    /// The change to its VLAN tag.
+    pub edit: VlanEdit,
+}
+
 /// Up to [`BATCH_FRAMES`] frames of one source.
 #[derive(Debug)]
 pub struct Batch {
@@ -184,34 +199,36 @@ impl Batch {
             .unwrap_or_default()
     }
 
+    /// A frame to be delivered with its tag edited.
+    #[inline]
+    pub fn outgoing(&mut self, frame: usize, edit: VlanEdit) -> Option<Outgoing<'_>> {
+        let header = self.headers.get_mut(frame)?;
+        let frame = self.frames.get(frame)?;
+        let payload = match frame.rest {
+            _ if frame.rest_bytes == 0 => Payload::EMPTY,
+            Rest::Chain { range, skip_bytes } => Payload::Guest {
+                chain: self.arena.chain(range),
+                skip_bytes,
+            },
+            Rest::Local { start } => {
+                let start = start as usize;
+                let end = start + frame.rest_bytes as usize;
+                Payload::Local(self.local.get(start..end).unwrap_or_default())
+            }
+        };
+        Some(Outgoing {
+            header,
+            payload: payload.cursor(),
+            payload_bytes: frame.rest_bytes,
+            offload: frame.offload,
+            edit,
+        })
+    }
+
     /// Forgets its frames.
     pub fn clear(&mut self) {
         self.frames.clear();
         self.arena.release();
         self.local_bytes = 0;
-    }
-}
-
-/// The bytes after a frame's private header.
-#[inline]
-pub fn payload<'a>(arena: &'a SegmentArena, local: &'a [u8], frame: &Frame) -> PayloadCursor<'a> {
-    if frame.rest_bytes == 0 {
-        return Payload::EMPTY.cursor();
-    }
-    match frame.rest {
-        Rest::Chain { range, skip_bytes } => Payload::Guest {
-            chain: arena.chain(range),
-            skip_bytes,
-        }
-        .cursor(),
-        Rest::Local { start } => {
-            let start = start as usize;
-            Payload::Local(
-                local
-                    .get(start..start + frame.rest_bytes as usize)
-                    .unwrap_or_default(),
-            )
-            .cursor()
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
 //! read must not hold up the others.
 
-use super::frame::PrivateHeader;
+use super::frame::{Outgoing, PrivateHeader};
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
@@ -16,21 +16,6 @@ use switch_core::{DropReason, VlanEdit};
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
 /// would only make a worker walk rings for somebody's amusement.
 const MAX_CHAINS_PER_FRAME: usize = 2_048;
-
-/// A frame on its way out.
-#[derive(Debug)]
-pub struct Outgoing<'a> {
-    /// Its private start.
-    pub header: &'a mut PrivateHeader,
-    /// The rest.
-    pub payload: PayloadCursor<'a>,
-    /// Length of the rest.
-    pub payload_bytes: u32,
-    /// What is left to be done.
-    pub offload: Offload,
-    /// The change to its VLAN tag.
-    pub edit: VlanEdit,
-}
 
 /// What reached a guest so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //!
 //! The kernel takes every offload that a guest can have left undone, so nothing is finished in software here.
 
-use super::frame::PrivateHeader;
-use super::guest_rx::{Outgoing, retagged};
+use super::frame::{Outgoing, PrivateHeader};
+use super::guest_rx::retagged;
 use crate::port::tap::Tap;
 use crate::ring::segment::Payload;
 use std::io;

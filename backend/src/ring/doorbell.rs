@@ -2,7 +2,7 @@
 //!
 //! A front-end keeps a descriptor of its own for the same open file, so it can change the file's flags or counter at any
 //! time. Hence three rules: a kick is never read (an edge-triggered epoll entry fires on every write without it), a call
-//! is never written (that can block: see [`signaller`]), and only true eventfds are taken (polling a FUSE
+//! is never written (that can block: see `signaller`), and only true eventfds are taken (polling a FUSE
 //! file, say, can block for ever).
 
 use super::signaller;
@@ -36,7 +36,7 @@ impl EventSink {
         verified(fd).map(Self)
     }
 
-    /// Adds one to the eventfd, without ever blocking: see [`signaller`](super::signaller).
+    /// Adds one to the eventfd, without ever blocking: see `signaller`.
     pub fn signal(&self) {
         signaller::signal(self.0.as_fd());
     }

@@ -6,13 +6,16 @@
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
 //! * [`split`]: a split virtqueue, device side: heads out, used elements in, notifications suppressed both ways;
+//!   `parts`: where it lies; [`error`]: what its driver can do wrong;
 //! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it;
 //! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
 //!
 //! Everything public here is safe to call with whatever a guest or a front-end may have put in memory.
 
 pub mod doorbell;
+pub mod error;
 pub mod guest_memory;
+mod parts;
 pub mod segment;
 pub mod sigbus;
 mod signaller;
@@ -20,6 +23,8 @@ pub mod split;
 pub mod syscalls;
 
 pub use doorbell::{EventSink, EventSource};
+pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
+pub use parts::RingAddresses;
 pub use segment::{SegmentArena, SegmentRange};
-pub use split::{RingAddresses, RingConfig, RingError, SplitRing};
+pub use split::{RingConfig, SplitRing};

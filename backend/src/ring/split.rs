@@ -9,9 +9,10 @@
 //! taken is given back before the ring changes hands. So `used.idx` alone says where to go on after a crash.
 
 use super::doorbell::{EventSink, EventSource};
+use super::error::RingError;
 use super::guest_memory::{GuestMemory, RegionWindow};
+use super::parts::{DESCRIPTOR_BYTES, Parts, RingAddresses};
 use super::segment::{Segment, SegmentArena, SegmentRange};
-use serde::{Deserialize, Serialize};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -28,24 +29,10 @@ const _: () = assert!(
 
 /// Largest ring (VIRTIO 1.3 §2.7: "The maximum Queue Size value is 32768").
 pub const MAX_RING_SIZE: u16 = 32_768;
-const DESCRIPTOR_BYTES: u64 = 16;
 /// Descriptors in one chain, direct or indirect: what QEMU's own devices accept (VIRTQUEUE_MAX_SIZE), so every driver stays
 /// below it, whatever its ring's size. Without such a bound a guest with a large ring could make a worker walk 32,768
 /// descriptors for one frame.
 pub const MAX_CHAIN_DESCRIPTORS: u32 = 1_024;
-
-/// Where a ring's three parts are, in the front-end's address space (VHOST_USER_SET_VRING_ADDR).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RingAddresses {
-    /// Descriptor table.
-    pub descriptor_table: u64,
-    /// Available ring.
-    pub available_ring: u64,
-    /// Used ring.
-    pub used_ring: u64,
-    /// Guest-physical address of the used ring for the migration log, when the front-end asks for logging.
-    pub used_log: Option<u64>,
-}
 
 /// All that is needed to start a ring.
 #[derive(Debug)]
@@ -64,117 +51,6 @@ pub struct RingConfig {
     pub call: Option<Arc<EventSink>>,
     /// Signalled when the ring is stopped by a [`RingError`].
     pub error: Option<Arc<EventSink>>,
-}
-
-/// A part of a ring, for messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RingPart {
-    /// Descriptor table.
-    Descriptors,
-    /// Available ring.
-    Available,
-    /// Used ring.
-    Used,
-}
-
-impl std::fmt::Display for RingPart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Descriptors => "descriptor table",
-            Self::Available => "available ring",
-            Self::Used => "used ring",
-        })
-    }
-}
-
-/// Why a ring cannot start or go on. Each is the guest's or its front-end's fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RingError {
-    /// SET_VRING_NUM with an impossible size.
-    #[error("ring size {0} is not a power of two between 1 and 32768")]
-    BadSize(u16),
-    /// A part is not in one region of the memory table.
-    #[error(
-        "the {part} at front-end address {addr:#x} ({len_bytes} bytes) is not inside one memory region"
-    )]
-    NotMapped {
-        /// Which part.
-        part: RingPart,
-        /// Its address in the front-end.
-        addr: u64,
-        /// Its length.
-        len_bytes: u64,
-    },
-    /// VIRTIO 1.3 §2.7: descriptor table 16, available ring 2, used ring 4.
-    #[error("the {part} at front-end address {addr:#x} is not aligned to {align} bytes")]
-    Misaligned {
-        /// Which part.
-        part: RingPart,
-        /// Its address in the front-end.
-        addr: u64,
-        /// What is required.
-        align: u64,
-    },
-    /// More heads offered than the ring has entries.
-    #[error("the available index jumped to {avail} while {next} comes next in a ring of {size}")]
-    AvailJump {
-        /// The driver's available index.
-        avail: u16,
-        /// The next one we would take.
-        next: u16,
-        /// Entries of the ring.
-        size: u16,
-    },
-    /// A head or a `next` field names no descriptor of the table.
-    #[error("descriptor {index} does not exist in a table of {size}")]
-    NoSuchDescriptor {
-        /// The index found.
-        index: u16,
-        /// Entries of the table.
-        size: u32,
-    },
-    /// More descriptors than the table has: a loop.
-    #[error("the chain at head {head} does not end")]
-    Loop {
-        /// Where the chain starts.
-        head: u16,
-    },
-    /// A buffer (or a piece of it) outside the guest's memory.
-    #[error(
-        "descriptor of {len_bytes} bytes at guest address {addr:#x} reaches outside the guest's memory"
-    )]
-    BadAddress {
-        /// Guest-physical address.
-        addr: u64,
-        /// Length in the descriptor.
-        len_bytes: u32,
-    },
-    /// Device-writable in a guest-tx chain, or device-readable in a guest-rx chain.
-    #[error("the chain at head {head} has a descriptor of the wrong direction (flags {flags:#x})")]
-    WrongDirection {
-        /// Where the chain starts.
-        head: u16,
-        /// The descriptor's flags.
-        flags: u16,
-    },
-    /// VIRTIO 1.3 §2.7.5.3: a table inside a table, NEXT beside INDIRECT, a table of no or odd length, or one without the feature.
-    #[error(
-        "the indirect descriptor at head {head} is malformed ({len_bytes} bytes, flags {flags:#x})"
-    )]
-    BadIndirect {
-        /// Where the chain starts.
-        head: u16,
-        /// Length of the table.
-        len_bytes: u32,
-        /// The descriptor's flags.
-        flags: u16,
-    },
-    /// More than [`MAX_CHAIN_DESCRIPTORS`].
-    #[error("the chain at head {head} has more than {MAX_CHAIN_DESCRIPTORS} descriptors")]
-    TooLong {
-        /// Where the chain starts.
-        head: u16,
-    },
 }
 
 /// Which kind of chains a ring carries.
@@ -215,14 +91,6 @@ struct Descriptor {
     len: u32,
     flags: u16,
     next: u16,
-}
-
-/// Host addresses of the three parts, valid while the ring's `memory` is held.
-#[derive(Clone, Copy, Debug)]
-struct Parts {
-    descriptors: NonNull<u8>,
-    available: NonNull<u8>,
-    used: NonNull<u8>,
 }
 
 /// A started split virtqueue.
@@ -778,55 +646,5 @@ fn endless(head: u16, table_size: u32) -> RingError {
         RingError::TooLong { head }
     } else {
         RingError::Loop { head }
-    }
-}
-
-impl Parts {
-    /// Checks and translates the three parts (VIRTIO 1.3 §2.7: sizes and alignments).
-    fn translate(
-        addresses: &RingAddresses,
-        size: u16,
-        event_idx: bool,
-        memory: &GuestMemory,
-    ) -> Result<Self, RingError> {
-        let size = u64::from(size);
-        let event_bytes = if event_idx { 2 } else { 0 };
-        let part = |part, addr: u64, len_bytes, align| {
-            if !addr.is_multiple_of(align) {
-                return Err(RingError::Misaligned { part, addr, align });
-            }
-            let host = memory
-                .translate_user(addr, len_bytes)
-                .ok_or(RingError::NotMapped {
-                    part,
-                    addr,
-                    len_bytes,
-                })?;
-            // A front-end can place the region itself at an odd offset of its file.
-            if !(host.as_ptr() as u64).is_multiple_of(align) {
-                return Err(RingError::Misaligned { part, addr, align });
-            }
-            Ok(host)
-        };
-        Ok(Self {
-            descriptors: part(
-                RingPart::Descriptors,
-                addresses.descriptor_table,
-                DESCRIPTOR_BYTES * size,
-                16,
-            )?,
-            available: part(
-                RingPart::Available,
-                addresses.available_ring,
-                4 + 2 * size + event_bytes,
-                2,
-            )?,
-            used: part(
-                RingPart::Used,
-                addresses.used_ring,
-                4 + 8 * size + event_bytes,
-                4,
-            )?,
-        })
     }
 }

@@ -1,0 +1,80 @@
+//! Where the parts of a ring are: checked and translated once, when it starts or its memory changes.
+
+use super::error::{RingError, RingPart};
+use super::guest_memory::GuestMemory;
+use serde::{Deserialize, Serialize};
+use std::ptr::NonNull;
+
+/// Bytes of a descriptor (VIRTIO 1.3 §2.7.5).
+pub(super) const DESCRIPTOR_BYTES: u64 = 16;
+
+/// Where a ring's three parts are, in the front-end's address space (VHOST_USER_SET_VRING_ADDR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptor_table: u64,
+    /// Available ring.
+    pub available_ring: u64,
+    /// Used ring.
+    pub used_ring: u64,
+    /// Guest-physical address of the used ring for the migration log, when the front-end asks for logging.
+    pub used_log: Option<u64>,
+}
+
+/// Host addresses of the three parts, valid while the ring's `memory` is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    pub(super) descriptors: NonNull<u8>,
+    pub(super) available: NonNull<u8>,
+    pub(super) used: NonNull<u8>,
+}
+
+impl Parts {
+    /// Checks and translates the three parts (VIRTIO 1.3 §2.7: sizes and alignments).
+    pub(super) fn translate(
+        addresses: &RingAddresses,
+        size: u16,
+        event_idx: bool,
+        memory: &GuestMemory,
+    ) -> Result<Self, RingError> {
+        let size = u64::from(size);
+        let event_bytes = if event_idx { 2 } else { 0 };
+        let part = |part, addr: u64, len_bytes, align| {
+            if !addr.is_multiple_of(align) {
+                return Err(RingError::Misaligned { part, addr, align });
+            }
+            let host = memory
+                .translate_user(addr, len_bytes)
+                .ok_or(RingError::NotMapped {
+                    part,
+                    addr,
+                    len_bytes,
+                })?;
+            // A front-end can place the region itself at an odd offset of its file.
+            if !(host.as_ptr() as u64).is_multiple_of(align) {
+                return Err(RingError::Misaligned { part, addr, align });
+            }
+            Ok(host)
+        };
+        Ok(Self {
+            descriptors: part(
+                RingPart::Descriptors,
+                addresses.descriptor_table,
+                DESCRIPTOR_BYTES * size,
+                16,
+            )?,
+            available: part(
+                RingPart::Available,
+                addresses.available_ring,
+                4 + 2 * size + event_bytes,
+                2,
+            )?,
+            used: part(
+                RingPart::Used,
+                addresses.used_ring,
+                4 + 8 * size + event_bytes,
+                4,
+            )?,
+        })
+    }
+}
