@@ -1,4 +1,5 @@
-//! What a frame costs the worker, without threads: batches of 32 frames from one guest's ring into another's.
+//! What a frame costs the worker, without threads: batches of 32 frames from one guest's ring into another's; and what a
+//! notification costs.
 //!
 //! The guests' own work (filling and emptying rings) is outside the measured part. `cargo bench -p ringswitch`.
 #![allow(
@@ -14,6 +15,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use guest_sim::frame::FrameBuilder;
 use guest_sim::{Features, NicOptions};
 use rig::Rig;
+use ringswitch::ring::EventSink;
+use rustix::event::{EventfdFlags, eventfd};
 use std::cell::RefCell;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -100,5 +103,17 @@ fn batches(criterion: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, batches);
+/// Telling a driver, without ever blocking, beside the plain write that could.
+fn notifications(criterion: &mut Criterion) {
+    let owned = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
+    let sink = EventSink::new(owned.try_clone().unwrap()).unwrap();
+    let mut group = criterion.benchmark_group("notify");
+    group.bench_function("signal", |bencher| bencher.iter(|| sink.signal()));
+    group.bench_function("plain write", |bencher| {
+        bencher.iter(|| rustix::io::write(&owned, &1u64.to_ne_bytes()));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, batches, notifications);
 criterion_main!(benches);
