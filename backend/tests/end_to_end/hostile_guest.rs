@@ -441,6 +441,32 @@ fn every_malformed_vnet_header_is_dropped_and_counted_as_such() {
 }
 
 #[test]
+fn frames_with_odd_segment_sizes_arrive_well_formed_or_not_at_all() {
+    let switch = switch();
+    let mut from = switch.guest("vm1", guest_options());
+    for features in [Features::LINUX, Features::VERSION_1 | Features::MRG_RXBUF] {
+        let options = NicOptions {
+            features,
+            ..guest_options()
+        };
+        let mut to = switch.guest("vm2", options);
+        for segment_bytes in [1, 7, 60, 536, 1448, 65_000] {
+            let builder = FrameBuilder::tcp4(30_000).segment(segment_bytes);
+            from.send(&builder.macs(mac(1), mac(2)).build()).unwrap();
+            // A frame is delivered before its sender gets it back.
+            let guest_tx = &mut from.pair(0).guest_tx;
+            guest_tx.drain(WITHIN).unwrap();
+            while let Some(arrived) = to.pair(0).guest_rx.try_receive().unwrap() {
+                guest_sim::frame::verify::check(&arrived)
+                    .unwrap_or_else(|error| panic!("segments of {segment_bytes}: {error}"));
+            }
+        }
+        one_way(&numbered(1, 1, 2), &mut from, &mut to);
+    }
+    switch.finish();
+}
+
+#[test]
 fn offloads_that_were_not_acked_are_dropped() {
     let switch = switch();
     let mut to = switch.guest("vm2", guest_options());
