@@ -12,7 +12,7 @@ use super::ports::{PortTable, TapPort};
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use super::{DatapathEvent, Shared, guest_tx};
-use crate::ring::RingError;
+use crate::ring::{ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
 use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
@@ -69,8 +69,8 @@ impl BatchRunner {
         };
         // A silent ring costs one load.
         match active.ring.refresh() {
-            Ok(0) => return 0,
-            Ok(_) => active.ring.disarm(),
+            Ok(false) => return 0,
+            Ok(true) => active.ring.disarm(),
             Err(error) => {
                 self.stop_ring(queue, &mut slot, error);
                 return 0;
@@ -190,7 +190,7 @@ impl BatchRunner {
             _ => Err(DropReason::FrameTooShort),
         };
         self.batch.frames.push(Frame {
-            head: 0,
+            head: ChainHead::default(),
             len_bytes: len_bytes as u32,
             rest_bytes: len_bytes.saturating_sub(copied) as u32,
             rest: Rest::Local {

@@ -6,7 +6,7 @@
 
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
-use crate::ring::{SegmentArena, SegmentRange};
+use crate::ring::{ChainHead, SegmentArena, SegmentRange};
 use switch_core::{Verdict, VlanEdit};
 
 /// Frames in a batch.
@@ -131,7 +131,7 @@ pub enum Rest {
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Name of its chain in the used ring; meaningless for a frame of another source.
-    pub head: u16,
+    pub head: ChainHead,
     /// Length of the frame, without virtio-net header.
     pub len_bytes: u32,
     /// How many of them the private header does not hold.

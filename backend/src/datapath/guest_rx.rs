@@ -9,8 +9,7 @@ use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
-use crate::ring::split::Taken;
-use crate::ring::{RingError, SegmentArena, SegmentRange};
+use crate::ring::{ChainHead, RingError, SegmentArena, SegmentRange, Taken};
 use switch_core::{DropReason, VlanEdit};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
@@ -162,7 +161,7 @@ fn on_the_wire(len_bytes: u32, segmentation: Option<Segmentation>) -> u32 {
 struct ChainSet {
     arena: SegmentArena,
     /// Head and length of each.
-    chains: Vec<(u16, u64)>,
+    chains: Vec<(ChainHead, u64)>,
     /// Sum of the lengths.
     room_bytes: u64,
 }
@@ -265,7 +264,8 @@ impl ChainSet {
             }
             taken = active.ring.take(&mut self.arena);
         };
-        active.ring.undo_take(self.chains.len() as u16);
+        let places = self.chains.iter().map(|(head, _)| head.places).sum();
+        active.ring.undo_take(places);
         Err(undelivered)
     }
 }

@@ -9,8 +9,7 @@ use super::frame::{
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use crate::ring::segment::Payload;
-use crate::ring::split::{Chain, Taken};
-use crate::ring::{RingError, SegmentArena};
+use crate::ring::{Chain, RingError, SegmentArena, Taken};
 use switch_core::{DropReason, Verdict};
 
 /// A batch ends behind the frame that passes this: a guest's turn is bounded in bytes as well.

@@ -10,8 +10,9 @@ use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
 use ringswitch::datapath::queue::ActiveRing;
 use ringswitch::datapath::vnet_header::NetFeatures;
 use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
-use ringswitch::ring::split::Direction;
-use ringswitch::ring::{GuestMemory as Mapped, RegionLayout, RingAddresses, RingConfig, SplitRing};
+use ringswitch::ring::{
+    Direction, GuestMemory as Mapped, RegionLayout, Ring, RingAddresses, RingConfig,
+};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
@@ -104,7 +105,7 @@ impl Guest {
             } else {
                 Direction::Readable
             };
-            let ring = SplitRing::start(config(ring, acked), direction, &map(&memory)).unwrap();
+            let ring = Ring::start(config(ring, acked), direction, &map(&memory)).unwrap();
             let features = NetFeatures::new(acked.bits());
             queues.queues[index].control(|slot| *slot = Some(ActiveRing { ring, features }));
             queues.queues[index].enable();
