@@ -6,13 +6,17 @@
 
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
-use crate::ring::{ChainHead, SegmentArena, SegmentRange};
-use switch_core::{Verdict, VlanEdit};
+use crate::ring::{Chain, ChainHead, SegmentArena, SegmentRange};
+use switch_core::{PortId, Verdict, VlanEdit};
 
 /// Frames in a batch.
 pub const BATCH_FRAMES: usize = 64;
-/// Bytes copied of each frame, virtio-net header included.
+/// Bytes copied of a frame whose virtio-net header asks for something, that header included: all its headers have to be read.
 pub const HEADER_BYTES: usize = 256;
+/// Bytes copied of any other: of those only the start is looked at.
+pub const PLAIN_HEADER_BYTES: usize = 128;
+/// Bytes of such a frame that are copied, however long its virtio-net header is.
+pub const PLAIN_FRAME_HEADER_BYTES: usize = PLAIN_HEADER_BYTES - VNET_HEADER_BYTES;
 /// Longest virtio-net header (VIRTIO 1.3 §5.1.6).
 pub const VNET_HEADER_BYTES: usize = 12;
 /// Where a frame starts in its private bytes; a header for its receiver fits before it.
@@ -71,6 +75,17 @@ impl PrivateHeader {
         frame_bytes
     }
 
+    /// Adds to the frame's copied part what `fill` writes into the room behind it; the bytes that were added.
+    pub fn extend(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let end = FRAME_START + usize::from(self.frame_bytes);
+        let added = self
+            .bytes
+            .get_mut(end..FRAME_START + FRAME_HEADER_BYTES)
+            .map_or(0, fill);
+        self.frame_bytes += added as u16;
+        added
+    }
+
     /// Makes this the frame that `write` puts into the room it is given; it returns how many bytes that was.
     pub fn write_frame(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
         self.frame_bytes = self.bytes.get_mut(FRAME_START..).map_or(0, write) as u16;
@@ -84,15 +99,25 @@ impl PrivateHeader {
             .unwrap_or_default()
     }
 
-    /// Puts `vnet` before the frame; both together.
+    /// Puts the first `header_bytes` bytes of `vnet`, 10 or 12, before the frame; both together.
     #[inline]
-    pub fn with_vnet(&mut self, vnet: &[u8]) -> &[u8] {
-        let from = FRAME_START - vnet.len().min(FRAME_START);
-        if let Some(room) = self.bytes.get_mut(from..FRAME_START) {
-            room.copy_from_slice(vnet);
+    pub fn with_vnet(&mut self, vnet: &[u8; VNET_HEADER_BYTES], header_bytes: usize) -> &[u8] {
+        let room = self.bytes.first_chunk_mut::<FRAME_START>();
+        // Lengths known beforehand need no call to copy.
+        if header_bytes == VNET_HEADER_BYTES {
+            if let Some([_, _, _, _, room @ ..]) = room {
+                *room = *vnet;
+            }
+        } else if let (Some([_, _, _, _, _, _, room @ ..]), Some(short)) =
+            (room, vnet.first_chunk())
+        {
+            *room = *short;
         }
         self.bytes
-            .get(from..FRAME_START + usize::from(self.frame_bytes))
+            .get(
+                FRAME_START - header_bytes.min(FRAME_START)
+                    ..FRAME_START + usize::from(self.frame_bytes),
+            )
             .unwrap_or_default()
     }
 
@@ -147,6 +172,8 @@ pub struct Frame {
 /// A frame on its way out.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
+    /// Its length.
+    pub len_bytes: u32,
     /// Its private start.
     pub header: &'a mut PrivateHeader,
     /// The rest.
@@ -166,6 +193,8 @@ pub struct Batch {
     pub arena: SegmentArena,
     /// Private headers, by frame.
     pub headers: Box<[PrivateHeader; BATCH_FRAMES]>,
+    /// The chains taken, in order; none for frames that came from elsewhere.
+    pub chains: Vec<Chain>,
     /// The frames taken, in order.
     pub frames: Vec<Frame>,
     /// Frames that came from a file descriptor, one after the other. Keeps its length between batches: growing it again would
@@ -180,6 +209,7 @@ impl Default for Batch {
         Self {
             arena: SegmentArena::default(),
             headers: Box::new([PrivateHeader::EMPTY; BATCH_FRAMES]),
+            chains: Vec::with_capacity(BATCH_FRAMES),
             frames: Vec::with_capacity(BATCH_FRAMES),
             local: Vec::new(),
             local_bytes: 0,
@@ -200,7 +230,7 @@ impl Batch {
     }
 
     /// A frame to be delivered with its tag edited.
-    #[inline]
+    #[inline(always)]
     pub fn outgoing(&mut self, frame: usize, edit: VlanEdit) -> Option<Outgoing<'_>> {
         let header = self.headers.get_mut(frame)?;
         let frame = self.frames.get(frame)?;
@@ -217,6 +247,7 @@ impl Batch {
             }
         };
         Some(Outgoing {
+            len_bytes: frame.len_bytes,
             header,
             payload: payload.cursor(),
             payload_bytes: frame.rest_bytes,
@@ -225,9 +256,24 @@ impl Batch {
         })
     }
 
+    /// The one port that all frames go to, if it is one.
+    #[inline]
+    pub fn lone_destination(&self) -> Option<PortId> {
+        let to = |frame: &Frame| match frame.verdict {
+            Verdict::Output { port, .. } => Some(port),
+            _ => None,
+        };
+        let (first, rest) = self.frames.split_first()?;
+        let port = to(first)?;
+        rest.iter()
+            .all(|frame| to(frame) == Some(port))
+            .then_some(port)
+    }
+
     /// Forgets its frames.
     pub fn clear(&mut self) {
         self.frames.clear();
+        self.chains.clear();
         self.arena.release();
         self.local_bytes = 0;
     }

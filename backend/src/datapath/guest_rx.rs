@@ -4,17 +4,20 @@
 //! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
 //! read must not hold up the others.
 
-use super::frame::{Outgoing, PrivateHeader};
+use super::frame::{BATCH_FRAMES, Outgoing, PrivateHeader, VNET_HEADER_BYTES};
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
-use crate::ring::{ChainHead, RingError, SegmentArena, SegmentRange, Taken};
+use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena, SegmentRange};
 use switch_core::{DropReason, VlanEdit};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
 /// would only make a worker walk rings for somebody's amusement.
 const MAX_CHAINS_PER_FRAME: usize = 2_048;
+
+/// Chains taken and not yet forgotten: those of a run, and those of its last frame.
+const TAKEN_AT_MOST: usize = BATCH_FRAMES + MAX_CHAINS_PER_FRAME;
 
 /// What reached a guest so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,14 +74,40 @@ impl Writer {
         self.chains.room_bytes
     }
 
-    /// Ends a run of frames for one guest: lets go of its memory.
-    pub fn finish(&mut self) {
+    /// Begins a run of `frames` frames for one guest.
+    pub fn expect(&mut self, frames: usize) {
+        self.chains.expected = frames;
+    }
+
+    /// Ends it: gives back what was not needed, and lets go of the guest's memory.
+    pub fn finish(&mut self, active: &mut ActiveRing) {
+        self.chains.put_back(active);
         self.chains.arena.release();
     }
 
     /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut) and adds what arrives to `written`, also
     /// when a later piece does not. The driver does not see it before the ring's used elements are published.
+    #[inline(always)]
     pub fn write(
+        &mut self,
+        active: &mut ActiveRing,
+        out: Outgoing<'_>,
+        max_frame_bytes: u32,
+        written: &mut Written,
+    ) -> Result<(), Undelivered> {
+        if out.edit == VlanEdit::None && out.offload.is_none() && out.len_bytes <= max_frame_bytes {
+            let rest = (out.payload, out.payload_bytes);
+            let complete = [0; VNET_HEADER_BYTES];
+            return self
+                .chains
+                .place(active, (out.header, rest), complete, written);
+        }
+        self.write_changed(active, out, max_frame_bytes, written)
+    }
+
+    /// [`Self::write`] for a frame whose tag is edited, or of which something is left to be done.
+    #[inline(never)]
+    fn write_changed(
         &mut self,
         active: &mut ActiveRing,
         out: Outgoing<'_>,
@@ -156,13 +185,17 @@ fn on_the_wire(len_bytes: u32, segmentation: Option<Segmentation>) -> u32 {
     })
 }
 
-/// The guest-rx chains that one frame goes into.
+/// Guest-rx chains: as many as a run of frames is expected to need are taken at once, those left over are put back.
 #[derive(Debug)]
 struct ChainSet {
     arena: SegmentArena,
-    /// Head and length of each.
-    chains: Vec<(ChainHead, u64)>,
-    /// Sum of the lengths.
+    /// Taken, in order, all in the arena.
+    taken: Vec<Chain>,
+    /// How many of them are filled and pushed.
+    filled: usize,
+    /// Frames of the run that are still to come.
+    expected: usize,
+    /// What the chains hold that were there for a frame which found too little.
     room_bytes: u64,
 }
 
@@ -170,7 +203,9 @@ impl Default for ChainSet {
     fn default() -> Self {
         Self {
             arena: SegmentArena::default(),
-            chains: Vec::with_capacity(MAX_CHAINS_PER_FRAME),
+            taken: Vec::with_capacity(TAKEN_AT_MOST),
+            filled: 0,
+            expected: 0,
             room_bytes: 0,
         }
     }
@@ -178,94 +213,115 @@ impl Default for ChainSet {
 
 impl ChainSet {
     /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
-    #[inline]
+    #[inline(always)]
     fn place(
         &mut self,
         active: &mut ActiveRing,
         (header, (mut payload, payload_bytes)): (&mut PrivateHeader, (PayloadCursor<'_>, u32)),
-        mut vnet: [u8; 12],
+        mut vnet: [u8; VNET_HEADER_BYTES],
         written: &mut Written,
     ) -> Result<(), Undelivered> {
         let header_bytes = active.features.header_bytes();
         let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
         let needed = bytes + header_bytes as u64;
-        self.arena.clear();
-        let lone = match active.ring.take(&mut self.arena) {
-            Ok(Taken::Chain(chain)) if chain.len_bytes >= needed => Some(chain.head),
-            first => {
-                self.reserve(active, first, needed)?;
-                None
-            }
+        let lone = self.taken.get(self.filled);
+        let (end, segments) = match lone {
+            Some(chain) if chain.len_bytes >= needed => (self.filled + 1, chain.segments),
+            _ => self.reserve(active, needed)?,
         };
-        set_num_buffers(
-            &mut vnet,
-            if lone.is_some() {
-                1
-            } else {
-                self.chains.len() as u16
-            },
-        );
-        let all = SegmentRange {
-            start: 0,
-            end: self.arena.len() as u32,
-        };
-        let mut writer = ChainWriter::new(self.arena.chain(all));
-        writer.write(header.with_vnet(vnet.get(..header_bytes).unwrap_or_default()));
+        set_num_buffers(&mut vnet, (end - self.filled) as u16);
+        let mut writer = ChainWriter::new(self.arena.chain(segments));
+        writer.write(header.with_vnet(&vnet, header_bytes));
         if payload_bytes > 0 {
             writer.copy_from(&mut payload, payload_bytes as usize);
         }
-        match lone {
-            Some(head) => active.ring.push_used(head, needed as u32),
-            None => self.give_back(active, needed),
+        let mut left = needed;
+        for chain in self.taken.get(self.filled..end).unwrap_or_default() {
+            let used = left.min(chain.len_bytes);
+            active.ring.push_used(chain.head, used as u32);
+            left -= used;
         }
+        self.filled = end;
+        self.expected = self.expected.saturating_sub(1);
         written.frames += 1;
         written.bytes += bytes;
         Ok(())
     }
 
-    /// Gives back the chains that a frame of `left` bytes was spread over.
-    fn give_back(&self, active: &mut ActiveRing, mut left: u64) {
-        for &(head, room) in &self.chains {
-            let used = left.min(room);
-            active.ring.push_used(head, used as u32);
-            left -= used;
-        }
-    }
-
-    /// Takes more chains until there is room for `needed` bytes, `first` being what came of taking one. The driver must merge
-    /// buffers for that.
+    /// Takes chains until those that are not filled have room for `needed` bytes, the driver merging buffers if it takes more
+    /// than one; where they end, and their segments.
     #[inline(never)]
     fn reserve(
         &mut self,
         active: &mut ActiveRing,
-        first: Result<Taken, RingError>,
         needed: u64,
-    ) -> Result<(), Undelivered> {
-        self.chains.clear();
+    ) -> Result<(usize, SegmentRange), Undelivered> {
+        let mergeable = active.features.has_mergeable_buffers();
+        if self.filled == self.taken.len() {
+            self.put_back(active);
+        }
         self.room_bytes = 0;
-        let mut taken = first;
-        let undelivered = loop {
-            match taken {
-                Ok(Taken::Chain(chain)) => {
-                    self.chains.push((chain.head, chain.len_bytes));
-                    self.room_bytes += chain.len_bytes;
-                    if self.room_bytes >= needed {
-                        return Ok(());
-                    }
-                    if !active.features.has_mergeable_buffers()
-                        || self.chains.len() == MAX_CHAINS_PER_FRAME
-                    {
-                        break DropReason::RxBufferTooSmall.into();
-                    }
+        let mut end = self.filled;
+        loop {
+            while let Some(chain) = self.taken.get(end) {
+                end += 1;
+                self.room_bytes += chain.len_bytes;
+                if self.room_bytes >= needed {
+                    let first = self.taken.get(self.filled).unwrap_or(chain);
+                    let segments = SegmentRange {
+                        start: first.segments.start,
+                        end: chain.segments.end,
+                    };
+                    return Ok((end, segments));
                 }
-                Ok(Taken::Empty) => break DropReason::RxRingFull.into(),
-                Ok(Taken::ArenaFull) => break DropReason::RxBufferTooSmall.into(),
-                Err(error) => break Undelivered::Broken(error),
+                if !mergeable || end - self.filled == MAX_CHAINS_PER_FRAME {
+                    return Err(DropReason::RxBufferTooSmall.into());
+                }
             }
-            taken = active.ring.take(&mut self.arena);
-        };
-        let places = self.chains.iter().map(|(head, _)| head.places).sum();
+            let chains = match self.taken.get(self.filled..) {
+                // A frame in several chains: as many as the rest of it takes if they are all like those.
+                Some(mine @ [.., _]) => {
+                    let one = (self.room_bytes / mine.len() as u64).max(1);
+                    (needed - self.room_bytes).div_ceil(one)
+                }
+                _ => self.expected as u64,
+            };
+            let limit = BurstLimit {
+                chains: chains.clamp(1, BATCH_FRAMES as u64) as usize,
+                bytes: u64::MAX,
+            };
+            let before = self.taken.len();
+            let full = before + limit.chains > TAKEN_AT_MOST;
+            let ended = if full {
+                BurstEnd::ArenaFull
+            } else {
+                active
+                    .ring
+                    .take_burst(&mut self.arena, &mut self.taken, limit)?
+            };
+            if self.taken.len() > before {
+                continue;
+            }
+            match ended {
+                // The frames before this one have taken the room: once more without theirs.
+                BurstEnd::ArenaFull if self.filled > 0 => {
+                    self.put_back(active);
+                    self.room_bytes = 0;
+                    end = 0;
+                }
+                BurstEnd::ArenaFull => return Err(DropReason::RxBufferTooSmall.into()),
+                BurstEnd::Limit | BurstEnd::Empty => return Err(DropReason::RxRingFull.into()),
+            }
+        }
+    }
+
+    /// Gives the chains that were not filled back to the ring, unused, and forgets all.
+    fn put_back(&mut self, active: &mut ActiveRing) {
+        let unused = self.taken.get(self.filled..).unwrap_or_default();
+        let places = unused.iter().map(|chain| chain.head.places).sum();
         active.ring.undo_take(places);
-        Err(undelivered)
+        self.taken.clear();
+        self.arena.clear();
+        self.filled = 0;
     }
 }

@@ -4,16 +4,17 @@
 //! stay taken until [`complete`].
 
 use super::frame::{
-    BATCH_FRAMES, Batch, Frame, MAX_FRAME_BYTES, MIN_FRAME_BYTES, PrivateHeader, Rest,
+    BATCH_FRAMES, Batch, Frame, MAX_FRAME_BYTES, MIN_FRAME_BYTES, PLAIN_HEADER_BYTES,
+    PrivateHeader, Rest,
 };
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
-use crate::ring::segment::Payload;
-use crate::ring::{Chain, RingError, SegmentArena, Taken};
+use crate::ring::segment::{Payload, PayloadCursor};
+use crate::ring::{BurstLimit, Chain, RingError, SegmentArena};
 use switch_core::{DropReason, Verdict};
 
 /// A batch ends behind the frame that passes this: a guest's turn is bounded in bytes as well.
-const BATCH_BYTES: u32 = 256 * 1024;
+const BATCH_BYTES: u64 = 256 * 1024;
 
 /// Takes what waits, up to a batch; `judge` decides on each frame by its private header. Frames before a broken chain are in
 /// the batch also when the chain's error is returned.
@@ -23,44 +24,37 @@ pub fn take_batch(
     mut judge: impl FnMut(&[u8]) -> Verdict,
 ) -> Result<(), RingError> {
     batch.clear();
-    let mut bytes = 0;
-    while batch.frames.len() < BATCH_FRAMES && bytes < BATCH_BYTES {
-        match active.ring.take(&mut batch.arena)? {
-            Taken::Chain(chain) => {
-                let mut frame = Frame {
-                    head: chain.head,
-                    len_bytes: 0,
-                    rest_bytes: 0,
-                    rest: Rest::Chain {
-                        range: chain.segments,
-                        skip_bytes: 0,
-                    },
-                    offload: Offload::NONE,
-                    verdict: Verdict::Drop(DropReason::FrameTooShort),
-                };
-                if let Some(header) = batch.headers.get_mut(batch.frames.len()) {
-                    frame.verdict = match copy_header(
-                        &chain,
-                        active.features,
-                        &batch.arena,
-                        header,
-                        &mut frame,
-                    ) {
-                        Ok(()) => judge(header.frame()),
-                        Err(reason) => Verdict::Drop(reason),
-                    };
-                }
-                bytes += frame.len_bytes;
-                batch.frames.push(frame);
-            }
-            Taken::Empty | Taken::ArenaFull => break,
-        }
+    let limit = BurstLimit {
+        chains: BATCH_FRAMES,
+        bytes: BATCH_BYTES,
+    };
+    let taken = active
+        .ring
+        .take_burst(&mut batch.arena, &mut batch.chains, limit);
+    for (chain, header) in batch.chains.iter().zip(batch.headers.iter_mut()) {
+        let mut frame = Frame {
+            head: chain.head,
+            len_bytes: 0,
+            rest_bytes: 0,
+            rest: Rest::Chain {
+                range: chain.segments,
+                skip_bytes: 0,
+            },
+            offload: Offload::NONE,
+            verdict: Verdict::Drop(DropReason::FrameTooShort),
+        };
+        frame.verdict = match copy_header(chain, active.features, &batch.arena, header, &mut frame)
+        {
+            Ok(()) => judge(header.frame()),
+            Err(reason) => Verdict::Drop(reason),
+        };
+        batch.frames.push(frame);
     }
-    Ok(())
+    taken.map(|_| ())
 }
 
 /// Copies the start of a frame and reads its virtio-net header.
-#[inline]
+#[inline(always)]
 fn copy_header(
     chain: &Chain,
     features: NetFeatures,
@@ -82,17 +76,39 @@ fn copy_header(
     }
     .cursor();
     let copied = header.fill(header_bytes, |room| {
-        let wanted = room.len().min(chain.len_bytes as usize);
+        let wanted = PLAIN_HEADER_BYTES.min(chain.len_bytes as usize);
         from.read(room.get_mut(..wanted).unwrap_or_default())
     });
     frame.len_bytes = len_bytes as u32;
-    frame.rest_bytes = (len_bytes as u32).saturating_sub(copied as u32);
+    frame.rest_bytes = frame.len_bytes.saturating_sub(copied as u32);
     frame.rest = Rest::Chain {
         range: chain.segments,
         skip_bytes: (header_bytes + copied) as u32,
     };
+    if Offload::is_asked_for(header.vnet(header_bytes)) {
+        read_offload(from, features, header, frame)
+    } else {
+        Ok(())
+    }
+}
+
+/// Copies the rest of the headers of a frame that was left unfinished, and reads what is to be done.
+fn read_offload(
+    mut from: PayloadCursor<'_>,
+    features: NetFeatures,
+    header: &mut PrivateHeader,
+    frame: &mut Frame,
+) -> Result<(), DropReason> {
+    let added = header.extend(|room| {
+        let wanted = room.len().min(frame.rest_bytes as usize);
+        from.read(room.get_mut(..wanted).unwrap_or_default())
+    });
+    frame.rest_bytes = frame.rest_bytes.saturating_sub(added as u32);
+    if let Rest::Chain { skip_bytes, .. } = &mut frame.rest {
+        *skip_bytes += added as u32;
+    }
     frame.offload = Offload::parse(
-        header.vnet(header_bytes),
+        header.vnet(features.header_bytes()),
         header.frame(),
         frame.len_bytes,
         features,

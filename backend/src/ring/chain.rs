@@ -67,6 +67,26 @@ pub enum Taken {
     ArenaFull,
 }
 
+/// How much to take at once.
+#[derive(Clone, Copy, Debug)]
+pub struct BurstLimit {
+    /// Chains.
+    pub chains: usize,
+    /// The burst ends with the chain that reaches this many bytes.
+    pub bytes: u64,
+}
+
+/// Why a burst of chains ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BurstEnd {
+    /// It reached its limit.
+    Limit,
+    /// The driver offered no more when the ring was looked at.
+    Empty,
+    /// The arena is full: the next chain stays in the ring.
+    ArenaFull,
+}
+
 /// What both kinds of ring say of a buffer or a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffer {

@@ -8,12 +8,13 @@
 //! * [`virtqueue`]: a started ring: chains out, used elements in, notifications suppressed both ways;
 //!   [`split`]: a split one, device side; `parts`: where it lies; [`error`]: what its driver can do wrong;
 //! * [`chain`]: a chain taken from a ring, and the checks of each of its descriptors;
-//! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it;
+//! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it; `copy`: how;
 //! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
 //!
 //! Everything public here is safe to call with whatever a guest or a front-end may have put in memory.
 
 pub mod chain;
+mod copy;
 pub mod doorbell;
 pub mod error;
 pub mod guest_memory;
@@ -25,7 +26,7 @@ pub mod split;
 pub mod syscalls;
 pub mod virtqueue;
 
-pub use chain::{Chain, ChainHead, Direction, Taken};
+pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};

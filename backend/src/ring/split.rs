@@ -7,9 +7,10 @@
 //! taken is given back before the ring changes hands. So `used.idx` alone says where to go on after a crash.
 
 use super::chain::{
-    Buffer, Chain, ChainHead, ChainWalker, Direction, INDIRECT, MAX_CHAIN_DESCRIPTORS, NEXT, Taken,
-    WRITE, bad_table, endless,
+    Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
+    MAX_CHAIN_DESCRIPTORS, NEXT, Taken, WRITE, bad_table, endless,
 };
+use super::copy::prefetch_read;
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
 use super::parts::{Parts, RingAddresses};
@@ -238,6 +239,61 @@ impl SplitRing {
             }));
         }
         self.take_any(head, arena)
+    }
+
+    /// As [`Ring::take_burst`](super::Ring::take_burst).
+    pub fn take_burst(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        limit: BurstLimit,
+    ) -> Result<BurstEnd, RingError> {
+        if self.next_avail == self.avail_seen && self.refresh()? == 0 {
+            return Ok(BurstEnd::Empty);
+        }
+        arena.hold(self.chains.memory());
+        let waiting = usize::from(self.avail_seen.wrapping_sub(self.next_avail));
+        let count = waiting.min(limit.chains);
+        // The driver's core has written these lines last. All are asked for before the first is waited for.
+        for index in 0..count as u16 {
+            let head = self.available_entry(self.next_avail.wrapping_add(index));
+            let table = self.parts.descriptors.as_ptr().cast::<Descriptor>();
+            prefetch_read(table.wrapping_add(usize::from(head & self.mask)).cast());
+        }
+        chains.reserve(count);
+        let mut bytes = 0u64;
+        for _ in 0..count {
+            if bytes >= limit.bytes {
+                return Ok(BurstEnd::Limit);
+            }
+            let head = self.available_entry(self.next_avail);
+            let start = arena.len() as u32;
+            let chain = match self.walk_lone(head, arena) {
+                Some(len_bytes) => {
+                    self.next_avail = self.next_avail.wrapping_add(1);
+                    Chain {
+                        head: lone_head(head),
+                        segments: SegmentRange {
+                            start,
+                            end: start + 1,
+                        },
+                        len_bytes: len_bytes.into(),
+                    }
+                }
+                None => match self.take_any(head, arena)? {
+                    Taken::Chain(chain) => chain,
+                    Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
+                },
+            };
+            arena.prefetch(start, self.lone_flags == WRITE);
+            bytes += chain.len_bytes;
+            chains.push(chain);
+        }
+        Ok(if count == limit.chains {
+            BurstEnd::Limit
+        } else {
+            BurstEnd::Empty
+        })
     }
 
     /// A chain that is one direct descriptor in the region used last: what most drivers make of most frames.

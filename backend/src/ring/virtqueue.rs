@@ -4,7 +4,7 @@
 //! of its queue) takes chains out, gives them back in the same order, and decides about notifications in both directions.
 //! What a driver did wrong is a [`RingError`]: the ring is then stopped, nothing else is.
 
-use super::chain::{ChainHead, Direction, Taken};
+use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
 use super::doorbell::{EventSink, EventSource};
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
@@ -160,6 +160,23 @@ impl Ring {
     pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.take(arena),
+        }
+    }
+
+    /// Takes the chains that wait, up to `limit`: adds them to `chains` and their segments to `arena`, and asks the caches for what
+    /// their first bytes will be in. The ring is asked for new ones only when all that were seen before are taken, and once.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the chain after those that were added; it is still in the ring, and the ring must be stopped.
+    #[inline]
+    pub fn take_burst(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        limit: BurstLimit,
+    ) -> Result<BurstEnd, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.take_burst(arena, chains, limit),
         }
     }
 
