@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::flow_hash::ring_of;
-use super::frame::{BATCH_FRAMES, Batch, PLAIN_FRAME_HEADER_BYTES};
+use super::frame::{BATCH_FRAMES, Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
 use super::guest_rx::{Undelivered, Writer, Written};
 use super::notify;
 use super::outbox::Parcel;
@@ -138,31 +138,33 @@ impl Courier {
         let mut written = Written::default();
         let mut broken = None;
         self.writer.expect(run.len());
-        for parcel in run {
-            if broken.is_some() {
-                port.drops.add(DropReason::RxRingNotReady);
-                continue;
-            }
-            let Some(out) = batch.outgoing(parcel.frame, parcel.edit) else {
-                continue;
-            };
+        for &parcel in run {
             let (room_bytes, reason) = too_long;
-            if u64::from(out.len_bytes) > room_bytes {
-                port.drops.add(reason);
-                continue;
+            if room_bytes != u64::MAX || broken.is_some() {
+                let len_bytes = batch.frames.get(parcel.frame).map_or(0, |f| f.len_bytes);
+                if broken.is_some() {
+                    port.drops.add(DropReason::RxRingNotReady);
+                    continue;
+                }
+                if u64::from(len_bytes) > room_bytes {
+                    port.drops.add(reason);
+                    continue;
+                }
             }
-            let (len_bytes, is_cut) = (out.len_bytes, out.offload.segmentation.is_some());
-            match self
-                .writer
-                .write(active, out, port.max_frame_bytes, &mut written)
-            {
+            let result =
+                self.writer
+                    .write(active, batch, parcel, port.max_frame_bytes, &mut written);
+            match result {
                 Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
                         DropReason::RxRingFull => too_long = (self.writer.room_bytes(), reason),
-                        // A frame that is cut needs less room than its length.
-                        DropReason::RxBufferTooSmall if !is_cut => {
-                            too_long = (u64::from(len_bytes).saturating_sub(1), reason);
+                        DropReason::RxBufferTooSmall => {
+                            // A frame that is cut needs less room than its length.
+                            let whole = |f: &&Frame| f.offload.segmentation.is_none();
+                            if let Some(f) = batch.frames.get(parcel.frame).filter(whole) {
+                                too_long = (u64::from(f.len_bytes).saturating_sub(1), reason);
+                            }
                         }
                         _ => {}
                     }

@@ -7,7 +7,7 @@
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
 use crate::ring::{Chain, ChainHead, SegmentArena, SegmentRange};
-use switch_core::{PortId, Verdict, VlanEdit};
+use switch_core::{DropReason, PortId, Verdict, VlanEdit};
 
 /// Frames in a batch.
 pub const BATCH_FRAMES: usize = 64;
@@ -20,7 +20,7 @@ pub const PLAIN_FRAME_HEADER_BYTES: usize = PLAIN_HEADER_BYTES - VNET_HEADER_BYT
 /// Longest virtio-net header (VIRTIO 1.3 §5.1.6).
 pub const VNET_HEADER_BYTES: usize = 12;
 /// Where a frame starts in its private bytes; a header for its receiver fits before it.
-const FRAME_START: usize = 16;
+const FRAME_START: usize = 14;
 /// Bytes an edit may add: a VLAN tag, and the fragment header that cutting a UDP datagram adds.
 const EDIT_BYTES: usize = 4 + switch_core::segment::MAX_HEADER_GROWTH_BYTES;
 /// Bytes of the frame itself that are copied.
@@ -32,10 +32,11 @@ pub const MIN_FRAME_BYTES: usize = 14;
 
 /// The first bytes of a frame, with room for a virtio-net header before them.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct PrivateHeader {
-    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+    /// In the same cache line as the bytes that are looked at.
     frame_bytes: u16,
+    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
 }
 
 impl PrivateHeader {
@@ -46,7 +47,7 @@ impl PrivateHeader {
     };
 
     /// The copied part of the frame.
-    #[inline]
+    #[inline(always)]
     pub fn frame(&self) -> &[u8] {
         self.bytes
             .get(FRAME_START..FRAME_START + usize::from(self.frame_bytes))
@@ -100,17 +101,15 @@ impl PrivateHeader {
     }
 
     /// Puts the first `header_bytes` bytes of `vnet`, 10 or 12, before the frame; both together.
-    #[inline]
+    #[inline(always)]
     pub fn with_vnet(&mut self, vnet: &[u8; VNET_HEADER_BYTES], header_bytes: usize) -> &[u8] {
         let room = self.bytes.first_chunk_mut::<FRAME_START>();
         // Lengths known beforehand need no call to copy.
         if header_bytes == VNET_HEADER_BYTES {
-            if let Some([_, _, _, _, room @ ..]) = room {
+            if let Some([_, _, room @ ..]) = room {
                 *room = *vnet;
             }
-        } else if let (Some([_, _, _, _, _, _, room @ ..]), Some(short)) =
-            (room, vnet.first_chunk())
-        {
+        } else if let (Some([_, _, _, _, room @ ..]), Some(short)) = (room, vnet.first_chunk()) {
             *room = *short;
         }
         self.bytes
@@ -169,6 +168,82 @@ pub struct Frame {
     pub verdict: Verdict,
 }
 
+impl Frame {
+    const NONE: Self = Self {
+        head: ChainHead { id: 0, places: 0 },
+        len_bytes: 0,
+        rest_bytes: 0,
+        rest: Rest::Local { start: 0 },
+        offload: Offload::NONE,
+        verdict: Verdict::Drop(DropReason::FrameTooShort),
+    };
+
+    /// The bytes that the private header does not hold.
+    #[inline(always)]
+    pub fn rest<'a>(&self, arena: &'a SegmentArena, local: &'a [u8]) -> PayloadCursor<'a> {
+        let payload = match self.rest {
+            _ if self.rest_bytes == 0 => Payload::EMPTY,
+            Rest::Chain { range, skip_bytes } => Payload::Guest {
+                chain: arena.chain(range),
+                skip_bytes,
+            },
+            Rest::Local { start } => {
+                let start = start as usize;
+                let end = start + self.rest_bytes as usize;
+                Payload::Local(local.get(start..end).unwrap_or_default())
+            }
+        };
+        payload.cursor()
+    }
+}
+
+/// Up to [`BATCH_FRAMES`] frames. Their places are there from the start and are filled field by field: a frame that is made
+/// elsewhere and moved in stalls the processor, which cannot load at once what it has just stored in pieces.
+#[derive(Debug)]
+pub struct Frames {
+    places: Box<[Frame; BATCH_FRAMES]>,
+    len: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            places: Box::new([Frame::NONE; BATCH_FRAMES]),
+            len: 0,
+        }
+    }
+}
+
+impl Frames {
+    /// Makes it `len` frames, which are still what the places held before; all of them.
+    pub fn refill(&mut self, len: usize) -> &mut [Frame] {
+        self.len = len.min(BATCH_FRAMES);
+        self.places.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// Adds a frame; without effect on a full batch.
+    pub fn push(&mut self, frame: Frame) {
+        if let Some(place) = self.places.get_mut(self.len) {
+            *place = frame;
+            self.len += 1;
+        }
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+impl std::ops::Deref for Frames {
+    type Target = [Frame];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Frame] {
+        self.places.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// A frame on its way out.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
@@ -196,7 +271,7 @@ pub struct Batch {
     /// The chains taken, in order; none for frames that came from elsewhere.
     pub chains: Vec<Chain>,
     /// The frames taken, in order.
-    pub frames: Vec<Frame>,
+    pub frames: Frames,
     /// Frames that came from a file descriptor, one after the other. Keeps its length between batches: growing it again would
     /// zero it again.
     pub local: Vec<u8>,
@@ -210,7 +285,7 @@ impl Default for Batch {
             arena: SegmentArena::default(),
             headers: Box::new([PrivateHeader::EMPTY; BATCH_FRAMES]),
             chains: Vec::with_capacity(BATCH_FRAMES),
-            frames: Vec::with_capacity(BATCH_FRAMES),
+            frames: Frames::default(),
             local: Vec::new(),
             local_bytes: 0,
         }
@@ -230,26 +305,14 @@ impl Batch {
     }
 
     /// A frame to be delivered with its tag edited.
-    #[inline(always)]
     pub fn outgoing(&mut self, frame: usize, edit: VlanEdit) -> Option<Outgoing<'_>> {
         let header = self.headers.get_mut(frame)?;
         let frame = self.frames.get(frame)?;
-        let payload = match frame.rest {
-            _ if frame.rest_bytes == 0 => Payload::EMPTY,
-            Rest::Chain { range, skip_bytes } => Payload::Guest {
-                chain: self.arena.chain(range),
-                skip_bytes,
-            },
-            Rest::Local { start } => {
-                let start = start as usize;
-                let end = start + frame.rest_bytes as usize;
-                Payload::Local(self.local.get(start..end).unwrap_or_default())
-            }
-        };
+        let payload = frame.rest(&self.arena, &self.local);
         Some(Outgoing {
             len_bytes: frame.len_bytes,
             header,
-            payload: payload.cursor(),
+            payload,
             payload_bytes: frame.rest_bytes,
             offload: frame.offload,
             edit,

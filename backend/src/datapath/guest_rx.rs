@@ -4,12 +4,13 @@
 //! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
 //! read must not hold up the others.
 
-use super::frame::{BATCH_FRAMES, Outgoing, PrivateHeader, VNET_HEADER_BYTES};
+use super::frame::{BATCH_FRAMES, Batch, Outgoing, PrivateHeader, VNET_HEADER_BYTES};
+use super::outbox::Parcel;
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
-use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena, SegmentRange};
+use crate::ring::{BurstEnd, BurstLimit, Chain, ChainHead, RingError, SegmentArena, SegmentRange};
 use switch_core::{DropReason, VlanEdit};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
@@ -18,6 +19,12 @@ const MAX_CHAINS_PER_FRAME: usize = 2_048;
 
 /// Chains taken and not yet forgotten: those of a run, and those of its last frame.
 const TAKEN_AT_MOST: usize = BATCH_FRAMES + MAX_CHAINS_PER_FRAME;
+
+/// The header of a frame of which nothing is left to be done, in one guest-rx chain.
+const PLAIN_VNET: [u8; VNET_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// Chains taken at a time once a run turned out to need more than one for each of its frames.
+const SPARE_CHAINS: u64 = 4;
 
 /// What reached a guest so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +83,7 @@ impl Writer {
 
     /// Begins a run of `frames` frames for one guest.
     pub fn expect(&mut self, frames: usize) {
-        self.chains.expected = frames;
+        self.chains.expected = frames as u64;
     }
 
     /// Ends it: gives back what was not needed, and lets go of the guest's memory.
@@ -91,23 +98,44 @@ impl Writer {
     pub fn write(
         &mut self,
         active: &mut ActiveRing,
-        out: Outgoing<'_>,
+        batch: &mut Batch,
+        parcel: Parcel,
         max_frame_bytes: u32,
         written: &mut Written,
     ) -> Result<(), Undelivered> {
-        if out.edit == VlanEdit::None && out.offload.is_none() && out.len_bytes <= max_frame_bytes {
-            let rest = (out.payload, out.payload_bytes);
-            let complete = [0; VNET_HEADER_BYTES];
-            return self
-                .chains
-                .place(active, (out.header, rest), complete, written);
+        let (Some(frame), Some(header)) = (
+            batch.frames.get(parcel.frame),
+            batch.headers.get(parcel.frame),
+        ) else {
+            return Ok(());
+        };
+        let is_plain = parcel.edit == VlanEdit::None && frame.offload.is_none();
+        if is_plain && frame.len_bytes <= max_frame_bytes {
+            let header_bytes = active.features.header_bytes();
+            let needed = frame.len_bytes + header_bytes as u32;
+            if let Some((chain, mut writer)) = self.chains.lone(needed) {
+                writer.write(PLAIN_VNET.get(..header_bytes).unwrap_or_default());
+                writer.write(header.frame());
+                if frame.rest_bytes > 0 {
+                    let mut rest = frame.rest(&batch.arena, &batch.local);
+                    writer.copy_from(&mut rest, frame.rest_bytes as usize);
+                }
+                active.ring.push_used(chain, needed);
+                self.chains.filled += 1;
+                written.frames += 1;
+                written.bytes += u64::from(frame.len_bytes);
+                return Ok(());
+            }
         }
-        self.write_changed(active, out, max_frame_bytes, written)
+        match batch.outgoing(parcel.frame, parcel.edit) {
+            Some(out) => self.write_any(active, out, max_frame_bytes, written),
+            None => Ok(()),
+        }
     }
 
-    /// [`Self::write`] for a frame whose tag is edited, or of which something is left to be done.
+    /// [`Self::write`] for a frame whose tag is edited, of which something is left to be done, or that finds no chain of its size.
     #[inline(never)]
-    fn write_changed(
+    fn write_any(
         &mut self,
         active: &mut ActiveRing,
         out: Outgoing<'_>,
@@ -193,8 +221,8 @@ struct ChainSet {
     taken: Vec<Chain>,
     /// How many of them are filled and pushed.
     filled: usize,
-    /// Frames of the run that are still to come.
-    expected: usize,
+    /// Frames in the run.
+    expected: u64,
     /// What the chains hold that were there for a frame which found too little.
     room_bytes: u64,
 }
@@ -212,8 +240,15 @@ impl Default for ChainSet {
 }
 
 impl ChainSet {
-    /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
+    /// The next chain, if it is there and alone holds `needed` bytes.
     #[inline(always)]
+    fn lone(&self, needed: u32) -> Option<(ChainHead, ChainWriter<'_>)> {
+        let chain = self.taken.get(self.filled)?;
+        let writer = ChainWriter::new(self.arena.chain(chain.segments));
+        (chain.len_bytes >= u64::from(needed)).then_some((chain.head, writer))
+    }
+
+    /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
     fn place(
         &mut self,
         active: &mut ActiveRing,
@@ -224,11 +259,8 @@ impl ChainSet {
         let header_bytes = active.features.header_bytes();
         let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
         let needed = bytes + header_bytes as u64;
-        let lone = self.taken.get(self.filled);
-        let (end, segments) = match lone {
-            Some(chain) if chain.len_bytes >= needed => (self.filled + 1, chain.segments),
-            _ => self.reserve(active, needed)?,
-        };
+        let to_come = self.expected.saturating_sub(written.frames);
+        let (end, segments) = self.reserve(active, needed, to_come)?;
         set_num_buffers(&mut vnet, (end - self.filled) as u16);
         let mut writer = ChainWriter::new(self.arena.chain(segments));
         writer.write(header.with_vnet(&vnet, header_bytes));
@@ -242,19 +274,18 @@ impl ChainSet {
             left -= used;
         }
         self.filled = end;
-        self.expected = self.expected.saturating_sub(1);
         written.frames += 1;
         written.bytes += bytes;
         Ok(())
     }
 
     /// Takes chains until those that are not filled have room for `needed` bytes, the driver merging buffers if it takes more
-    /// than one; where they end, and their segments.
-    #[inline(never)]
+    /// than one; where they end, and their segments. `to_come` frames, this one among them, are expected to need one each.
     fn reserve(
         &mut self,
         active: &mut ActiveRing,
         needed: u64,
+        to_come: u64,
     ) -> Result<(usize, SegmentRange), Undelivered> {
         let mergeable = active.features.has_mergeable_buffers();
         if self.filled == self.taken.len() {
@@ -284,7 +315,7 @@ impl ChainSet {
                     let one = (self.room_bytes / mine.len() as u64).max(1);
                     (needed - self.room_bytes).div_ceil(one)
                 }
-                _ => self.expected as u64,
+                _ => to_come.max(SPARE_CHAINS),
             };
             let limit = BurstLimit {
                 chains: chains.clamp(1, BATCH_FRAMES as u64) as usize,

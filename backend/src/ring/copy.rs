@@ -3,8 +3,6 @@
 //! Most frames are short, and a call costs more than the copy of 64 bytes. Both kinds read everything before they write where
 //! the two places could overlap: a guest may point both at the same page.
 
-type Block = [u8; 16];
-
 /// Copies `len` bytes; the two places may overlap.
 ///
 /// # Safety
@@ -12,39 +10,84 @@ type Block = [u8; 16];
 /// old and new, nothing worse.
 #[inline(always)]
 pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY (of each): the caller vouches for `len` bytes, and each arm stays below the length that chose it.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY (of each): the caller vouches for `len` bytes, and `len` is in the range that is asked for.
     match len {
-        65..=128 => unsafe { ends::<4>(from, to, len) },
-        33..=64 => unsafe { ends::<2>(from, to, len) },
-        16..=32 => unsafe { ends::<1>(from, to, len) },
-        _ => unsafe { other(from, to, len) },
+        65..=128 => return unsafe { ends_of_64(from, to, len) },
+        32..=64 => return unsafe { ends_of_32(from, to, len) },
+        8..=16 => return unsafe { ends_of_8(from, to, len) },
+        _ => {}
     }
-}
-
-/// The first and the last `N` blocks, which overlap in the middle.
-///
-/// # Safety
-/// As [`copy`], with `len` at least that of `N` blocks; 2 `N` blocks cover `len`.
-#[inline(always)]
-unsafe fn ends<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
-    let tail = len - N * size_of::<Block>();
-    // SAFETY: N blocks from the start and N blocks before the end are within `len`, by the caller's word.
-    unsafe {
-        let first = from.cast::<[Block; N]>().read_unaligned();
-        let last = from.add(tail).cast::<[Block; N]>().read_unaligned();
-        to.cast::<[Block; N]>().write_unaligned(first);
-        to.add(tail).cast::<[Block; N]>().write_unaligned(last);
-    }
-}
-
-/// Lengths that are rarer.
-///
-/// # Safety
-/// As [`copy`].
-#[inline]
-unsafe fn other(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's word is `ptr::copy`'s condition.
     unsafe { std::ptr::copy(from, to, len) }
+}
+
+/// The first and the last 64 bytes, which overlap in the middle.
+///
+/// # Safety
+/// As [`copy`], with `len` from 64 to 128.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn ends_of_64(from: *const u8, to: *mut u8, len: usize) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
+    let tail = len - 64;
+    // SAFETY: 64 bytes from the start and 64 before the end are within `len`; the loads and stores need no alignment. Everything
+    // is read before anything is written.
+    unsafe {
+        let (first, last) = (from.cast::<__m128i>(), from.add(tail).cast::<__m128i>());
+        let (a, b) = (_mm_loadu_si128(first), _mm_loadu_si128(first.add(1)));
+        let (c, d) = (_mm_loadu_si128(first.add(2)), _mm_loadu_si128(first.add(3)));
+        let (e, f) = (_mm_loadu_si128(last), _mm_loadu_si128(last.add(1)));
+        let (g, h) = (_mm_loadu_si128(last.add(2)), _mm_loadu_si128(last.add(3)));
+        let (first, last) = (to.cast::<__m128i>(), to.add(tail).cast::<__m128i>());
+        _mm_storeu_si128(first, a);
+        _mm_storeu_si128(first.add(1), b);
+        _mm_storeu_si128(first.add(2), c);
+        _mm_storeu_si128(first.add(3), d);
+        _mm_storeu_si128(last, e);
+        _mm_storeu_si128(last.add(1), f);
+        _mm_storeu_si128(last.add(2), g);
+        _mm_storeu_si128(last.add(3), h);
+    }
+}
+
+/// The first and the last 32 bytes, which overlap in the middle.
+///
+/// # Safety
+/// As [`copy`], with `len` from 32 to 64.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn ends_of_32(from: *const u8, to: *mut u8, len: usize) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
+    let tail = len - 32;
+    // SAFETY: as in `ends_of_64`, with 32 bytes.
+    unsafe {
+        let (first, last) = (from.cast::<__m128i>(), from.add(tail).cast::<__m128i>());
+        let (a, b) = (_mm_loadu_si128(first), _mm_loadu_si128(first.add(1)));
+        let (c, d) = (_mm_loadu_si128(last), _mm_loadu_si128(last.add(1)));
+        let (first, last) = (to.cast::<__m128i>(), to.add(tail).cast::<__m128i>());
+        _mm_storeu_si128(first, a);
+        _mm_storeu_si128(first.add(1), b);
+        _mm_storeu_si128(last, c);
+        _mm_storeu_si128(last.add(1), d);
+    }
+}
+
+/// The first and the last 8 bytes, which overlap in the middle.
+///
+/// # Safety
+/// As [`copy`], with `len` from 8 to 16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn ends_of_8(from: *const u8, to: *mut u8, len: usize) {
+    let tail = len - 8;
+    // SAFETY: as in `ends_of_64`, with 8 bytes.
+    unsafe {
+        let first = from.cast::<u64>().read_unaligned();
+        let last = from.add(tail).cast::<u64>().read_unaligned();
+        to.cast::<u64>().write_unaligned(first);
+        to.add(tail).cast::<u64>().write_unaligned(last);
+    }
 }
 
 /// Asks for the cache line at `at`, to be read soon. Any address will do: a prefetch never faults.

@@ -8,6 +8,7 @@
 //! with raw copies that tolerate a concurrent writer and an overlap of source and destination (a guest may point both
 //! at the same page).
 
+use super::chain::{Chain, ChainHead};
 use super::copy::{copy, prefetch_read, prefetch_write};
 use super::guest_memory::GuestMemory;
 use std::ptr::NonNull;
@@ -34,18 +35,22 @@ impl Segment {
         Self { host, len }
     }
 
-    /// Asks for the lines in which a short frame's bytes are read.
+    /// Asks the caches for the lines in which a short frame at its start is read, or written.
     #[inline(always)]
-    pub(super) fn prefetch_for_reading(&self) {
-        prefetch_read(self.host.as_ptr());
-        prefetch_read(self.host.as_ptr().wrapping_add(SHORT_FRAME_BYTES));
+    pub(super) fn prefetch(&self, to_write: bool) {
+        let start = self.host.as_ptr();
+        let end = start.wrapping_add(SHORT_FRAME_BYTES);
+        if to_write {
+            prefetch_write(start);
+            prefetch_write(end);
+        } else {
+            prefetch_read(start);
+            prefetch_read(end);
+        }
     }
 
-    /// Asks for the lines to which a short frame's bytes are written.
-    #[inline(always)]
-    pub(super) fn prefetch_for_writing(&self) {
-        prefetch_write(self.host.as_ptr());
-        prefetch_write(self.host.as_ptr().wrapping_add(SHORT_FRAME_BYTES));
+    fn len_bytes(&self) -> u64 {
+        self.len.into()
     }
 }
 
@@ -91,6 +96,24 @@ impl SegmentArena {
         self.memory = None;
     }
 
+    /// Copies the first bytes of a chain into `out`; the number copied.
+    #[inline(always)]
+    pub fn read_start(&self, range: SegmentRange, out: &mut [u8]) -> usize {
+        match self.chain(range) {
+            [segment] if segment.len as usize >= out.len() => {
+                // SAFETY: the segment is mapped for as long as the arena holds it and has as many bytes as `out`, which is ours.
+                unsafe { copy(segment.host.as_ptr(), out.as_mut_ptr(), out.len()) };
+                out.len()
+            }
+            chain => Payload::Guest {
+                chain,
+                skip_bytes: 0,
+            }
+            .cursor()
+            .read(out),
+        }
+    }
+
     /// The segments of one chain.
     #[inline]
     pub fn chain(&self, range: SegmentRange) -> &[Segment] {
@@ -130,16 +153,45 @@ impl SegmentArena {
         room
     }
 
-    /// Asks the caches for where a short frame in the chain that starts with segment `start` begins.
+    /// Adds up to `count` chains of one segment each, for as long as `next` has one and there is room.
     #[inline(always)]
+    pub(super) fn push_lone(
+        &mut self,
+        chains: &mut Vec<Chain>,
+        count: usize,
+        mut next: impl FnMut() -> Option<(ChainHead, Segment)>,
+    ) {
+        let (first, first_chain) = (self.segments.len(), chains.len());
+        let room = (ARENA_SEGMENTS - first).min(count);
+        chains.reserve(room);
+        let places = self.segments.spare_capacity_mut().iter_mut();
+        let places = places.zip(chains.spare_capacity_mut()).take(room);
+        let mut added = 0;
+        for (segment_place, chain_place) in places {
+            let Some((head, segment)) = next() else { break };
+            let start = (first + added) as u32;
+            chain_place.write(Chain {
+                head,
+                segments: SegmentRange {
+                    start,
+                    end: start + 1,
+                },
+                len_bytes: segment.len_bytes(),
+            });
+            segment_place.write(segment);
+            added += 1;
+        }
+        // SAFETY: as many places as that were written just now, from the first free one on.
+        unsafe {
+            self.segments.set_len(first + added);
+            chains.set_len(first_chain + added);
+        }
+    }
+
+    /// Asks the caches for where a short frame in the chain that starts with segment `start` begins.
     pub(super) fn prefetch(&self, start: u32, to_write: bool) {
-        let Some(segment) = self.segments.get(start as usize) else {
-            return;
-        };
-        if to_write {
-            segment.prefetch_for_writing();
-        } else {
-            segment.prefetch_for_reading();
+        if let Some(segment) = self.segments.get(start as usize) {
+            segment.prefetch(to_write);
         }
     }
 
@@ -217,6 +269,7 @@ impl<'a> PayloadCursor<'a> {
     }
 
     /// Copies into `out` as far as bytes are left; the number copied.
+    #[inline(always)]
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut done = 0;
         let len = out.len();
@@ -308,9 +361,26 @@ impl<'a> ChainWriter<'a> {
         copied
     }
 
-    /// The only write of frame bytes to guest memory.
-    #[inline]
-    fn put(&mut self, mut from: *const u8, bytes: usize) -> usize {
+    /// The only write of frame bytes to guest memory, but for [`Self::put_across`].
+    #[inline(always)]
+    fn put(&mut self, from: *const u8, bytes: usize) -> usize {
+        match self.chain {
+            [segment, ..] if bytes < (segment.len - self.offset) as usize => {
+                // SAFETY: as in `put_across`.
+                unsafe {
+                    let to = segment.host.as_ptr().add(self.offset as usize);
+                    copy(from, to, bytes);
+                }
+                self.offset += bytes as u32;
+                bytes
+            }
+            _ => self.put_across(from, bytes),
+        }
+    }
+
+    /// [`Self::put`] to the end of a segment, and beyond.
+    #[inline(never)]
+    fn put_across(&mut self, mut from: *const u8, bytes: usize) -> usize {
         let mut left = bytes;
         while left > 0 {
             let Some((segment, rest)) = self.chain.split_first() else {

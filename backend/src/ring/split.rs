@@ -260,40 +260,66 @@ impl SplitRing {
             let table = self.parts.descriptors.as_ptr().cast::<Descriptor>();
             prefetch_read(table.wrapping_add(usize::from(head & self.mask)).cast());
         }
-        chains.reserve(count);
+        let burst = limit.bytes;
+        let first = chains.len();
         let mut bytes = 0u64;
-        for _ in 0..count {
-            if bytes >= limit.bytes {
-                return Ok(BurstEnd::Limit);
+        while chains.len() - first < count && bytes < burst {
+            let left = count - (chains.len() - first);
+            bytes += self.take_lone(arena, chains, left, burst - bytes);
+            if chains.len() - first == count || bytes >= burst {
+                break;
             }
             let head = self.available_entry(self.next_avail);
-            let start = arena.len() as u32;
-            let chain = match self.walk_lone(head, arena) {
-                Some(len_bytes) => {
-                    self.next_avail = self.next_avail.wrapping_add(1);
-                    Chain {
-                        head: lone_head(head),
-                        segments: SegmentRange {
-                            start,
-                            end: start + 1,
-                        },
-                        len_bytes: len_bytes.into(),
-                    }
+            match self.take_any(head, arena)? {
+                Taken::Chain(chain) => {
+                    bytes += chain.len_bytes;
+                    arena.prefetch(chain.segments.start, self.lone_flags == WRITE);
+                    chains.push(chain);
                 }
-                None => match self.take_any(head, arena)? {
-                    Taken::Chain(chain) => chain,
-                    Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
-                },
-            };
-            arena.prefetch(start, self.lone_flags == WRITE);
-            bytes += chain.len_bytes;
-            chains.push(chain);
+                Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
+            }
         }
-        Ok(if count == limit.chains {
-            BurstEnd::Limit
-        } else {
+        Ok(if chains.len() - first == count && count < limit.chains {
             BurstEnd::Empty
+        } else {
+            BurstEnd::Limit
         })
+    }
+
+    /// Takes up to `count` chains of one descriptor each, until one that is not or `limit_bytes`; their bytes.
+    #[inline(always)]
+    fn take_lone(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        count: usize,
+        limit_bytes: u64,
+    ) -> u64 {
+        let to_write = self.lone_flags == WRITE;
+        let mut bytes = 0u64;
+        let mut at = self.next_avail;
+        arena.push_lone(chains, count, || {
+            if bytes >= limit_bytes {
+                return None;
+            }
+            let id = self.available_entry(at);
+            if id >= self.size {
+                return None;
+            }
+            let descriptor = self.descriptor(id);
+            if descriptor.flags != self.lone_flags {
+                return None;
+            }
+            let segment = self
+                .chains
+                .translate_lone(descriptor.addr, descriptor.len)?;
+            segment.prefetch(to_write);
+            bytes += u64::from(descriptor.len);
+            at = at.wrapping_add(1);
+            Some((lone_head(id), segment))
+        });
+        self.next_avail = at;
+        bytes
     }
 
     /// A chain that is one direct descriptor in the region used last: what most drivers make of most frames.
