@@ -71,6 +71,12 @@ impl Rig {
         self.runner.run_queue(&queue)
     }
 
+    /// Takes a guest's ring out of service, to be looked at by itself.
+    pub fn take_ring(&self, guest: usize, index: usize) -> ActiveRing {
+        let queues = &self.guests[guest].queues.queues;
+        queues[index].control(Option::take).unwrap()
+    }
+
     /// What a worker does before it stops polling a guest's guest-tx ring.
     pub fn arm(&mut self, guest: usize) -> bool {
         BatchRunner::arm(&self.guests[guest].queues.queues[1])
