@@ -574,7 +574,7 @@ mod tests {
     use super::*;
     use crate::Features;
     use crate::memory::GuestMemoryLayout;
-    use crate::ring::SplitRing;
+    use crate::ring::Virtqueue;
 
     #[test]
     fn every_case_makes_something_available_and_kicks() {
@@ -582,7 +582,7 @@ mod tests {
         for case in chains() {
             assert!(names.insert(case.name), "{} twice", case.name);
             let memory = GuestMemory::new(&GuestMemoryLayout::one_region(1 << 20)).unwrap();
-            let ring = SplitRing::new(0, &memory, 0, 256, Features::LINUX).unwrap();
+            let ring = Virtqueue::new(0, &memory, 0, 256, Features::LINUX).unwrap();
             case.play(&ring.raw().unwrap(), &memory)
                 .unwrap_or_else(|error| panic!("{}: {error}", case.name));
             assert_ne!(
@@ -599,7 +599,7 @@ mod tests {
     fn every_case_fits_a_ring_of_four() {
         for case in chains() {
             let memory = GuestMemory::new(&GuestMemoryLayout::one_region(1 << 20)).unwrap();
-            let ring = SplitRing::new(0, &memory, 0, 4, Features::LINUX).unwrap();
+            let ring = Virtqueue::new(0, &memory, 0, 4, Features::LINUX).unwrap();
             case.play(&ring.raw().unwrap(), &memory)
                 .unwrap_or_else(|error| panic!("{}: {error}", case.name));
         }
