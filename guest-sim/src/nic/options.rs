@@ -240,3 +240,28 @@ impl NicOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(size: u16, features: Features) -> Result<(), Error> {
+        NicOptions {
+            guest_tx_ring_size: size,
+            features,
+            ..NicOptions::default()
+        }
+        .check()
+    }
+
+    #[test]
+    fn split_rings_are_powers_of_two_and_packed_rings_of_any_size() {
+        let packed = Features::LINUX | Features::RING_PACKED;
+        for (size, split) in [(0, false), (100, false), (256, true), (32768, true)] {
+            assert_eq!(outcome(size, Features::LINUX).is_ok(), split, "{size}");
+            assert_eq!(outcome(size, packed).is_ok(), size > 0, "{size}");
+        }
+        assert!(outcome(32769, packed).is_err());
+        assert!(outcome(256, packed - Features::VERSION_1).is_err());
+    }
+}

@@ -70,7 +70,7 @@ impl Position {
 }
 
 /// What SET_VRING_BASE and GET_VRING_BASE say of a packed ring: the next descriptor the device will read in the low half, the next it
-/// will use in the high half (vhost-user, "A vring descriptor index for packed virtqueues").
+/// will use in the high half (vhost-user, "Vring descriptor indices for packed virtqueues").
 pub fn packed_base(avail: Position, used: Position) -> u32 {
     u32::from(avail.word()) | u32::from(used.word()) << 16
 }

@@ -4,7 +4,7 @@
 //! Used on any thread, beside or instead of the well-behaved driver. Keeps nothing true; that is the point.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -91,13 +91,20 @@ impl EventSuppression {
 pub struct RawPackedRing {
     memory: Arc<RingMemory>,
     kick: EventFd,
+    /// Where [`Self::post`] goes on, as [`Position::word`] has it: the ring itself does not say.
+    next: AtomicU16,
 }
 
 impl RawPackedRing {
-    pub(crate) fn new(memory: Arc<RingMemory>, kick: &EventFd) -> Result<Self, Error> {
+    pub(crate) fn new(
+        memory: Arc<RingMemory>,
+        kick: &EventFd,
+        next: Position,
+    ) -> Result<Self, Error> {
         let ring = Self {
             memory,
             kick: kick.try_clone().doing("cloning a kick eventfd")?,
+            next: AtomicU16::new(next.word()),
         };
         ring.view()?;
         Ok(ring)
@@ -140,12 +147,35 @@ impl RawPackedRing {
         view.set_word(offset, descriptor.word())
     }
 
-    /// Writes these descriptors from `at` on and makes them available: AVAIL and USED are set as they must be at each place, all other
-    /// flags are as given. The answer is the place behind them. No kick.
+    /// Where [`Self::post`] goes on: at first, where the driver had got to when this access was made.
+    pub fn next(&self) -> Position {
+        Position::from_word(self.next.load(Ordering::Relaxed))
+    }
+
+    /// Lets [`Self::post`] go on elsewhere.
+    pub fn set_next(&self, next: Position) {
+        self.next.store(next.word(), Ordering::Relaxed);
+    }
+
+    /// Writes these descriptors at [`Self::next`] and makes them available: AVAIL and USED are set as they must be at each place, all other
+    /// flags are as given. No kick.
     ///
     /// # Errors
     /// When the ring's memory is gone.
-    pub fn post(&self, at: Position, descriptors: &[PackedDescriptor]) -> Result<Position, Error> {
+    pub fn post(&self, descriptors: &[PackedDescriptor]) -> Result<(), Error> {
+        self.set_next(self.post_at(self.next(), descriptors)?);
+        Ok(())
+    }
+
+    /// The same at any place; the answer is the place behind them.
+    ///
+    /// # Errors
+    /// When the ring's memory is gone.
+    pub fn post_at(
+        &self,
+        at: Position,
+        descriptors: &[PackedDescriptor],
+    ) -> Result<Position, Error> {
         let places: Vec<_> = std::iter::successors(Some(at), |at| Some(at.advance(1, self.size())))
             .take(descriptors.len() + 1)
             .collect();

@@ -125,7 +125,11 @@ impl Virtqueue {
     /// # Errors
     /// When the ring is split, or the process has no descriptor left.
     pub fn raw_packed(&self) -> Result<RawPackedRing, Error> {
-        RawPackedRing::new(self.memory.clone(), &self.notifier.kick)
+        let next = match &self.driver {
+            Driver::Split(_) => return Err(OTHER_FORMAT),
+            Driver::Packed(driver) => driver.published(),
+        };
+        RawPackedRing::new(self.memory.clone(), &self.notifier.kick, next)
     }
 
     /// Back to an empty ring: what a driver does after a device reset.
