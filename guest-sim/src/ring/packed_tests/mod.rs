@@ -3,12 +3,15 @@
 use super::raw::{INDIRECT, NEXT, WRITE};
 use super::raw_packed::{AVAIL, USED};
 use super::{
-    DescriptorTable, Direction, EventSuppression, PackedDescriptor, Position, RawPackedRing,
-    Segment, Virtqueue, packed_base,
+    DescriptorTable, Direction, PackedDescriptor, Position, RawPackedRing, Segment, Virtqueue,
+    packed_base,
 };
-use crate::error::{DeviceFault, Error};
+use crate::error::Error;
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestMemoryLayout};
+
+mod faults;
+mod notifications;
 
 const PLAIN: Features =
     Features::from_bits(Features::VERSION_1.bits() | Features::RING_PACKED.bits());
@@ -73,13 +76,6 @@ impl Device {
     fn use_batch(&mut self, end: u16, descriptors: u16, written: u32) {
         self.raw.set_used(self.used, end, written).unwrap();
         self.used = self.used.advance(descriptors, self.raw.size());
-    }
-}
-
-fn fault(ring: &mut Virtqueue) -> DeviceFault {
-    match ring.pop_used() {
-        Err(Error::Device(fault)) => fault,
-        other => panic!("no fault: {other:?}"),
     }
 }
 
@@ -345,243 +341,6 @@ fn with_in_order_one_used_descriptor_stands_for_a_batch() {
     assert_eq!(ring.pop_used().unwrap(), None);
     device.use_batch(read[3].0, 1, 0);
     assert_eq!(tokens(&mut ring), [13]);
-}
-
-#[test]
-fn a_used_descriptor_that_names_no_chain_with_the_device_is_found_out() {
-    for features in [PLAIN, PLAIN | Features::IN_ORDER] {
-        // An id past the ring, one never given out, one used twice, one not published yet.
-        let (mut ring, raw, _memory) = ring(8, features);
-        let mut device = Device::new(&ring);
-        add(&mut ring, 1, 0);
-        add(&mut ring, 1, 1);
-        ring.publish().unwrap();
-        let (first, _) = device.read().unwrap();
-        let (second, _) = device.read().unwrap();
-        add(&mut ring, 1, 2);
-        let unpublished = ring_next_id(&mut ring, &raw, features);
-        for id in [8, u16::MAX, unpublished] {
-            raw.set_used(Position::START, id, 0).unwrap();
-            let found = fault(&mut ring);
-            assert!(
-                matches!(found, DeviceFault::UnknownUsedId { slot: 0, .. }),
-                "{found}"
-            );
-        }
-        device.use_batch(first, 1, 0);
-        assert_eq!(tokens(&mut ring), [0]);
-        raw.set_used(at(1, true), first, 0).unwrap();
-        assert!(matches!(
-            fault(&mut ring),
-            DeviceFault::UnknownUsedId { slot: 1, .. }
-        ));
-        raw.set_used(at(1, true), second, 0).unwrap();
-        assert_eq!(tokens(&mut ring), [1]);
-    }
-}
-
-/// The id of the chain that was added last and not published, as it will stand in the ring.
-fn ring_next_id(ring: &mut Virtqueue, raw: &RawPackedRing, features: Features) -> u16 {
-    // Added behind an unpublished one, it is in the ring already, though nobody may look.
-    add(ring, 1, 3);
-    let id = raw.descriptor(3).unwrap().id;
-    let before = if features.contains(Features::IN_ORDER) {
-        id.wrapping_sub(1)
-    } else {
-        id + 1
-    };
-    assert!(before < 8);
-    before
-}
-
-#[test]
-fn a_used_descriptor_where_nothing_is_with_the_device_is_found_out() {
-    let (mut ring, raw, _memory) = ring(4, PLAIN);
-    assert!(!ring.has_used().unwrap());
-    raw.set_used(Position::START, 0, 0).unwrap();
-    assert!(ring.has_used().unwrap());
-    assert!(matches!(
-        fault(&mut ring),
-        DeviceFault::UnknownUsedId { .. }
-    ));
-}
-
-#[test]
-fn more_bytes_than_a_chain_has_room_for_are_found_out() {
-    let (mut ring, _raw, _memory) = ring(4, PLAIN);
-    let mut device = Device::new(&ring);
-    add(&mut ring, 2, 0);
-    ring.publish().unwrap();
-    let (id, _) = device.read().unwrap();
-    device.use_batch(id, 2, 0x101);
-    assert!(matches!(
-        fault(&mut ring),
-        DeviceFault::WrittenTooLong {
-            written: 0x101,
-            writable: 0x100,
-            ..
-        }
-    ));
-}
-
-#[test]
-fn the_write_flag_says_whether_the_length_counts() {
-    let (mut ring, raw, _memory) = ring(4, PLAIN);
-    add(&mut ring, 1, 0);
-    ring.add(
-        &segments(1, Direction::DeviceReads),
-        DescriptorTable::Direct,
-        1,
-    )
-    .unwrap();
-    ring.publish().unwrap();
-    let mut device = Device::new(&ring);
-    let (first, _) = device.read().unwrap();
-    let (second, _) = device.read().unwrap();
-    // VIRTIO 1.3 §2.8.4: without WRITE the length is ignored, however wrong.
-    let silent = PackedDescriptor {
-        len: 0x5555,
-        id: first,
-        flags: AVAIL | USED,
-        ..PackedDescriptor::default()
-    };
-    raw.set_descriptor(0, silent).unwrap();
-    assert_eq!(ring.pop_used().unwrap().unwrap().written, 0);
-    let lying = PackedDescriptor {
-        id: second,
-        flags: AVAIL | USED | WRITE,
-        ..PackedDescriptor::default()
-    };
-    raw.set_descriptor(1, lying).unwrap();
-    assert!(matches!(
-        fault(&mut ring),
-        DeviceFault::UsedFlags { slot: 1, .. }
-    ));
-}
-
-#[test]
-fn flags_of_another_turn_on_a_descriptor_with_the_device_are_found_out() {
-    for flags in [0, USED] {
-        let (mut ring, raw, _memory) = ring(4, PLAIN);
-        add(&mut ring, 1, 0);
-        ring.publish().unwrap();
-        assert_eq!(ring.pop_used().unwrap(), None);
-        let descriptor = PackedDescriptor {
-            flags,
-            ..PackedDescriptor::default()
-        };
-        raw.set_descriptor(0, descriptor).unwrap();
-        assert!(ring.has_used().unwrap());
-        assert!(matches!(fault(&mut ring), DeviceFault::UsedFlags { .. }));
-    }
-}
-
-/// Adds `count` single descriptors, publishes them, and says whether that kicked.
-fn kicks(ring: &mut Virtqueue, count: u32) -> Result<bool, Error> {
-    (0..count).for_each(|_| add(ring, 1, 0));
-    ring.publish()?;
-    Ok(ring.kick_eventfd().read().is_ok())
-}
-
-fn event(position: Position, flags: u16) -> EventSuppression {
-    EventSuppression {
-        position: position.word(),
-        flags,
-    }
-}
-
-#[test]
-fn a_kick_comes_when_the_device_wants_it() {
-    let (mut ring, raw, _memory) = ring(8, PLAIN);
-    assert!(kicks(&mut ring, 1).unwrap());
-    raw.set_device_event(event(Position::START, EventSuppression::DISABLE))
-        .unwrap();
-    assert!(!kicks(&mut ring, 1).unwrap());
-    let counts = ring.notification_counts();
-    assert_eq!((counts.kicks, counts.kicks_suppressed), (1, 1));
-}
-
-#[test]
-fn with_event_idx_a_kick_comes_when_the_place_asked_for_is_passed_in_its_turn() {
-    let (mut ring, raw, _memory) = ring(5, PLAIN | Features::EVENT_IDX);
-    let mut device = Device::new(&ring);
-    let want = |position| {
-        raw.set_device_event(event(position, EventSuppression::DESC))
-            .unwrap();
-    };
-    want(at(2, true));
-    assert!(!kicks(&mut ring, 2).unwrap(), "places 0 and 1");
-    assert!(kicks(&mut ring, 1).unwrap(), "place 2");
-    assert!(!kicks(&mut ring, 1).unwrap(), "place 3");
-    while let Some((id, count)) = device.read() {
-        device.use_batch(id, count, 0);
-    }
-    assert_eq!(tokens(&mut ring).len(), 4);
-    // Place 1 of the turn before, and of the next.
-    want(at(1, true));
-    assert!(!kicks(&mut ring, 3).unwrap(), "places 4, 0 and 1");
-    want(at(3, false));
-    assert!(kicks(&mut ring, 2).unwrap(), "places 2 and 3");
-    while let Some((id, count)) = device.read() {
-        device.use_batch(id, count, 0);
-    }
-    assert_eq!(tokens(&mut ring).len(), 5);
-    // A whole ring at once passes every place of the turn.
-    want(at(3, true));
-    assert!(kicks(&mut ring, 5).unwrap(), "places 4, 0, 1, 2 and 3");
-}
-
-#[test]
-fn a_wish_for_kicks_that_makes_no_sense_is_found_out() {
-    let cases = [
-        (PLAIN, at(0, true), EventSuppression::DESC),
-        (PLAIN | Features::EVENT_IDX, at(8, true), 2),
-        (PLAIN | Features::EVENT_IDX, at(0, true), 3),
-        (PLAIN | Features::EVENT_IDX, at(0, true), 4),
-        (PLAIN, at(0, true), 0x8000),
-    ];
-    for (features, position, flags) in cases {
-        let (mut ring, raw, _memory) = ring(8, features);
-        raw.set_device_event(event(position, flags)).unwrap();
-        assert!(
-            matches!(
-                kicks(&mut ring, 1),
-                Err(Error::Device(DeviceFault::EventSuppression { .. }))
-            ),
-            "{flags:#x}"
-        );
-    }
-}
-
-#[test]
-fn calls_are_asked_for_by_flag_or_by_place() {
-    let (mut flags, raw_flags, _one) = ring(8, PLAIN);
-    flags.disarm_call().unwrap();
-    assert_eq!(raw_flags.driver_event().unwrap().flags, 1);
-    assert!(!flags.arm_call().unwrap());
-    assert_eq!(raw_flags.driver_event().unwrap().flags, 0);
-
-    let (mut place, raw_place, _other) = ring(3, PLAIN | Features::EVENT_IDX);
-    let mut device = Device::new(&place);
-    place.disarm_call().unwrap();
-    assert_eq!(raw_place.driver_event().unwrap().flags, 1);
-    for _ in 0..2 {
-        add(&mut place, 2, 0);
-        place.publish().unwrap();
-        let (id, count) = device.read().unwrap();
-        assert!(!place.arm_call().unwrap());
-        device.use_batch(id, count, 0);
-        assert!(
-            place.arm_call().unwrap(),
-            "what came before arming must be seen"
-        );
-        place.pop_used().unwrap().unwrap();
-    }
-    place.arm_call().unwrap();
-    assert_eq!(
-        raw_place.driver_event().unwrap(),
-        event(at(1, false), EventSuppression::DESC)
-    );
 }
 
 #[test]
