@@ -60,6 +60,20 @@ pub enum DeviceFault {
         /// The rule they break.
         why: &'static str,
     },
+    /// A descriptor of a packed ring changed that the device has not used (VIRTIO 1.3 §2.8.2, §2.8.15).
+    #[error(
+        "ring {ring}: the device wrote descriptor {slot}, which it has not used: length, id and flags are {found:#018x} instead of {expected:#018x}"
+    )]
+    DescriptorOverwritten {
+        /// Which ring.
+        ring: u16,
+        /// The place in the ring.
+        slot: u16,
+        /// Length, id and flags as they are, from the low bits up.
+        found: u64,
+        /// As the driver left them.
+        expected: u64,
+    },
     /// A packed ring's device event suppression structure makes no sense (VIRTIO 1.3 §2.8.10, §2.8.14).
     #[error(
         "ring {ring}: device event suppression has position {position:#06x} and flags {flags:#06x}: {why}"

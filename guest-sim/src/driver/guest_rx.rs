@@ -221,12 +221,13 @@ impl GuestRx {
         Ok(frames)
     }
 
-    /// Checks that no byte of a posted buffer changed that the device has not reported. Only with [`Canaries::On`], and only sure while no
-    /// frame is on its way.
+    /// Checks that no byte of a posted buffer changed that the device has not reported (with [`Canaries::On`]), and no descriptor that it
+    /// has not used. Only sure while no frame is on its way.
     ///
     /// # Errors
-    /// [`DeviceFault::MemoryOverwritten`].
+    /// [`DeviceFault::MemoryOverwritten`], [`DeviceFault::DescriptorOverwritten`].
     pub fn verify_untouched(&self) -> Result<(), Error> {
+        self.ring.verify_untouched()?;
         if self.canaries == Canaries::On && !self.ring.has_used()? {
             for (slot, _) in (0..).zip(&self.posted).filter(|&(_, &posted)| posted) {
                 self.check_canary(slot, 0)?;

@@ -215,7 +215,7 @@ impl GuestTx {
         loop {
             self.reclaim()?;
             if self.ring.outstanding() == 0 {
-                return Ok(());
+                return self.ring.verify_untouched();
             }
             if !wait_for_used(&mut self.ring, self.waiting, patience)? {
                 return Err(patience.timeout("guest-tx chains to come back"));

@@ -32,6 +32,8 @@ pub(super) struct PackedDriver {
     in_order: bool,
     /// By buffer id.
     chains: Vec<Entry>,
+    /// Length, id and flags that each descriptor must have, after what both sides wrote.
+    words: Vec<u64>,
     /// Ids not in use, the next one last; without IN_ORDER.
     free_ids: Vec<u16>,
     /// With IN_ORDER ids go round as the ring does: the next one, and the oldest with the device.
@@ -54,6 +56,14 @@ pub(super) struct PackedDriver {
     outstanding: u16,
 }
 
+/// A descriptor that is not as it was left: its second word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overwritten {
+    pub slot: u16,
+    pub expected: u64,
+    pub found: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     chain: Chain,
@@ -70,6 +80,7 @@ impl PackedDriver {
             event_idx: false,
             in_order: false,
             chains: vec![Entry::default(); usize::from(size)],
+            words: vec![0; usize::from(size)],
             free_ids: Vec::with_capacity(usize::from(size)),
             next_id: 0,
             oldest_id: 0,
@@ -92,6 +103,7 @@ impl PackedDriver {
         self.event_idx = features.contains(Features::EVENT_IDX);
         self.in_order = features.contains(Features::IN_ORDER);
         self.chains.fill(Entry::default());
+        self.words.fill(0);
         // Ids count down or start in the middle while places count up: a device that confuses the two is found out.
         self.free_ids.clear();
         self.free_ids.extend(0..self.size);
@@ -165,7 +177,7 @@ impl PackedDriver {
             if position == 0 {
                 first_word = descriptor.word();
             } else {
-                view.set_word(at.offset, descriptor.word())?;
+                self.write(view, at, descriptor.word())?;
             }
             at = at.advance(1, self.size);
         }
@@ -202,7 +214,7 @@ impl PackedDriver {
         if self.added == self.shown {
             self.first_word = Some(first_word);
         } else {
-            view.set_word(self.avail.offset, first_word)?;
+            self.write(view, self.avail, first_word)?;
         }
         self.chains[usize::from(id)] = Entry {
             chain,
@@ -215,12 +227,17 @@ impl PackedDriver {
         Ok(())
     }
 
+    fn write(&mut self, view: &PackedView<'_>, place: Position, word: u64) -> Result<(), Error> {
+        self.words[usize::from(place.offset)] = word;
+        view.set_word(place.offset, word)
+    }
+
     /// Makes everything that was added visible to the device: whether it wants a kick, or `None` when nothing was added.
     pub fn publish(&mut self, view: &PackedView<'_>) -> Result<Option<bool>, Error> {
         let Some(word) = self.first_word.take() else {
             return Ok(None);
         };
-        view.set_word(self.published.offset, word)?;
+        self.write(view, self.published, word)?;
         let old = std::mem::replace(&mut self.published, self.avail);
         self.outstanding += (self.added - self.shown) as u16;
         self.shown = self.added;
@@ -277,7 +294,7 @@ impl PackedDriver {
     }
 
     /// Id and length of the next used descriptor, if there is one.
-    fn read_used(&self, view: &PackedView<'_>) -> Result<Option<(u16, u32)>, DeviceFault> {
+    fn read_used(&mut self, view: &PackedView<'_>) -> Result<Option<(u16, u32)>, DeviceFault> {
         let slot = self.used.offset;
         // The place is inside the ring, so that this does not fail.
         let word = view.word(slot).unwrap_or_default();
@@ -294,17 +311,16 @@ impl PackedDriver {
                 id: id.into(),
             });
         };
-        if flags & WRITE == 0 {
-            // VIRTIO 1.3 §2.8.4: then the length is reserved, and ignored.
-            return Ok(Some((id, 0)));
-        }
-        if entry.chain.writable == 0 {
+        let wrote = flags & WRITE != 0;
+        if wrote && entry.chain.writable == 0 {
             return Err(self.bad_flags(
                 flags,
                 "WRITE says that the device wrote, and it may not write anything of that chain",
             ));
         }
-        Ok(Some((id, descriptor.len)))
+        self.words[usize::from(slot)] = word;
+        // VIRTIO 1.3 §2.8.4: without WRITE the length is reserved, and ignored.
+        Ok(Some((id, if wrote { descriptor.len } else { 0 })))
     }
 
     /// Whether these flags, at the next place the device uses, say used.
@@ -370,6 +386,23 @@ impl PackedDriver {
     pub fn has_used(&self, view: &PackedView<'_>) -> Result<bool, Error> {
         let flags = PackedDescriptor::from_words(0, view.word(self.used.offset)?).flags;
         Ok(self.batch_end.is_some() || self.is_used(flags).unwrap_or(true))
+    }
+
+    /// Checks that the device has written no descriptor but those it has used: neither the rest of a list or batch that one used
+    /// descriptor stands for, nor one that it has not got to (VIRTIO 1.3 §2.8.2, §2.8.15). The answer is the first that differs, as it
+    /// must be and as it is. Only sure while nothing is on its way.
+    pub fn find_overwritten(&self, view: &PackedView<'_>) -> Result<Option<Overwritten>, Error> {
+        for (slot, &expected) in (0..).zip(&self.words) {
+            let found = view.word(slot)?;
+            if found != expected {
+                return Ok(Some(Overwritten {
+                    slot,
+                    expected,
+                    found,
+                }));
+            }
+        }
+        Ok(None)
     }
 
     /// How far the device has got with using chains, as the ring shows it: from where the driver is, over all that it has not taken back.

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::{Chain, Completion, DescriptorTable, Direction, Segment};
 use super::layout::{Format, RingMemory};
 use super::notifier::{NotificationCounts, Notifier};
-use super::packed::PackedDriver;
+use super::packed::{Overwritten, PackedDriver};
 use super::position::{Position, packed_base};
 use super::raw::RawRing;
 use super::raw_packed::RawPackedRing;
@@ -309,6 +309,34 @@ impl Virtqueue {
             (Driver::Split(driver), View::Split(view)) => Ok(driver.has_used(view)),
             (Driver::Packed(driver), View::Packed(view)) => driver.has_used(view),
             _ => Err(OTHER_FORMAT),
+        }
+    }
+
+    /// Checks that the device wrote no descriptor of a packed ring that was not its to write. Only sure while nothing is on its way.
+    ///
+    /// # Errors
+    /// [`DeviceFault::DescriptorOverwritten`].
+    pub fn verify_untouched(&self) -> Result<(), Error> {
+        let (Driver::Packed(driver), View::Packed(view)) = (&self.driver, &View::of(&self.memory)?)
+        else {
+            return Ok(());
+        };
+        if driver.has_used(view)? {
+            return Ok(());
+        }
+        match driver.find_overwritten(view)? {
+            None => Ok(()),
+            Some(Overwritten {
+                slot,
+                expected,
+                found,
+            }) => Err(DeviceFault::DescriptorOverwritten {
+                ring: self.index,
+                slot,
+                found,
+                expected,
+            }
+            .into()),
         }
     }
 

@@ -49,6 +49,34 @@ fn a_used_descriptor_that_names_no_chain_with_the_device_is_found_out() {
     }
 }
 
+#[test]
+fn a_device_that_writes_more_than_one_descriptor_for_a_list_or_a_batch_is_found_out() {
+    for features in [PLAIN, PLAIN | Features::IN_ORDER] {
+        let (mut ring, raw, _memory) = ring(8, features);
+        let mut device = Device::new(&ring);
+        add(&mut ring, 3, 0);
+        add(&mut ring, 1, 1);
+        ring.publish().unwrap();
+        let (id, _) = device.read().unwrap();
+        device.use_batch(id, 3, 0);
+        assert_eq!(tokens(&mut ring), [0]);
+        ring.verify_untouched().unwrap();
+        // As a device does that does not skip the list.
+        raw.set_used(at(1, true), id, 0).unwrap();
+        let found = ring.verify_untouched();
+        assert!(
+            matches!(
+                found,
+                Err(Error::Device(DeviceFault::DescriptorOverwritten {
+                    slot: 1,
+                    ..
+                }))
+            ),
+            "{found:?}"
+        );
+    }
+}
+
 /// The id of the chain that was added last and not published, as it will stand in the ring.
 fn ring_next_id(ring: &mut Virtqueue, raw: &RawPackedRing, features: Features) -> u16 {
     // Added behind an unpublished one, it is in the ring already, though nobody may look.

@@ -276,6 +276,7 @@ fn walk(size: u16, features: Features, seed: u64) {
                     assert_eq!(came, Some(token), "size {size} step {step}");
                 }
                 if expected.is_empty() {
+                    ring.verify_untouched().unwrap();
                     assert!(!ring.has_used().unwrap());
                     assert_eq!(ring.pop_used().unwrap(), None);
                 }
