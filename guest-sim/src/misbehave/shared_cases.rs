@@ -97,7 +97,7 @@ fn directions<R: Hostile>() -> Vec<HostileChain<R>> {
         tx("readable behind write-only", |s| {
             s.post(&[s.flagged(WRITE), s.good()])
         }),
-        tx("unknown flags", |s| s.post(&[s.flagged(0x7f78)])),
+        tx("unknown flags", |s| s.post(&[s.flagged(0xfff8)])),
         rx("readable where write-only is due", |s| {
             s.post(&[s.flagged(0)])
         }),
