@@ -15,6 +15,7 @@ pub enum Direction {
 
 impl Direction {
     /// The descriptor flag it is.
+    #[inline]
     pub(super) fn flag(self) -> u16 {
         match self {
             Self::DeviceReads => 0,
@@ -48,6 +49,7 @@ pub enum DescriptorTable {
 
 impl DescriptorTable {
     /// Whether a chain of this many segments gets a table of its own.
+    #[inline]
     pub(super) fn is_indirect(self, segments: usize) -> bool {
         match self {
             Self::Direct => false,

@@ -117,6 +117,7 @@ impl PackedDriver {
         self.outstanding = 0;
     }
 
+    #[inline]
     pub fn free_descriptors(&self) -> u16 {
         self.free_count
     }
@@ -132,6 +133,7 @@ impl PackedDriver {
     }
 
     /// The buffer id of the chain added next.
+    #[inline]
     pub fn next_id(&self) -> u16 {
         match self.free_ids.last() {
             Some(&id) if !self.in_order => id,
@@ -139,6 +141,7 @@ impl PackedDriver {
         }
     }
 
+    #[inline]
     fn take_id(&mut self) -> u16 {
         let id = self.next_id();
         if self.in_order {
@@ -149,11 +152,13 @@ impl PackedDriver {
         id
     }
 
+    #[inline]
     fn following(&self, id: u16) -> u16 {
         if id + 1 == self.size { 0 } else { id + 1 }
     }
 
     /// Puts a chain, for which there is room, behind those before it, unpublished.
+    #[inline]
     pub fn place(
         &mut self,
         view: &PackedView<'_>,
@@ -204,6 +209,7 @@ impl PackedDriver {
 
     /// Writes the chain's first descriptor after the rest of it (VIRTIO 1.3 §2.8.17), and that of a batch's first chain not before
     /// [`Self::publish`].
+    #[inline]
     fn make_available(
         &mut self,
         view: &PackedView<'_>,
@@ -227,6 +233,7 @@ impl PackedDriver {
         Ok(())
     }
 
+    #[inline]
     fn write(&mut self, view: &PackedView<'_>, place: Position, word: u64) -> Result<(), Error> {
         self.words[usize::from(place.offset)] = word;
         view.set_word(place.offset, word)
@@ -275,6 +282,7 @@ impl PackedDriver {
     }
 
     /// The next chain that came back, if any. It stays with the device until it is released.
+    #[inline]
     pub fn next_used(&mut self, view: &PackedView<'_>) -> Result<Option<Used>, DeviceFault> {
         let end = match self.batch_end {
             Some(end) => Some(end),
@@ -294,6 +302,7 @@ impl PackedDriver {
     }
 
     /// Id and length of the next used descriptor, if there is one.
+    #[inline]
     fn read_used(&mut self, view: &PackedView<'_>) -> Result<Option<(u16, u32)>, DeviceFault> {
         let slot = self.used.offset;
         // The place is inside the ring, so that this does not fail.
@@ -324,6 +333,7 @@ impl PackedDriver {
     }
 
     /// Whether these flags, at the next place the device uses, say used.
+    #[inline]
     fn is_used(&self, flags: u16) -> Result<bool, DeviceFault> {
         let state = flags & (AVAIL | USED);
         if state == self.used.used_flags() {
@@ -345,11 +355,13 @@ impl PackedDriver {
         }
     }
 
+    #[inline]
     fn is_with_device(&self, entry: &Entry) -> bool {
         entry.in_use && entry.number < self.shown
     }
 
     /// Takes the chain back that [`Self::next_used`] named.
+    #[inline]
     pub fn release(&mut self, used: &Used) {
         self.chains[usize::from(used.id)].in_use = false;
         if self.in_order {

@@ -23,6 +23,7 @@ impl Position {
 
     /// This many descriptors further in a ring of `size` entries; at most one turn.
     #[must_use]
+    #[inline]
     pub fn advance(self, by: u16, size: u16) -> Self {
         // Both are at most 32768: the sum fits only because u32 holds it.
         let sum = u32::from(self.offset) + u32::from(by);
@@ -59,11 +60,13 @@ impl Position {
     }
 
     /// AVAIL and USED of a descriptor that the driver makes available here.
+    #[inline]
     pub fn available_flags(self) -> u16 {
         if self.wrap { AVAIL } else { USED }
     }
 
     /// AVAIL and USED of a descriptor that the device has used here.
+    #[inline]
     pub fn used_flags(self) -> u16 {
         if self.wrap { AVAIL | USED } else { 0 }
     }

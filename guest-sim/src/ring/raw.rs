@@ -34,6 +34,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// The second of the two words a descriptor is.
+    #[inline]
     pub(crate) fn word(self) -> u64 {
         u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48
     }

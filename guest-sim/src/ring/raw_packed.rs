@@ -35,10 +35,12 @@ pub struct PackedDescriptor {
 
 impl PackedDescriptor {
     /// The second of the two words a descriptor is.
+    #[inline]
     pub(crate) fn word(self) -> u64 {
         u64::from(self.len) | u64::from(self.id) << 32 | u64::from(self.flags) << 48
     }
 
+    #[inline]
     pub(crate) fn from_words(address: u64, word: u64) -> Self {
         Self {
             address,

@@ -22,9 +22,8 @@ pub(super) struct SplitDriver {
     size: u16,
     event_idx: bool,
     in_order: bool,
-    chains: Vec<Chain>,
-    /// Whether the chain that each descriptor heads is with the device.
-    outstanding: Vec<bool>,
+    /// By head.
+    chains: Vec<Entry>,
     /// Successor of each descriptor in its chain or in the free list: the driver's own copy.
     next: Vec<u16>,
     free_head: u16,
@@ -41,6 +40,13 @@ pub(super) struct SplitDriver {
     declined_at: Option<u16>,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    chain: Chain,
+    /// Whether it is with the device.
+    outstanding: bool,
+}
+
 impl SplitDriver {
     pub fn new(ring: u16, size: u16, features: Features) -> Self {
         let entries = usize::from(size);
@@ -49,8 +55,7 @@ impl SplitDriver {
             size,
             event_idx: false,
             in_order: false,
-            chains: vec![Chain::default(); entries],
-            outstanding: vec![false; entries],
+            chains: vec![Entry::default(); entries],
             next: vec![0; entries],
             free_head: 0,
             free_count: size,
@@ -70,8 +75,7 @@ impl SplitDriver {
     pub fn reset(&mut self, features: Features) {
         self.event_idx = features.contains(Features::EVENT_IDX);
         self.in_order = features.contains(Features::IN_ORDER);
-        self.chains.fill(Chain::default());
-        self.outstanding.fill(false);
+        self.chains.fill(Entry::default());
         for (next, at) in self.next.iter_mut().zip(1..) {
             *next = if at == self.size { 0 } else { at };
         }
@@ -84,6 +88,7 @@ impl SplitDriver {
         self.declined_at = None;
     }
 
+    #[inline]
     pub fn free_descriptors(&self) -> u16 {
         self.free_count
     }
@@ -103,6 +108,7 @@ impl SplitDriver {
     }
 
     /// Puts a chain, for which there is room, into the next slot of the available ring, unpublished.
+    #[inline]
     pub fn place(&mut self, view: &SplitView<'_>, segments: &[Segment], chain: Chain) {
         let head = self.free_head;
         let last = segments.len() - 1;
@@ -138,10 +144,13 @@ impl SplitDriver {
         self.make_available(view, head, chain);
     }
 
+    #[inline]
     fn make_available(&mut self, view: &SplitView<'_>, head: u16, chain: Chain) {
         self.free_count -= chain.descriptors;
-        self.chains[usize::from(head)] = chain;
-        self.outstanding[usize::from(head)] = true;
+        self.chains[usize::from(head)] = Entry {
+            chain,
+            outstanding: true,
+        };
         if self.in_order {
             self.order.push_back(head);
         }
@@ -167,6 +176,7 @@ impl SplitDriver {
     }
 
     /// The next chain that came back, if any. It stays with the device until it is released.
+    #[inline]
     pub fn next_used(&mut self, view: &SplitView<'_>) -> Result<Option<Used>, DeviceFault> {
         if self.used_next == self.used_seen {
             let used = view.load_used_index();
@@ -189,11 +199,12 @@ impl SplitDriver {
         Ok(Some(Used {
             id: head,
             written,
-            chain: self.chains[usize::from(head)],
+            chain: self.chains[usize::from(head)].chain,
         }))
     }
 
     /// Head of the next used chain, and its length unless IN_ORDER skipped its element.
+    #[inline]
     fn read_used(&mut self, view: &SplitView<'_>) -> Result<(u16, Option<u32>), DeviceFault> {
         if let Some((end, len)) = self.batch_end {
             return Ok(self.next_of_batch(end, len));
@@ -202,7 +213,7 @@ impl SplitDriver {
         let (id, len) = view.used_entry(slot);
         let known = u16::try_from(id)
             .ok()
-            .filter(|&id| id < self.size && self.outstanding[usize::from(id)]);
+            .filter(|&id| id < self.size && self.chains[usize::from(id)].outstanding);
         let Some(head) = known else {
             return Err(DeviceFault::UnknownUsedId {
                 ring: self.ring,
@@ -242,9 +253,10 @@ impl SplitDriver {
     }
 
     /// Takes the chain back that [`Self::next_used`] named.
+    #[inline]
     pub fn release(&mut self, view: &SplitView<'_>, used: &Used) {
         let (head, descriptors) = (used.id, used.chain.descriptors);
-        self.outstanding[usize::from(head)] = false;
+        self.chains[usize::from(head)].outstanding = false;
         if !self.in_order {
             let mut last = head;
             for _ in 1..descriptors {

@@ -92,6 +92,7 @@ impl Virtqueue {
     }
 
     /// Descriptors not in use.
+    #[inline]
     pub fn free_descriptors(&self) -> u16 {
         match &self.driver {
             Driver::Split(driver) => driver.free_descriptors(),
