@@ -157,7 +157,7 @@ pub fn map(memory: &GuestMemory) -> Arc<Mapped> {
 }
 
 /// What SET_VRING_* would say of a ring, without eventfds: nobody sleeps on the rig.
-pub fn config(ring: &guest_sim::SplitRing, acked: Features) -> RingConfig {
+pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
     let memory = ring.memory();
     RingConfig {
         size: ring.size(),
