@@ -180,6 +180,8 @@ impl Courier {
         queue.counters.frames.add(written.frames);
         queue.counters.bytes.add(written.bytes);
         notify::publish(&mut active.ring, &queue.counters);
+        // The next batch most likely brings as many.
+        active.ring.prefetch_next(run.len());
         if let Some(error) = broken {
             port.ring_stopped(queue.index);
             self.shared.break_ring(queue, &mut slot, error);

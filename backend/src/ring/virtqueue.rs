@@ -180,6 +180,14 @@ impl Ring {
         }
     }
 
+    /// Asks the caches for what taking `count` chains more will read.
+    #[inline]
+    pub fn prefetch_next(&self, count: usize) {
+        match &self.kind {
+            Kind::Split(ring) => ring.prefetch_next(count),
+        }
+    }
+
     /// Gives the chains taken last back to the driver's side, unused: as many as have `places` places together.
     pub fn undo_take(&mut self, places: u16) {
         match &mut self.kind {
