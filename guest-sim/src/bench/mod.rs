@@ -1,10 +1,13 @@
 //! What benches need beside a driver: a guest that forwards as fast as it can, the state of the machine, and the program under test.
 //!
-//! `daemon` (the program) -> `cores` (pinning, the distance between two cores, CPU time) -> `bounce` (two guests that swap frames).
+//! `daemon` (the program) -> `cores` (pinning, the distance between two cores, CPU time) -> `bounce` (two guests that swap frames), `treadmill` (guests
+//! that overload the switch).
 
 pub mod bounce;
 pub mod cores;
 pub mod daemon;
+pub mod treadmill;
 
 pub use bounce::Bounce;
 pub use daemon::Daemon;
+pub use treadmill::Treadmill;
