@@ -5,7 +5,10 @@ use super::PortId;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
-use crate::datapath::{Datapath, DatapathEvent, PortCounters, WorkerOptions, WorkerStats};
+use crate::datapath::{
+    Datapath, DatapathEvent, Destination, MoveError, PortCounters, SourceStats, WorkerOptions,
+    WorkerStats,
+};
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
@@ -171,12 +174,26 @@ impl Engine for LiveEngine {
         self.datapath.worker_stats()
     }
 
+    fn sources(&self) -> Vec<SourceStats> {
+        self.datapath.sources()
+    }
+
+    fn move_sources(
+        &mut self,
+        id: PortId,
+        pair: Option<u16>,
+        destination: Destination,
+    ) -> Result<Vec<SourceStats>, MoveError> {
+        self.datapath.move_sources(id, pair, destination)
+    }
+
     fn fdb(&self) -> Vec<MacEntry> {
         self.switch.mac_entries(monotonic_now())
     }
 
     fn tick(&mut self) {
         self.switch.expire(monotonic_now());
+        self.datapath.rebalance();
     }
 
     fn stop(&mut self) {

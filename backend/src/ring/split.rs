@@ -213,6 +213,12 @@ impl SplitRing {
         Ok(waiting)
     }
 
+    /// As [`Ring::offers_half`](super::Ring::offers_half).
+    pub fn offers_half(&mut self) -> bool {
+        // A broken index is reported when a chain is taken.
+        self.refresh().is_ok_and(|waiting| waiting >= self.size / 2)
+    }
+
     /// Takes the next chain and adds its segments to `arena`. Looks at the available index again only when what was seen
     /// last is used up.
     ///

@@ -152,6 +152,13 @@ impl Ring {
         }
     }
 
+    /// Whether the driver offers at least half as many chains as the ring has places.
+    pub fn offers_half(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.offers_half(),
+        }
+    }
+
     /// Takes the next chain and adds its segments to `arena`.
     ///
     /// # Errors

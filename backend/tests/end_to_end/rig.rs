@@ -350,7 +350,7 @@ impl Bystanders {
 }
 
 /// Ends the traffic also when what it accompanies panics.
-struct Finished<'a>(&'a AtomicBool);
+pub struct Finished<'a>(pub &'a AtomicBool);
 
 impl Drop for Finished<'_> {
     fn drop(&mut self) {
