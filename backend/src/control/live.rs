@@ -11,6 +11,7 @@ use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use switch_core::{MacEntry, Millis, Switch};
 
@@ -23,6 +24,8 @@ pub struct LiveEngine {
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
+    /// Where packed rings keep their positions.
+    ring_state: PathBuf,
     lost_uplinks: LostUplinks,
 }
 
@@ -50,6 +53,7 @@ impl LiveEngine {
             datapath,
             devices,
             taps: BTreeSet::new(),
+            ring_state: config.ring_state.clone(),
             lost_uplinks,
         })
     }
@@ -60,6 +64,7 @@ impl LiveEngine {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => {
                 let spec = VhostPortSpec {
                     id,
@@ -68,6 +73,7 @@ impl LiveEngine {
                     mode: *mode,
                     queue_pairs: queue_pairs.get(),
                     mtu: port.mtu.map(Mtu::get),
+                    packed: packed.then(|| self.ring_state.clone()),
                 };
                 self.devices
                     .add_port(&self.datapath, spec)
