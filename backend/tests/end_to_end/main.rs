@@ -16,3 +16,6 @@ mod offload;
 mod restart;
 mod rig;
 mod vlan;
+
+/// Which format modern guests ask for; `end_to_end_packed` has another.
+const FORMAT: guest_sim::Features = guest_sim::Features::NONE;
