@@ -15,6 +15,7 @@ A port is written as key=value pairs separated by commas; a comma within a value
   socket=PATH          vhost-user: absolute path of its socket (required)
   mode=MODE            vhost-user: server (default, Ringswitch listens) or client
   queue_pairs=N        vhost-user: 1 to 64 (default 1)
+  packed=true          vhost-user: offer packed rings (default false)
   interface=NAME       tap: the interface, created if absent (required)
   mtu=BYTES            68 to 9216
   vlan=ID              access port of one VLAN
@@ -130,6 +131,9 @@ pub struct Settings {
         allow_negative_numbers = true
     )]
     pub cpus: Option<Vec<i64>>,
+    /// The folder, in memory, where packed rings keep their positions [default: `rings` beside the admin socket].
+    #[arg(long, value_name = "FOLDER")]
+    pub ring_state: Option<String>,
 }
 
 impl Arguments {
@@ -152,6 +156,7 @@ impl Settings {
             workers: self.workers,
             cpus: self.cpus.clone(),
             admin,
+            ring_state: self.ring_state.clone(),
             ports: self.ports.clone(),
         }
     }

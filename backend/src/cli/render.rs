@@ -50,6 +50,7 @@ pub fn port(port: &Port) -> String {
         ("socket", port.socket.clone()),
         ("mode", port.mode.clone()),
         ("queue pairs", number(port.queue_pairs)),
+        ("packed", port.packed.map(|packed| packed.to_string())),
         ("interface", port.interface.clone()),
         ("mtu", number(port.mtu)),
         ("vlan", Some(vlan_text(port.vlan.as_ref()))),

@@ -14,6 +14,7 @@ use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use switch_core::{MacEntry, Millis, Switch};
 
@@ -26,6 +27,8 @@ pub struct LiveEngine {
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
+    /// Where packed rings keep their positions.
+    ring_state: PathBuf,
     lost_uplinks: LostUplinks,
 }
 
@@ -53,6 +56,7 @@ impl LiveEngine {
             datapath,
             devices,
             taps: BTreeSet::new(),
+            ring_state: config.ring_state.clone(),
             lost_uplinks,
         })
     }
@@ -63,6 +67,7 @@ impl LiveEngine {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => {
                 let spec = VhostPortSpec {
                     id,
@@ -71,6 +76,7 @@ impl LiveEngine {
                     mode: *mode,
                     queue_pairs: queue_pairs.get(),
                     mtu: port.mtu.map(Mtu::get),
+                    packed: packed.then(|| self.ring_state.clone()),
                 };
                 self.devices
                     .add_port(&self.datapath, spec)

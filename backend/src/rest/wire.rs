@@ -28,6 +28,9 @@ pub struct NewPort {
     /// vhost-user: 1 to 128.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<i64>,
+    /// vhost-user: whether packed rings are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
     /// tap: the interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -62,6 +65,7 @@ impl From<NewPort> for PortFields {
             socket: port.socket,
             mode: port.mode,
             queue_pairs: port.queue_pairs,
+            packed: port.packed,
             interface: port.interface,
             mtu: port.mtu,
             vlan: port.vlan.map(|vlan| VlanFields {
@@ -81,6 +85,7 @@ impl From<PortFields> for NewPort {
             socket: port.socket,
             mode: port.mode,
             queue_pairs: port.queue_pairs,
+            packed: port.packed,
             interface: port.interface,
             mtu: port.mtu,
             vlan: port.vlan.map(|vlan| Vlan {
@@ -117,6 +122,9 @@ pub struct Port {
     /// vhost-user only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<u16>,
+    /// vhost-user only: whether packed rings are wanted; `device` tells whether they are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
     /// tap only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -322,18 +330,20 @@ impl From<PortView> for Port {
             counters,
         } = view;
         let r#type = kind.type_name().to_owned();
-        let (socket, mode, queue_pairs, interface) = match kind {
+        let (socket, mode, queue_pairs, packed, interface) = match kind {
             PortKind::VhostUser {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => (
                 Some(socket.to_string()),
                 Some(mode_name(mode).to_owned()),
                 Some(queue_pairs.get()),
+                Some(packed),
                 None,
             ),
-            PortKind::Tap { interface } => (None, None, None, Some(interface.to_string())),
+            PortKind::Tap { interface } => (None, None, None, None, Some(interface.to_string())),
         };
         Self {
             name: name.to_string(),
@@ -342,6 +352,7 @@ impl From<PortView> for Port {
             socket,
             mode,
             queue_pairs,
+            packed,
             interface,
             mtu: mtu.map(|mtu| mtu.get()),
             vlan: vlan_of(&vlan),

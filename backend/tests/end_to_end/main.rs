@@ -17,3 +17,6 @@ mod restart;
 mod rig;
 mod vlan;
 mod workers;
+
+/// Which format modern guests ask for; `end_to_end_packed` has another.
+const FORMAT: guest_sim::Features = guest_sim::Features::NONE;

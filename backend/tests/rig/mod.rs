@@ -12,11 +12,18 @@ use ringswitch::datapath::schedule::BATCH_BYTES;
 use ringswitch::datapath::vnet_header::NetFeatures;
 use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
 use ringswitch::ring::{
-    Direction, GuestMemory as Mapped, RegionLayout, Ring, RingAddresses, RingConfig,
+    Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring, RingAddresses, RingConfig,
 };
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
+
+/// What makes a ring split, packed, or packed with one used element for a batch.
+pub const FORMATS: [Features; 3] = [
+    Features::NONE,
+    Features::RING_PACKED,
+    Features::from_bits(Features::RING_PACKED.bits() | Features::IN_ORDER.bits()),
+];
 
 /// A guest on the rig.
 pub struct Guest {
@@ -178,6 +185,7 @@ pub fn map(memory: &GuestMemory) -> Arc<Mapped> {
 /// What SET_VRING_* would say of a ring, without eventfds: nobody sleeps on the rig.
 pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
     let memory = ring.memory();
+    let records = RecordFile::anonymous(1).unwrap();
     RingConfig {
         size: ring.size(),
         addresses: RingAddresses {
@@ -186,8 +194,10 @@ pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
             used_ring: memory.used().user_address(),
             used_log: None,
         },
-        base: 0,
+        base: ring.start_base(),
         features: acked.bits(),
+        base_is_final: true,
+        record: Some(records.ring(0, ring.size()).unwrap()),
         kick: None,
         call: None,
         error: None,
