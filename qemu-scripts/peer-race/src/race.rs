@@ -1,0 +1,236 @@
+//! Runs cases: one set of switches and guests for all cases that share a rig, one switch with its guest at a time, turn by turn.
+//!
+//! Called by the program on its main thread. Keeps true: while one side has its turn every other process of the race is frozen, and while the
+//! cores' distance is measured all of them are; a side that fails loses its case, not the race.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::case::{Case, Rig};
+use crate::error::{Doing, Error, Result};
+use crate::guest::{self, Guest, Seen};
+use crate::machine::{Distance, Machine};
+use crate::stats::{Round, Turn};
+use crate::switch::{self, Side, Switch};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds of each case that count.
+    pub rounds: usize,
+    /// Of each turn.
+    pub window: Duration,
+    /// Before each turn.
+    pub warm_up: Duration,
+}
+
+/// What became of a case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which.
+    pub case: Case,
+    /// Those that were completed, of any distance.
+    pub rounds: Vec<Round>,
+    /// Sides that did not take part, and why.
+    pub absent: Vec<(Side, Absence)>,
+}
+
+/// Why a side has no figures in a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// It does not do this.
+    NotOffered(String),
+    /// It should have.
+    Failed(String),
+}
+
+impl From<Error> for Absence {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotOffered(why) => Self::NotOffered(why),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// A switch and its guest.
+struct Entry {
+    // Dropped first: it hangs up.
+    guest: Box<dyn Guest>,
+    switch: Box<dyn Switch>,
+}
+
+impl Entry {
+    fn start(side: Side, machine: &Machine, folder: &Path, rig: &Rig) -> Result<Self> {
+        let folder = folder.join(side.key());
+        std::fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
+        let switch = switch::start(side, machine, &folder, rig)?;
+        let guest = guest::start(machine, &folder, rig, switch.as_ref())?;
+        let mut entry = Self { guest, switch };
+        entry.freeze()?;
+        Ok(entry)
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        self.guest.freeze()?;
+        self.switch.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        self.switch.thaw()?;
+        self.guest.thaw()
+    }
+
+    /// Its turn, from frozen to frozen.
+    fn turn(&mut self, case: &Case, effort: &Effort, loaded: bool) -> Result<Turn> {
+        self.thaw()?;
+        if !loaded {
+            self.guest.load(&case.load)?;
+        }
+        let mut best: Option<Turn> = None;
+        let settings = if case.load.wants_best_setting() {
+            self.switch.settings()
+        } else {
+            1
+        };
+        for setting in 0..settings {
+            if settings > 1 {
+                self.switch.choose(setting)?;
+            }
+            self.guest.warm_up(effort.warm_up)?;
+            self.switch.begin()?;
+            let seen = self.guest.measure(effort.window)?;
+            let Seen::Rate(rate) = &seen;
+            let work = Some(self.switch.end(rate.frames_per_s)?);
+            let turn = Turn {
+                side: self.switch.side(),
+                seen,
+                work,
+            };
+            if best.is_none_or(|best| turn.score() > best.score()) {
+                best = Some(turn);
+            }
+        }
+        if settings > 1 {
+            self.switch.choose(0)?;
+        }
+        self.freeze()?;
+        best.ok_or_else(|| Error::Invalid("nothing was measured".into()))
+    }
+
+    fn stop(self) -> Result<()> {
+        self.guest.stop()?;
+        self.switch.stop()
+    }
+}
+
+/// Runs all cases of one rig, and tells `done` of each round and case as it ends.
+pub fn run(
+    machine: &Machine,
+    folder: &Path,
+    cases: &[Case],
+    sides: &[Side],
+    effort: &Effort,
+    say: &mut dyn FnMut(&str),
+) -> Vec<Outcome> {
+    let Some(first) = cases.first() else {
+        return Vec::new();
+    };
+    let mut entries = Vec::new();
+    let mut absent = Vec::new();
+    for &side in sides {
+        match Entry::start(side, machine, folder, &first.rig) {
+            Ok(entry) => entries.push((side, entry)),
+            Err(error) => {
+                say(&format!("{side}: {error}"));
+                absent.push((side, Absence::from(error)));
+            }
+        }
+    }
+    let mut outcomes = Vec::new();
+    for case in cases {
+        say(&format!("case {}", case.name));
+        let mut outcome = Outcome {
+            case: case.clone(),
+            rounds: Vec::new(),
+            absent: absent.clone(),
+        };
+        run_case(machine, &mut entries, effort, &mut outcome, say);
+        outcomes.push(outcome);
+        // What a failed side left behind may be anything: it is out of the cases that follow as well.
+        let lost = |side: &Side| {
+            outcomes
+                .last()
+                .is_some_and(|outcome| outcome.absent.iter().any(|(other, _)| other == side))
+        };
+        let (gone, stay): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(side, _)| lost(side));
+        entries = stay;
+        for (side, entry) in gone {
+            drop(entry);
+            absent.push((side, Absence::Failed(format!("it failed in {}", case.name))));
+        }
+    }
+    for (side, entry) in entries {
+        if let Err(error) = entry.stop() {
+            say(&format!("{side} did not stop: {error}"));
+        }
+    }
+    outcomes
+}
+
+/// As many rounds of one distance as wanted, or twice as many of any.
+fn run_case(
+    machine: &Machine,
+    entries: &mut [(Side, Entry)],
+    effort: &Effort,
+    outcome: &mut Outcome,
+    say: &mut dyn FnMut(&str),
+) {
+    let mut loaded = false;
+    for _ in 0..2 * effort.rounds {
+        let absent = outcome.absent.clone();
+        let taking_part = entries
+            .iter_mut()
+            .filter(|(side, _)| !absent.iter().any(|(other, _)| other == side));
+        let mut turns = Vec::new();
+        let mut trips = Vec::new();
+        measure_distance(machine, &mut trips, say);
+        for (side, entry) in taking_part {
+            match entry.turn(&outcome.case, effort, loaded) {
+                Ok(turn) => turns.push(turn),
+                Err(error) => {
+                    say(&format!("{side}, {}: {error}", outcome.case.name));
+                    outcome.absent.push((*side, Absence::from(error)));
+                    // It must not run beside the others.
+                    let _frozen = entry.freeze();
+                }
+            }
+            measure_distance(machine, &mut trips, say);
+        }
+        loaded = true;
+        if turns.is_empty() {
+            return;
+        }
+        let distance = Distance::of_round(&trips, machine.far_ns);
+        outcome.rounds.push(Round {
+            distance,
+            round_trips_ns: trips,
+            turns,
+        });
+        let whole = outcome
+            .rounds
+            .iter()
+            .filter(|round| round.distance != Distance::Changed)
+            .count();
+        if whole >= effort.rounds {
+            return;
+        }
+    }
+}
+
+fn measure_distance(machine: &Machine, trips: &mut Vec<f64>, say: &mut dyn FnMut(&str)) {
+    match machine.round_trip_ns() {
+        Ok(ns) => trips.push(ns),
+        Err(error) => say(&error.to_string()),
+    }
+}
