@@ -5,7 +5,8 @@
 //! 2. [`machine`]: the cores and how far they are apart. [`process`]: children that end with us, and can be frozen.
 //! 3. [`testpmd`] and [`ovs`]: DPDK's testpmd through its prompt; an OVS-DPDK of our own, for other benches as well.
 //! 4. [`switch`] and [`guest`]: the three sides, and who drives them.
-//! 5. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`]: text.
+//! 5. [`wake`]: what waking a bare thread takes.
+//! 6. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`]: text.
 
 pub mod case;
 pub mod error;
@@ -18,5 +19,6 @@ pub mod report;
 pub mod stats;
 pub mod switch;
 pub mod testpmd;
+pub mod wake;
 
 pub use error::{Error, Result};

@@ -93,14 +93,9 @@ fn run(arguments: &Arguments) -> peer_race::Result<bool> {
     );
     let mut good = true;
     for group in cases.chunk_by(|a: &Case, b: &Case| a.rig == b.rig) {
-        let outcomes = race::run(
-            &machine,
-            &folder,
-            group,
-            &Side::ALL,
-            &effort,
-            &mut |line| eprintln!("peer-race: {line}"),
-        );
+        let outcomes = race::run(&machine, &folder, group, &Side::ALL, &effort, &mut |line| {
+            eprintln!("peer-race: {line}")
+        });
         for outcome in &outcomes {
             print!("{}", report::text(outcome));
             good &= !failed(outcome);

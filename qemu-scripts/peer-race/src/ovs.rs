@@ -107,9 +107,7 @@ impl OvsDpdk {
     /// It is not installed, or does not start: what it said.
     pub fn start(folder: &Path, options: &Options) -> Result<Self> {
         let daemon = Self::daemon().ok_or_else(|| {
-            Error::NotOffered(
-                "OVS-DPDK is not installed (Debian: openvswitch-switch-dpdk)".into(),
-            )
+            Error::NotOffered("OVS-DPDK is not installed (Debian: openvswitch-switch-dpdk)".into())
         })?;
         fs::create_dir_all(folder).doing(|| format!("making {}", folder.display()))?;
         let database = folder.join("conf.db");
@@ -192,11 +190,15 @@ impl OvsDpdk {
                 ),
             };
             let mtu = mtu.map_or_else(String::new, |mtu| format!(" mtu_request={mtu}"));
-            let text = format!("-- add-port {BRIDGE} {name} -- set Interface {name} {of_kind}{mtu}");
+            let text =
+                format!("-- add-port {BRIDGE} {name} -- set Interface {name} {of_kind}{mtu}");
             command.args(text.split(' '));
         }
         // The polling thread starts anew for every port: 62 took 23 s.
-        run(&mut command, SOON + names.len() as u32 * Duration::from_secs(1))?;
+        run(
+            &mut command,
+            SOON + names.len() as u32 * Duration::from_secs(1),
+        )?;
         for name in names {
             let error = run(
                 vsctl(&self.folder).args(["get", "Interface", name, "error"]),

@@ -370,7 +370,10 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_or_hangs_is_an_error_with_its_output() {
-        let failed = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"]), SOON);
+        let failed = run(
+            Command::new("sh").args(["-c", "echo why >&2; exit 3"]),
+            SOON,
+        );
         let text = failed.unwrap_err().to_string();
         assert!(text.contains("status 3") && text.contains("why"), "{text}");
         let hung = run(Command::new("sleep").arg("600"), Duration::from_millis(50));

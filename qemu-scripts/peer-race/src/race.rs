@@ -12,6 +12,7 @@ use crate::guest::{self, Guest, Seen};
 use crate::machine::{Distance, Machine};
 use crate::stats::{Round, Turn};
 use crate::switch::{self, Side, Switch};
+use crate::wake;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +101,11 @@ impl Entry {
             self.guest.warm_up(effort.warm_up)?;
             self.switch.begin()?;
             let seen = self.guest.measure(effort.window)?;
-            let Seen::Rate(rate) = &seen;
-            let work = Some(self.switch.end(rate.frames_per_s)?);
+            let work = match seen {
+                Seen::Rate(rate) => Some(self.switch.end(rate.frames_per_s)?),
+                // Between pings everybody waits.
+                Seen::Delay(_) => None,
+            };
             let turn = Turn {
                 side: self.switch.side(),
                 seen,
@@ -195,6 +199,13 @@ fn run_case(
         let mut turns = Vec::new();
         let mut trips = Vec::new();
         measure_distance(machine, &mut trips, say);
+        let bare_wake = if outcome.case.load.is_from_sleep() {
+            wake::measure(machine, &outcome.case.load, effort.window)
+                .inspect_err(|error| say(&error.to_string()))
+                .ok()
+        } else {
+            None
+        };
         for (side, entry) in taking_part {
             match entry.turn(&outcome.case, effort, loaded) {
                 Ok(turn) => turns.push(turn),
@@ -215,6 +226,7 @@ fn run_case(
         outcome.rounds.push(Round {
             distance,
             round_trips_ns: trips,
+            bare_wake,
             turns,
         });
         let whole = outcome

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use crate::guest::{Delay, Rate, Seen};
 use crate::machine::Distance;
 use crate::race::{Absence, Outcome};
-use crate::guest::Seen;
-use crate::stats::{self, Round, Spread, Turn};
+use crate::stats::{self, Round, Spread};
 use crate::switch::Side;
 
 /// Above this share of its core's time a switch is the limit; below it the guest is.
@@ -52,6 +52,18 @@ fn at_distance(rounds: &[&Round], distance: Distance) -> String {
             let _ = writeln!(text, "    {side:<15}{line}");
         }
     }
+    let wakes = Spread::of(
+        rounds
+            .iter()
+            .filter_map(|r| Some(r.bare_wake?.p50_ns / 1000.0)),
+    );
+    if let Some(wake) = wakes {
+        let _ = writeln!(
+            text,
+            "    a bare wake    p50 {:>7.3} us ({:.3} to {:.3})",
+            wake.median, wake.min, wake.max
+        );
+    }
     for peer in [Side::Ovs, Side::Io] {
         if let Some(ratio) = stats::ratios(rounds, Side::Ringswitch, peer) {
             let _ = writeln!(
@@ -65,39 +77,70 @@ fn at_distance(rounds: &[&Round], distance: Distance) -> String {
 }
 
 fn side_line(rounds: &[&Round], side: Side) -> Option<String> {
-    let value = |value: fn(&Turn) -> Option<f64>| stats::of_side(rounds, side, value);
-    let mpps = value(|turn| {
-        let Seen::Rate(rate) = &turn.seen;
-        Some(rate.frames_per_s / 1e6)
-    })?;
-    let gbit = value(|turn| {
-        let Seen::Rate(rate) = &turn.seen;
-        Some(rate.bits_per_s / 1e9)
-    })?;
+    match rounds.iter().find_map(|round| round.turn(side))?.seen {
+        Seen::Rate(_) => rate_line(rounds, side),
+        Seen::Delay(_) => delay_line(rounds, side),
+    }
+}
+
+fn delay_line(rounds: &[&Round], side: Side) -> Option<String> {
+    let value = |value: fn(&Delay) -> f64| {
+        stats::of_side(rounds, side, |turn| match &turn.seen {
+            Seen::Delay(delay) => Some(value(delay) / 1000.0),
+            Seen::Rate(_) => None,
+        })
+    };
+    let p50 = value(|delay| delay.p50_ns)?;
+    Some(format!(
+        "p50 {:>7.3} us ({:.3} to {:.3}), p99 {:.3} us, p99.9 {:.3} us",
+        p50.median,
+        p50.min,
+        p50.max,
+        value(|delay| delay.p99_ns)?.median,
+        value(|delay| delay.p999_ns)?.median
+    ))
+}
+
+fn rate_line(rounds: &[&Round], side: Side) -> Option<String> {
+    let value = |value: fn(&Rate) -> Option<f64>| {
+        stats::of_side(rounds, side, |turn| match &turn.seen {
+            Seen::Rate(rate) => value(rate),
+            Seen::Delay(_) => None,
+        })
+    };
+    let mpps = value(|rate| Some(rate.frames_per_s / 1e6))?;
+    let gbit = value(|rate| Some(rate.bits_per_s / 1e9))?;
     let mut line = format!(
         "{:>8.3} Mpps ({:.3} to {:.3}) {:>7.1} Gbit/s",
         mpps.median, mpps.min, mpps.max, gbit.median
     );
-    let cycles = value(|turn| Some(turn.work?.cycles_per_frame));
-    let busy = value(|turn| Some(turn.work?.busy));
-    if let Some((cycles, busy)) = cycles.zip(busy) {
-        let exact = rounds
-            .iter()
-            .filter_map(|round| round.turn(side)?.work)
-            .all(|work| work.exact);
+    let _ = write!(line, "{}", work_text(rounds, side).unwrap_or_default());
+    let delivered = value(|rate| Some(rate.fairness?.delivered));
+    let served = value(|rate| Some(rate.fairness?.served));
+    if let Some((delivered, served)) = delivered.zip(served) {
         let _ = write!(
             line,
-            " {}{:>6.0} cycles/frame, busy {}{:.0} %{}",
-            if exact { "" } else { "<=" },
-            cycles.median,
-            if exact { "" } else { "<=" },
-            100.0 * busy.median,
-            if exact && busy.median < SWITCH_BOUND {
-                " (guest-bound)"
-            } else {
-                ""
-            }
+            ", least sender / most: {:.2} delivered, {:.2} taken",
+            delivered.median, served.median
         );
     }
     Some(line)
+}
+
+fn work_text(rounds: &[&Round], side: Side) -> Option<String> {
+    let works = || rounds.iter().filter_map(|round| round.turn(side)?.work);
+    let cycles = Spread::of(works().map(|work| work.cycles_per_frame))?;
+    let busy = Spread::of(works().map(|work| work.busy))?;
+    let exact = works().all(|work| work.exact);
+    let at_most = if exact { "" } else { "<=" };
+    let bound = if exact && busy.median < SWITCH_BOUND {
+        " (guest-bound)"
+    } else {
+        ""
+    };
+    Some(format!(
+        " {at_most}{:>6.0} cycles/frame, busy {at_most}{:.0} %{bound}",
+        cycles.median,
+        100.0 * busy.median
+    ))
 }

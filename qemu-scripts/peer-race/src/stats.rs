@@ -2,7 +2,7 @@
 //!
 //! Pure. Keeps true: a ratio compares turns of the same round only, and rounds of different distances never meet.
 
-use crate::guest::Seen;
+use crate::guest::{Delay, Seen};
 use crate::machine::Distance;
 use crate::switch::{Side, Work};
 
@@ -24,6 +24,8 @@ pub struct Round {
     pub distance: Distance,
     /// Cache-line round trips before, between and after the turns.
     pub round_trips_ns: Vec<f64>,
+    /// What waking a thread on the other core takes, where the case is about that.
+    pub bare_wake: Option<Delay>,
     /// In order.
     pub turns: Vec<Turn>,
 }
@@ -57,6 +59,7 @@ impl Turn {
     pub fn score(&self) -> f64 {
         match &self.seen {
             Seen::Rate(rate) => rate.frames_per_s,
+            Seen::Delay(delay) => 1e9 / delay.p50_ns.max(1.0),
         }
     }
 }
@@ -93,11 +96,7 @@ pub fn of_side(
     side: Side,
     value: impl Fn(&Turn) -> Option<f64>,
 ) -> Option<Spread> {
-    Spread::of(
-        rounds
-            .iter()
-            .filter_map(|round| value(round.turn(side)?)),
-    )
+    Spread::of(rounds.iter().filter_map(|round| value(round.turn(side)?)))
 }
 
 #[cfg(test)]
@@ -110,13 +109,14 @@ mod tests {
             side,
             seen: Seen::Rate(Rate {
                 frames_per_s,
-                bits_per_s: 0.0,
+                ..Rate::default()
             }),
             work: None,
         };
         Round {
             distance,
             round_trips_ns: Vec::new(),
+            bare_wake: None,
             turns: vec![turn(Side::Ringswitch, ours), turn(Side::Ovs, theirs)],
         }
     }
@@ -155,13 +155,15 @@ mod tests {
             round(Distance::Far, 4.0, 4.0),
             round(Distance::Changed, 1000.0, 1.0),
         ];
-        let ratio =
-            |distance| ratios(&at(&rounds, distance), Side::Ringswitch, Side::Ovs).unwrap();
+        let ratio = |distance| ratios(&at(&rounds, distance), Side::Ringswitch, Side::Ovs).unwrap();
         assert_eq!(ratio(Distance::Near).max, 2.0);
         assert_eq!(ratio(Distance::Far).max, 1.0);
         let ours = of_side(&at(&rounds, Distance::Near), Side::Ringswitch, |turn| {
             Some(turn.score())
         });
-        assert_eq!(ours.map(|spread| (spread.min, spread.max)), Some((10.0, 10.0)));
+        assert_eq!(
+            ours.map(|spread| (spread.min, spread.max)),
+            Some((10.0, 10.0))
+        );
     }
 }

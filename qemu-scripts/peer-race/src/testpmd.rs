@@ -227,10 +227,14 @@ pub struct ForwardCycles {
 
 /// `CPU cycles/packet=145.20 (total cycles=1452000 / total RX packets=10000) at 2600 MHz Clock`.
 fn parse_cycles(text: &str) -> Option<ForwardCycles> {
-    let line = text.lines().find(|line| line.contains("CPU cycles/packet="))?;
+    let line = text
+        .lines()
+        .find(|line| line.contains("CPU cycles/packet="))?;
     let after = |key: &str| -> Option<f64> {
         let (_, rest) = line.split_once(key)?;
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
         rest.get(..end)?.parse().ok()
     };
     Some(ForwardCycles {
@@ -254,12 +258,11 @@ mod tests {
   ############################################################################\r
   Rx-pps:            7          Rx-bps:         3584\r
 ";
-        let expected = [(13_226_075, 6_771_750_712), (7, 3584)].map(|(frames_per_s, bits_per_s)| {
-            PortRates {
+        let expected =
+            [(13_226_075, 6_771_750_712), (7, 3584)].map(|(frames_per_s, bits_per_s)| PortRates {
                 frames_per_s,
                 bits_per_s,
-            }
-        });
+            });
         assert_eq!(parse_rates(text), expected);
         assert_eq!(parse_rates("Rx-pps: many Rx-bps: 1"), []);
     }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use guest_sim::Nic;
+
 use super::{Guest, Rate, Seen};
 use crate::case::{Frames, Load, Rig, Ring};
 use crate::error::{Error, Result};
@@ -19,6 +21,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A testpmd guest.
 pub struct TestpmdGuest {
     testpmd: Testpmd,
+    /// Held open, and silent.
+    _idle: Vec<Nic>,
 }
 
 impl TestpmdGuest {
@@ -26,12 +30,7 @@ impl TestpmdGuest {
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(
-        machine: &Machine,
-        folder: &Path,
-        rig: &Rig,
-        switch: &dyn Switch,
-    ) -> Result<Self> {
+    pub fn start(machine: &Machine, folder: &Path, rig: &Rig, switch: &dyn Switch) -> Result<Self> {
         let core = machine.guest_core;
         let mut environment: Vec<String> = ["--no-pci", "--in-memory", "--single-file-segments"]
             .map(str::to_owned)
@@ -77,7 +76,11 @@ impl TestpmdGuest {
             format!("set eth-peer 0 {}", mac(1)),
             format!("set eth-peer 1 {}", mac(0)),
         ])?;
-        Ok(Self { testpmd })
+        let idle = super::idle_ports(rig, switch)?;
+        Ok(Self {
+            testpmd,
+            _idle: idle,
+        })
     }
 
     fn start_traffic(&mut self, frame_bytes: usize, burst: usize) -> Result<Vec<PortRates>> {
@@ -111,6 +114,7 @@ fn rate(rates: &[PortRates]) -> Rate {
     rates.iter().fold(Rate::default(), |sum, port| Rate {
         frames_per_s: sum.frames_per_s + port.frames_per_s as f64,
         bits_per_s: sum.bits_per_s + port.bits_per_s as f64,
+        fairness: None,
     })
 }
 
@@ -124,7 +128,16 @@ impl Guest for TestpmdGuest {
     }
 
     fn load(&mut self, load: &Load) -> Result<()> {
-        let Load::Bounce { frame_bytes, burst } = *load;
+        let Load::Bounce {
+            frame_bytes,
+            burst,
+            flows: 1,
+            ..
+        } = *load
+        else {
+            let why = "testpmd cannot play this: use guest-sim";
+            return Err(Error::NotOffered(why.into()));
+        };
         let mut rates = Vec::new();
         for _ in 0..ATTEMPTS {
             rates = self.start_traffic(frame_bytes, burst)?;

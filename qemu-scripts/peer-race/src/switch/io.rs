@@ -55,7 +55,10 @@ impl Io {
                 "--mbuf-size=9600".into(),
                 "--max-pkt-len=9100".into(),
             ],
-            Frames::Tso => vec!["--total-num-mbufs=65536".into(), "--tx-offloads=0x8000".into()],
+            Frames::Tso => vec![
+                "--total-num-mbufs=65536".into(),
+                "--tx-offloads=0x8000".into(),
+            ],
         });
         let mut testpmd = Testpmd::start(folder, "io", &environment, &own)?;
         testpmd.command("set record-core-cycles on")?;

@@ -52,9 +52,7 @@ impl Ovs {
             Frames::Jumbo => Some(9000),
         };
         let mut ovs = OvsDpdk::start(folder, &options)?;
-        let names: Vec<String> = (0..rig.ports + rig.idle_for(Side::Ovs))
-            .map(name)
-            .collect();
+        let names: Vec<String> = (0..rig.ports + rig.idle_for(Side::Ovs)).map(name).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         ovs.add_ports(&names, PortKind::Server, mtu)?;
         Ok(Self { ovs })

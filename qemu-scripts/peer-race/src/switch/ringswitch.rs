@@ -185,7 +185,10 @@ mod tests {
             exact: true,
         };
         assert_eq!(end.since(&start, 2.0), Some(expected));
-        let (start, end) = (parse(&answer(0, "")).unwrap(), parse(&answer(1000, "")).unwrap());
+        let (start, end) = (
+            parse(&answer(0, "")).unwrap(),
+            parse(&answer(1000, "")).unwrap(),
+        );
         let expected = Work {
             cycles_per_frame: 200.0,
             busy: 1.0,
