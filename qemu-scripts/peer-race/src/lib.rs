@@ -6,11 +6,13 @@
 //! 3. [`testpmd`] and [`ovs`]: DPDK's testpmd through its prompt; an OVS-DPDK of our own, for other benches as well.
 //! 4. [`switch`] and [`guest`]: the three sides, and who drives them.
 //! 5. [`wake`]: what waking a bare thread takes.
-//! 6. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`]: text.
+//! 6. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`] and [`json`]: what is printed. [`check`]: what is on record.
 
 pub mod case;
+pub mod check;
 pub mod error;
 pub mod guest;
+pub mod json;
 pub mod machine;
 pub mod ovs;
 pub mod process;

@@ -1,4 +1,4 @@
-//! The machine the race runs on: its cores, clock and hugepages, and whether the two cores are near each other or far apart.
+//! The machine the race runs on: its cores and clock, and whether the two cores are near each other or far apart.
 //!
 //! Filled in once at the start. Keeps true: rounds of different states are told apart by measurement.
 
@@ -18,8 +18,6 @@ pub struct Machine {
     pub switch_core: usize,
     /// Of the time-stamp counter.
     pub clock_ghz: f64,
-    /// A mounted hugetlbfs; `None`: DPDK looks for one.
-    pub huge_dir: Option<PathBuf>,
     /// The program under test.
     pub ringswitch: PathBuf,
     /// Cache-line round trips above this are another state.

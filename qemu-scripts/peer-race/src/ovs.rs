@@ -42,8 +42,6 @@ pub struct Options {
     pub other_core: usize,
     /// Hugepage memory it takes at start.
     pub socket_mem_mib: u32,
-    /// A mounted hugetlbfs; `None`: DPDK looks for one.
-    pub huge_dir: Option<PathBuf>,
     /// Distinguishes DPDK processes that run at the same time.
     pub file_prefix: String,
     /// More of `other_config`, such as `("userspace-tso-enable", "true")`.
@@ -56,7 +54,6 @@ impl Default for Options {
             pmd_core: 1,
             other_core: 0,
             socket_mem_mib: 512,
-            huge_dir: None,
             file_prefix: "ovs".into(),
             other_config: Vec::new(),
         }
@@ -139,7 +136,11 @@ impl OvsDpdk {
                 "dpdk-lcore-mask".into(),
                 format!("{:#x}", 1u64 << options.other_core),
             ),
-            ("dpdk-extra".into(), dpdk_extra(options)),
+            (
+                "dpdk-extra".into(),
+                // In memory: nothing of it is left in a hugetlbfs, and none need be mounted.
+                format!("--no-pci --in-memory --file-prefix={}", options.file_prefix),
+            ),
         ];
         settings.extend(options.other_config.iter().cloned());
         let settings: Vec<String> = settings
@@ -278,14 +279,6 @@ impl OvsDpdk {
         self.vswitchd.end(SOON)?;
         self.ovsdb.end(SOON)
     }
-}
-
-fn dpdk_extra(options: &Options) -> String {
-    let mut extra = format!("--no-pci --file-prefix={}", options.file_prefix);
-    if let Some(folder) = &options.huge_dir {
-        extra += &format!(" --huge-dir={}", folder.display());
-    }
-    extra
 }
 
 fn socket(folder: &Path, name: &str) -> String {

@@ -4,13 +4,13 @@
 //! cores' distance is measured all of them are; a side that fails loses its case, not the race.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::case::{Case, Rig};
 use crate::error::{Doing, Error, Result};
 use crate::guest::{self, Guest, Seen};
 use crate::machine::{Distance, Machine};
-use crate::stats::{Round, Turn};
+use crate::stats::{Round, Turn, Work};
 use crate::switch::{self, Side, Switch};
 use crate::wake;
 
@@ -23,6 +23,8 @@ pub struct Effort {
     pub window: Duration,
     /// Before each turn.
     pub warm_up: Duration,
+    /// No case is begun, and no round repeated, after this; `None`: whatever it takes.
+    pub until: Option<Instant>,
 }
 
 /// What became of a case.
@@ -43,6 +45,12 @@ pub enum Absence {
     NotOffered(String),
     /// It should have.
     Failed(String),
+}
+
+impl Effort {
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 impl From<Error> for Absence {
@@ -83,7 +91,7 @@ impl Entry {
     }
 
     /// Its turn, from frozen to frozen.
-    fn turn(&mut self, case: &Case, effort: &Effort, loaded: bool) -> Result<Turn> {
+    fn turn(&mut self, case: &Case, effort: &Effort, clock_ghz: f64, loaded: bool) -> Result<Turn> {
         self.thaw()?;
         if !loaded {
             self.guest.load(&case.load)?;
@@ -100,9 +108,18 @@ impl Entry {
             }
             self.guest.warm_up(effort.warm_up)?;
             self.switch.begin()?;
+            let begun = Instant::now();
             let seen = self.guest.measure(effort.window)?;
+            let flowed = if self.guest.flows_by_itself() {
+                begun.elapsed()
+            } else {
+                effort.window
+            };
+            let spent = self.switch.end()?;
             let work = match seen {
-                Seen::Rate(rate) => Some(self.switch.end(rate.frames_per_s)?),
+                Seen::Rate(_) => Some(Work::of(&spent, flowed, clock_ghz).ok_or_else(|| {
+                    Error::Invalid("the switch says that it switched no frame".into())
+                })?),
                 // Between pings everybody waits.
                 Seen::Delay(_) => None,
             };
@@ -128,7 +145,7 @@ impl Entry {
     }
 }
 
-/// Runs all cases of one rig, and tells `done` of each round and case as it ends.
+/// Runs all cases of one rig; `say` hears what goes on.
 pub fn run(
     machine: &Machine,
     folder: &Path,
@@ -140,6 +157,9 @@ pub fn run(
     let Some(first) = cases.first() else {
         return Vec::new();
     };
+    if effort.is_over() {
+        return out_of_time(cases, sides);
+    }
     let mut entries = Vec::new();
     let mut absent = Vec::new();
     for &side in sides {
@@ -152,7 +172,11 @@ pub fn run(
         }
     }
     let mut outcomes = Vec::new();
-    for case in cases {
+    for (at, case) in cases.iter().enumerate() {
+        if effort.is_over() {
+            outcomes.extend(out_of_time(cases.get(at..).unwrap_or_default(), sides));
+            break;
+        }
         say(&format!("case {}", case.name));
         let mut outcome = Outcome {
             case: case.clone(),
@@ -182,7 +206,20 @@ pub fn run(
     outcomes
 }
 
-/// As many rounds of one distance as wanted, or twice as many of any.
+fn out_of_time(cases: &[Case], sides: &[Side]) -> Vec<Outcome> {
+    let why = "no time was left for it: run fewer cases, with --only";
+    let outcome = |case: &Case| Outcome {
+        case: case.clone(),
+        rounds: Vec::new(),
+        absent: sides
+            .iter()
+            .map(|&side| (side, Absence::Failed(why.into())))
+            .collect(),
+    };
+    cases.iter().map(outcome).collect()
+}
+
+/// As many rounds in which the cores stayed as wanted, or twice as many of any.
 fn run_case(
     machine: &Machine,
     entries: &mut [(Side, Entry)],
@@ -207,7 +244,7 @@ fn run_case(
             None
         };
         for (side, entry) in taking_part {
-            match entry.turn(&outcome.case, effort, loaded) {
+            match entry.turn(&outcome.case, effort, machine.clock_ghz, loaded) {
                 Ok(turn) => turns.push(turn),
                 Err(error) => {
                     say(&format!("{side}, {}: {error}", outcome.case.name));
@@ -234,7 +271,8 @@ fn run_case(
             .iter()
             .filter(|round| round.distance != Distance::Changed)
             .count();
-        if whole >= effort.rounds {
+        let enough = outcome.rounds.len() >= effort.rounds && effort.is_over();
+        if whole >= effort.rounds || enough {
             return;
         }
     }

@@ -2,9 +2,34 @@
 //!
 //! Pure. Keeps true: a ratio compares turns of the same round only, and rounds of different distances never meet.
 
+use std::time::Duration;
+
 use crate::guest::{Delay, Seen};
 use crate::machine::Distance;
-use crate::switch::{Side, Work};
+use crate::switch::{Side, Spent};
+
+/// What a switch's core spent on its frames.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Of each frame taken from a guest.
+    pub cycles_per_frame: f64,
+    /// Share of its core's time, 0 to 1.
+    pub busy: f64,
+    /// False: vain polls are in it, so both are upper bounds.
+    pub exact: bool,
+}
+
+impl Work {
+    /// From what was spent while traffic flowed for a time. `None` of no frames.
+    pub fn of(spent: &Spent, flowed: Duration, clock_ghz: f64) -> Option<Self> {
+        let all = flowed.as_nanos() as f64 * clock_ghz;
+        (spent.frames > 0.0 && all > 0.0).then(|| Self {
+            cycles_per_frame: spent.cycles / spent.frames,
+            busy: spent.cycles / all,
+            exact: spent.exact,
+        })
+    }
+}
 
 /// One side's turn in a round.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,6 +171,22 @@ mod tests {
         let ratio = ratios(&near, Side::Ringswitch, Side::Ovs).unwrap();
         assert_eq!((ratio.median, ratio.min, ratio.max), (3.0, 0.5, 3.0));
         assert_eq!(ratios(&near, Side::Ringswitch, Side::Io), None);
+    }
+
+    #[test]
+    fn work_is_measured_against_the_time_in_which_traffic_flowed() {
+        let spent = Spent {
+            cycles: 1e9,
+            frames: 1e7,
+            exact: true,
+        };
+        let work = Work::of(&spent, Duration::from_secs(1), 2.0).unwrap();
+        assert_eq!((work.cycles_per_frame, work.busy), (100.0, 0.5));
+        let none = Spent {
+            frames: 0.0,
+            ..spent
+        };
+        assert_eq!(Work::of(&none, Duration::from_secs(1), 2.0), None);
     }
 
     #[test]

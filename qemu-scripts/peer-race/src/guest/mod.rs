@@ -112,6 +112,8 @@ pub trait Guest {
     /// # Errors
     /// It ended, or traffic stopped.
     fn measure(&mut self, time: Duration) -> Result<Seen>;
+    /// Whether its traffic flows all the time, rather than only while it is measured.
+    fn flows_by_itself(&self) -> bool;
     /// Ends it.
     ///
     /// # Errors

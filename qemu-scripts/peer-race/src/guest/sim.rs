@@ -245,6 +245,10 @@ impl Guest for SimGuest {
         self.run(time)
     }
 
+    fn flows_by_itself(&self) -> bool {
+        false
+    }
+
     fn stop(self: Box<Self>) -> Result<()> {
         Ok(())
     }

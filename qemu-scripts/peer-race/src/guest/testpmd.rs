@@ -167,6 +167,10 @@ impl Guest for TestpmdGuest {
         Ok(Seen::Rate(rate(&rates)))
     }
 
+    fn flows_by_itself(&self) -> bool {
+        true
+    }
+
     fn stop(self: Box<Self>) -> Result<()> {
         self.testpmd.quit()
     }

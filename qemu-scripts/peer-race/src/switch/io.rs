@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Side, Switch, Work};
+use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -12,7 +12,6 @@ use crate::testpmd::Testpmd;
 pub struct Io {
     testpmd: Testpmd,
     folder: PathBuf,
-    clock_ghz: f64,
 }
 
 impl Io {
@@ -66,7 +65,6 @@ impl Io {
         Ok(Self {
             testpmd,
             folder: folder.to_owned(),
-            clock_ghz: machine.clock_ghz,
         })
     }
 }
@@ -96,17 +94,11 @@ impl Switch for Io {
         self.testpmd.command("clear fwd stats all").map(drop)
     }
 
-    fn end(&mut self, frames_per_s: f64) -> Result<Work> {
+    fn end(&mut self) -> Result<Spent> {
         let cycles = self.testpmd.cycles()?;
-        if cycles.frames == 0.0 {
-            return Err(Error::Invalid(
-                "testpmd says that it forwarded no frame".into(),
-            ));
-        }
-        let cycles_per_frame = cycles.busy_cycles / cycles.frames;
-        Ok(Work {
-            cycles_per_frame,
-            busy: cycles_per_frame * frames_per_s / (self.clock_ghz * 1e9),
+        Ok(Spent {
+            cycles: cycles.busy_cycles,
+            frames: cycles.frames,
             exact: true,
         })
     }

@@ -49,14 +49,14 @@ impl fmt::Display for Side {
     }
 }
 
-/// What the switch's core spent on the frames of one measurement.
+/// What the switch's core spent on some frames.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
+pub struct Spent {
     /// Cycles of polls that found frames, or of all time awake: see `exact`.
-    pub cycles_per_frame: f64,
-    /// Share of the core's time in them, 0 to 1.
-    pub busy: f64,
-    /// False: vain polls are in it, so both are upper bounds.
+    pub cycles: f64,
+    /// Frames taken from guests.
+    pub frames: f64,
+    /// False: vain polls are in the cycles, which are then an upper bound.
     pub exact: bool,
 }
 
@@ -92,11 +92,11 @@ pub trait Switch {
     /// # Errors
     /// It does not answer.
     fn begin(&mut self) -> Result<()>;
-    /// What was spent since [`Self::begin`] on a guest that saw `frames_per_s`.
+    /// What was spent since [`Self::begin`].
     ///
     /// # Errors
     /// It does not answer.
-    fn end(&mut self, frames_per_s: f64) -> Result<Work>;
+    fn end(&mut self) -> Result<Spent>;
     /// Ends it.
     ///
     /// # Errors

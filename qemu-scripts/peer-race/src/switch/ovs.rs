@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Side, Switch, Work};
+use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::machine::Machine;
-use crate::ovs::{Options, OvsDpdk, PmdStats, PortKind};
+use crate::ovs::{Options, OvsDpdk, PortKind};
 
 /// Its caches in front of the flow tables (ovs-vswitchd.conf.db(5)): which is best depends on the number of flows.
 const CACHES: [(&str, [(&str, &str); 2]); 3] = [
@@ -38,7 +38,6 @@ impl Ovs {
         let mut options = Options {
             pmd_core: machine.switch_core,
             other_core: machine.guest_core,
-            huge_dir: machine.huge_dir.clone(),
             file_prefix: "race-ovs".into(),
             ..Options::default()
         };
@@ -61,15 +60,6 @@ impl Ovs {
 
 fn name(port: usize) -> String {
     format!("vm{port}")
-}
-
-fn work(stats: &PmdStats) -> Option<Work> {
-    let all = stats.busy_cycles + stats.idle_cycles;
-    (stats.frames > 0.0 && all > 0.0).then(|| Work {
-        cycles_per_frame: stats.busy_cycles / stats.frames,
-        busy: stats.busy_cycles / all,
-        exact: true,
-    })
 }
 
 impl Switch for Ovs {
@@ -106,33 +96,16 @@ impl Switch for Ovs {
         self.ovs.clear_stats()
     }
 
-    fn end(&mut self, _frames_per_s: f64) -> Result<Work> {
+    fn end(&mut self) -> Result<Spent> {
         let stats = self.ovs.stats()?;
-        work(&stats).ok_or_else(|| Error::Invalid("OVS says that it switched no frame".into()))
+        Ok(Spent {
+            cycles: stats.busy_cycles,
+            frames: stats.frames,
+            exact: true,
+        })
     }
 
     fn stop(self: Box<Self>) -> Result<()> {
         self.ovs.stop()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cycles_are_those_of_polls_that_found_frames() {
-        let stats = PmdStats {
-            frames: 10.0,
-            idle_cycles: 1000.0,
-            busy_cycles: 3000.0,
-        };
-        let expected = Work {
-            cycles_per_frame: 300.0,
-            busy: 0.75,
-            exact: true,
-        };
-        assert_eq!(work(&stats), Some(expected));
-        assert_eq!(work(&PmdStats::default()), None);
     }
 }

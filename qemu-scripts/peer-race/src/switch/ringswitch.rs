@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Side, Switch, Work};
+use super::{Side, Spent, Switch};
 use crate::case::Rig;
 use crate::error::{Doing, Error, Result};
 use crate::machine::Machine;
@@ -21,13 +21,12 @@ pub struct Ringswitch {
     process: Process,
     folder: PathBuf,
     clock_ghz: f64,
-    start: Spent,
+    start: Counters,
 }
 
 /// Counters of all workers, since the daemon's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Spent {
-    uptime_us: f64,
+struct Counters {
     frames: f64,
     awake_ns: f64,
     busy_ns: Option<f64>,
@@ -72,11 +71,11 @@ impl Ringswitch {
             process,
             folder: folder.to_owned(),
             clock_ghz: machine.clock_ghz,
-            start: Spent::default(),
+            start: Counters::default(),
         })
     }
 
-    fn spent(&self) -> Result<Spent> {
+    fn counters(&self) -> Result<Counters> {
         let admin = self.folder.join("admin.sock");
         let doing = || "asking ringswitch for its statistics".to_owned();
         let mut stream = UnixStream::connect(admin).doing(doing)?;
@@ -98,13 +97,12 @@ fn socket(folder: &Path, port: usize) -> PathBuf {
 }
 
 /// Head and body of the answer to `GET /v1/stats`.
-fn parse(answer: &str) -> Option<Spent> {
+fn parse(answer: &str) -> Option<Counters> {
     let (_, body) = answer.split_once("\r\n\r\n")?;
     let report: Value = serde_json::from_str(body).ok()?;
-    let mut spent = Spent {
-        uptime_us: report.get("uptime_us")?.as_f64()?,
+    let mut spent = Counters {
         busy_ns: Some(0.0),
-        ..Spent::default()
+        ..Counters::default()
     };
     for worker in report.get("workers")?.as_array()? {
         spent.frames += worker.get("frames")?.as_f64()?;
@@ -115,17 +113,14 @@ fn parse(answer: &str) -> Option<Spent> {
     Some(spent)
 }
 
-impl Spent {
-    fn since(&self, start: &Self, clock_ghz: f64) -> Option<Work> {
-        let frames = self.frames - start.frames;
-        let elapsed_ns = (self.uptime_us - start.uptime_us) * 1000.0;
-        let busy = self.busy_ns.zip(start.busy_ns).map(|(a, b)| a - b);
-        let spent_ns = busy.unwrap_or(self.awake_ns - start.awake_ns);
-        (frames > 0.0 && elapsed_ns > 0.0).then(|| Work {
-            cycles_per_frame: spent_ns * clock_ghz / frames,
-            busy: spent_ns / elapsed_ns,
-            exact: busy.is_some(),
-        })
+impl Counters {
+    fn since(&self, start: &Self, clock_ghz: f64) -> Spent {
+        let busy_ns = self.busy_ns.zip(start.busy_ns).map(|(a, b)| a - b);
+        Spent {
+            cycles: busy_ns.unwrap_or(self.awake_ns - start.awake_ns) * clock_ghz,
+            frames: self.frames - start.frames,
+            exact: busy_ns.is_some(),
+        }
     }
 }
 
@@ -147,14 +142,12 @@ impl Switch for Ringswitch {
     }
 
     fn begin(&mut self) -> Result<()> {
-        self.start = self.spent()?;
+        self.start = self.counters()?;
         Ok(())
     }
 
-    fn end(&mut self, _frames_per_s: f64) -> Result<Work> {
-        let end = self.spent()?;
-        end.since(&self.start, self.clock_ghz)
-            .ok_or_else(|| Error::Invalid("ringswitch says that it switched no frame".into()))
+    fn end(&mut self) -> Result<Spent> {
+        Ok(self.counters()?.since(&self.start, self.clock_ghz))
     }
 
     fn stop(mut self: Box<Self>) -> Result<()> {
@@ -168,9 +161,8 @@ mod tests {
 
     fn answer(frames: u64, busy: &str) -> String {
         format!(
-            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"uptime_us\":{},\"ports\":[],\"workers\":[{{\"worker\":0,\
+            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"uptime_us\":1,\"ports\":[],\"workers\":[{{\"worker\":0,\
              \"frames\":{frames},\"batches\":3,\"sleeps\":0,\"awake_ns\":{}{busy},\"sources\":2}}]}}",
-            frames / 10,
             frames * 100
         )
     }
@@ -179,28 +171,26 @@ mod tests {
     fn busy_time_is_preferred_and_its_absence_is_told() {
         let start = parse(&answer(0, ",\"busy_ns\":0")).unwrap();
         let end = parse(&answer(1000, ",\"busy_ns\":50000")).unwrap();
-        let expected = Work {
-            cycles_per_frame: 100.0,
-            busy: 0.5,
+        let expected = Spent {
+            cycles: 100_000.0,
+            frames: 1000.0,
             exact: true,
         };
-        assert_eq!(end.since(&start, 2.0), Some(expected));
+        assert_eq!(end.since(&start, 2.0), expected);
         let (start, end) = (
             parse(&answer(0, "")).unwrap(),
             parse(&answer(1000, "")).unwrap(),
         );
-        let expected = Work {
-            cycles_per_frame: 200.0,
-            busy: 1.0,
+        let expected = Spent {
+            cycles: 200_000.0,
+            frames: 1000.0,
             exact: false,
         };
-        assert_eq!(end.since(&start, 2.0), Some(expected));
+        assert_eq!(end.since(&start, 2.0), expected);
     }
 
     #[test]
-    fn no_frames_and_no_statistics_are_not_zero_cycles() {
-        let same = parse(&answer(5, "")).unwrap();
-        assert_eq!(same.since(&same, 2.0), None);
+    fn another_answer_is_not_zero_frames() {
         assert_eq!(parse("HTTP/1.0 404 Not Found\r\n\r\n{}"), None);
     }
 }
