@@ -69,7 +69,7 @@ pub struct Rig {
     pub player: Player,
 }
 
-/// OVS-DPDK is given no more ports than this: attaching takes a time that grows with their number (62: 23 s).
+/// OVS-DPDK is given no more ports than this: it takes 1,000, and then closes the connections of guests that come to them.
 const OVS_MOST_PORTS: usize = 66;
 
 impl Rig {

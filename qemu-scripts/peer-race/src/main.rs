@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use guest_sim::bench::{cores, daemon};
 use peer_race::case::{self, Case};
-use peer_race::check::{self, Verdict};
+use peer_race::check;
 use peer_race::machine::Machine;
-use peer_race::race::{self, Absence, Effort, Outcome};
+use peer_race::race::{self, Absence, Effort, Outcome, Track};
 use peer_race::switch::Side;
 use peer_race::{Error, Result, json, report, testpmd};
 
@@ -218,7 +218,13 @@ fn race_all(
             .mode(0o700)
             .create(&folder)
             .map_err(doing("making"))?;
-        let ended = race::run(machine, &folder, group, &sides, effort, &mut |line| {
+        let track = Track {
+            machine,
+            folder: &folder,
+            sides: &sides,
+            effort,
+        };
+        let ended = race::run(&track, group, &mut |line| {
             eprintln!("peer-race: {line}");
         });
         fs::remove_dir_all(&folder).map_err(doing("removing"))?;

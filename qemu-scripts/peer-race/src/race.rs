@@ -3,6 +3,7 @@
 //! Called by the program on its main thread. Keeps true: while one side has its turn every other process of the race is frozen, and while the
 //! cores' distance is measured all of them are; a side that fails loses its case, not the race.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,9 +58,25 @@ impl From<Error> for Absence {
     fn from(error: Error) -> Self {
         match error {
             Error::NotOffered(why) => Self::NotOffered(why),
+            Error::Guest(missing @ guest_sim::Error::NotOffered { .. }) => {
+                Self::NotOffered(missing.to_string())
+            }
             other => Self::Failed(other.to_string()),
         }
     }
+}
+
+/// What a race is run with.
+#[derive(Clone, Copy, Debug)]
+pub struct Track<'a> {
+    /// Its cores.
+    pub machine: &'a Machine,
+    /// Empty, private, and removed by the caller.
+    pub folder: &'a Path,
+    /// Who takes part.
+    pub sides: &'a [Side],
+    /// How much is measured.
+    pub effort: &'a Effort,
 }
 
 /// A switch and its guest.
@@ -72,7 +89,11 @@ struct Entry {
 impl Entry {
     fn start(side: Side, machine: &Machine, folder: &Path, rig: &Rig) -> Result<Self> {
         let folder = folder.join(side.key());
-        std::fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
+        if folder.exists() {
+            // It failed before.
+            fs::remove_dir_all(&folder).doing(|| format!("removing {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder).doing(|| format!("making {}", folder.display()))?;
         let switch = switch::start(side, machine, &folder, rig)?;
         let guest = guest::start(machine, &folder, rig, switch.as_ref())?;
         let mut entry = Self { guest, switch };
@@ -146,14 +167,13 @@ impl Entry {
 }
 
 /// Runs all cases of one rig; `say` hears what goes on.
-pub fn run(
-    machine: &Machine,
-    folder: &Path,
-    cases: &[Case],
-    sides: &[Side],
-    effort: &Effort,
-    say: &mut dyn FnMut(&str),
-) -> Vec<Outcome> {
+pub fn run(track: &Track<'_>, cases: &[Case], say: &mut dyn FnMut(&str)) -> Vec<Outcome> {
+    let Track {
+        machine,
+        folder,
+        sides,
+        effort,
+    } = *track;
     let Some(first) = cases.first() else {
         return Vec::new();
     };
@@ -184,19 +204,8 @@ pub fn run(
             absent: absent.clone(),
         };
         run_case(machine, &mut entries, effort, &mut outcome, say);
+        restart_failed(track, &outcome, &mut entries, &mut absent, say);
         outcomes.push(outcome);
-        // What a failed side left behind may be anything: it is out of the cases that follow as well.
-        let lost = |side: &Side| {
-            outcomes
-                .last()
-                .is_some_and(|outcome| outcome.absent.iter().any(|(other, _)| other == side))
-        };
-        let (gone, stay): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(side, _)| lost(side));
-        entries = stay;
-        for (side, entry) in gone {
-            drop(entry);
-            absent.push((side, Absence::Failed(format!("it failed in {}", case.name))));
-        }
     }
     for (side, entry) in entries {
         if let Err(error) = entry.stop() {
@@ -204,6 +213,33 @@ pub fn run(
         }
     }
     outcomes
+}
+
+/// What a side that failed left behind may be anything: it starts anew for the next case.
+fn restart_failed(
+    track: &Track<'_>,
+    outcome: &Outcome,
+    entries: &mut Vec<(Side, Entry)>,
+    absent: &mut Vec<(Side, Absence)>,
+    say: &mut dyn FnMut(&str),
+) {
+    let failed = |side: &Side| outcome.absent.iter().any(|(other, _)| other == side);
+    let sides: Vec<Side> = entries
+        .iter()
+        .map(|(side, _)| *side)
+        .filter(failed)
+        .collect();
+    for side in sides {
+        entries.retain(|(other, _)| *other != side);
+        match Entry::start(side, track.machine, track.folder, &outcome.case.rig) {
+            Ok(entry) => entries.push((side, entry)),
+            Err(error) => {
+                say(&format!("{side}, again: {error}"));
+                absent.push((side, Absence::from(error)));
+            }
+        }
+    }
+    entries.sort_by_key(|(side, _)| Side::ALL.iter().position(|known| known == side));
 }
 
 fn out_of_time(cases: &[Case], sides: &[Side]) -> Vec<Outcome> {

@@ -25,7 +25,8 @@ impl Work {
         let all = flowed.as_nanos() as f64 * clock_ghz;
         (spent.frames > 0.0 && all > 0.0).then(|| Self {
             cycles_per_frame: spent.cycles / spent.frames,
-            busy: spent.cycles / all,
+            // The switch counts a little longer than the time is taken.
+            busy: (spent.cycles / all).min(1.0),
             exact: spent.exact,
         })
     }

@@ -3,6 +3,7 @@
 //! Keeps true: what a guest reports is what arrived at it, in a time taken next to its counters.
 
 mod sim;
+mod stream;
 mod testpmd;
 
 use std::path::Path;

@@ -2,28 +2,29 @@
 //!
 //! Its traffic moves only while it is asked to: between turns it costs nothing. Keeps true: every wait ends, and says what did not come.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use guest_sim::bench::bounce::Counts;
-use guest_sim::bench::{Bounce, Sink, Source, cores};
+use guest_sim::bench::{Bounce, cores};
 use guest_sim::frame::{FrameBuilder, build::BROADCAST, build::MacAddr};
-use guest_sim::{Features, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions, Refill};
+use guest_sim::nic::session::connect;
+use guest_sim::{
+    Features, Frame, GuestMemory, GuestMemoryLayout, Listener, Nic, NicOptions, Refill,
+};
 
-use super::{Delay, Fairness, Guest, Rate, Seen};
+use super::stream::{End, Stream, ends, introduce, ping_for};
+use super::{Guest, Rate, Seen};
 use crate::case::{Frames, Load, Rig, Ring};
 use crate::error::{Error, Result};
 use crate::machine::{Machine, on_a_thread};
 use crate::switch::Switch;
 
 /// Nothing arrives for so long: it has stopped.
-const STALLED: Duration = Duration::from_secs(2);
+pub(super) const STALLED: Duration = Duration::from_secs(2);
 /// How long a switch may take to serve new ports.
-const ATTACHED_WITHIN: Duration = Duration::from_secs(30);
-const PROBE_EVERY: Duration = Duration::from_millis(20);
-/// A frame that did not arrive by then was lost.
-const LOST_AFTER: Duration = Duration::from_millis(5);
-/// Frames a sender sends, and a receiver takes, at a time.
-const BURST: usize = 32;
+pub(super) const ATTACHED_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const PROBE_EVERY: Duration = Duration::from_millis(20);
 /// Frames on their way where the guest limits them.
 const WINDOW: u64 = 256;
 /// Turns between two looks at the clock.
@@ -33,10 +34,18 @@ const TURNS: usize = 64;
 pub struct SimGuest {
     core: usize,
     rig: Rig,
-    sockets: Vec<std::path::PathBuf>,
+    ports: Vec<Socket>,
     play: Option<Play>,
     /// Held open, and silent.
     _idle: Vec<Nic>,
+}
+
+/// How a port is reached.
+enum Socket {
+    /// The switch listens here.
+    Connect(PathBuf),
+    /// The switch connects here.
+    Accept(Listener),
 }
 
 /// NICs with what they do.
@@ -44,25 +53,6 @@ enum Play {
     Bounce(Vec<(Nic, Bounce)>),
     Stream(Stream),
     Ping { ends: Vec<End>, idle: Duration },
-}
-
-/// A NIC that sends, receives, or both.
-struct End {
-    nic: Nic,
-    source: Option<Source>,
-    sink: Sink,
-}
-
-struct Stream {
-    ends: Vec<End>,
-    /// Receivers of each frame.
-    copies: u64,
-    /// Frames on their way at most; `None`: as many as the rings hold.
-    window: Option<u64>,
-    sent: u64,
-    /// Given up as lost.
-    lost: u64,
-    last_arrival: Instant,
 }
 
 /// What a simulated NIC takes of what it is offered.
@@ -86,11 +76,11 @@ pub fn options(rig: &Rig) -> NicOptions {
     }
 }
 
-fn mac(port: usize) -> MacAddr {
+pub(super) fn mac(port: usize) -> MacAddr {
     [0x52, 0x54, 0, 0, 0, port as u8 + 1]
 }
 
-fn frame(bytes: usize, from: usize, to: MacAddr) -> Frame {
+pub(super) fn frame(bytes: usize, from: usize, to: MacAddr) -> Frame {
     let builder = if bytes > 9216 {
         FrameBuilder::tcp4(0).segment(1448)
     } else {
@@ -115,7 +105,16 @@ impl SimGuest {
         Ok(Self {
             core: machine.guest_core,
             rig: *rig,
-            sockets: (0..rig.ports).map(|port| switch.socket(port)).collect(),
+            ports: (0..rig.ports)
+                .map(|port| {
+                    let path = switch.socket(port);
+                    Ok(if switch.connects() {
+                        Socket::Accept(Listener::bind(&path)?)
+                    } else {
+                        Socket::Connect(path)
+                    })
+                })
+                .collect::<Result<_>>()?,
             play: None,
             _idle: super::idle_ports(rig, switch)?,
         })
@@ -126,9 +125,17 @@ impl SimGuest {
             .map_err(guest_sim::Error::from)?;
         let options = options(&self.rig);
         let nics = self
-            .sockets
+            .ports
             .iter()
-            .map(|socket| Ok(Nic::attach(&memory, options.clone(), socket)?))
+            .map(|port| {
+                let stream = match port {
+                    Socket::Connect(path) => connect(path, options.deadline)?,
+                    Socket::Accept(listener) => listener.accept(options.deadline)?,
+                };
+                let mut nic = Nic::introduce(&memory, options.clone(), stream)?;
+                nic.start()?;
+                Ok(nic)
+            })
             .collect::<Result<_>>()?;
         Ok((memory, nics))
     }
@@ -254,7 +261,7 @@ impl Guest for SimGuest {
     }
 }
 
-fn stalled(what: &str, within: Duration) -> Error {
+pub(super) fn stalled(what: &str, within: Duration) -> Error {
     Error::Deadline {
         what: what.to_owned(),
         within,
@@ -311,14 +318,14 @@ fn start_bouncing(
     Ok(())
 }
 
-fn sum(counts: impl Iterator<Item = Counts>) -> Counts {
+pub(super) fn sum(counts: impl Iterator<Item = Counts>) -> Counts {
     counts.fold(Counts::default(), |sum, one| Counts {
         frames: sum.frames + one.frames,
         bytes: sum.bytes + one.bytes,
     })
 }
 
-fn rate(before: Counts, after: Counts, elapsed: Duration) -> Rate {
+pub(super) fn rate(before: Counts, after: Counts, elapsed: Duration) -> Rate {
     let seconds = elapsed.as_secs_f64();
     Rate {
         frames_per_s: (after.frames - before.frames) as f64 / seconds,
@@ -328,7 +335,7 @@ fn rate(before: Counts, after: Counts, elapsed: Duration) -> Rate {
 }
 
 /// Turns until the time is over; `turn` says how many frames came.
-fn run_for(time: Duration, mut turn: impl FnMut() -> Result<usize>) -> Result<Duration> {
+pub(super) fn run_for(time: Duration, mut turn: impl FnMut() -> Result<usize>) -> Result<Duration> {
     let start = Instant::now();
     let mut last_frame = start;
     loop {
@@ -361,236 +368,9 @@ fn bounce_for(guests: &mut [(Nic, Bounce)], time: Duration) -> Result<Rate> {
     Ok(rate(before, counts(guests), elapsed))
 }
 
-/// Each NIC with what it sends, if anything.
-fn ends(memory: &GuestMemory, nics: Vec<Nic>, frames: &[Vec<Frame>]) -> Result<Vec<End>> {
-    let none = Vec::new();
-    let frames = frames.iter().chain(std::iter::repeat(&none));
-    nics.into_iter()
-        .zip(frames)
-        .map(|(mut nic, frames)| {
-            let source = if frames.is_empty() {
-                None
-            } else {
-                Some(Source::new(memory, &mut nic, frames)?)
-            };
-            let sink = Sink::new(memory, &mut nic, 2048)?;
-            Ok(End { nic, source, sink })
-        })
-        .collect()
-}
-
-/// Every sender sends single frames until some arrived from each: the switch serves all ports.
-fn introduce(ends: &mut [End]) -> Result<()> {
-    let start = Instant::now();
-    loop {
-        let probe = Instant::now();
-        for end in ends.iter_mut() {
-            if let Some(source) = &mut end.source {
-                source.turn(&mut end.nic, 1)?;
-            }
-        }
-        while probe.elapsed() < PROBE_EVERY {
-            for end in ends.iter_mut() {
-                end.sink.turn(&mut end.nic, BURST)?;
-            }
-        }
-        let heard = |port: usize| {
-            let last_byte = mac(port).last().copied().unwrap_or_default();
-            let mut sinks = ends.iter().map(|end| &end.sink);
-            sinks.any(|sink| sink.received_from(last_byte).frames >= 3)
-        };
-        let all_heard = ends
-            .iter()
-            .enumerate()
-            .all(|(port, end)| end.source.is_none() || heard(port));
-        let silent = ends.iter().filter(|end| end.source.is_none());
-        let all_hear = silent.clone().count() == 0
-            || silent.into_iter().all(|end| end.sink.received().frames > 0);
-        if all_heard && all_hear {
-            return Ok(());
-        }
-        if start.elapsed() > ATTACHED_WITHIN {
-            return Err(stalled("frames between new ports", ATTACHED_WITHIN));
-        }
-    }
-}
-
-impl Stream {
-    fn new(
-        memory: &GuestMemory,
-        nics: Vec<Nic>,
-        frames: &[Vec<Frame>],
-        copies: u64,
-        window: Option<u64>,
-    ) -> Result<Self> {
-        let mut ends = ends(memory, nics, frames)?;
-        teach(memory, &mut ends)?;
-        introduce(&mut ends)?;
-        Ok(Self {
-            ends,
-            copies,
-            window,
-            sent: 0,
-            lost: 0,
-            last_arrival: Instant::now(),
-        })
-    }
-
-    fn received(&self) -> Counts {
-        sum(self.ends.iter().map(|end| end.sink.received()))
-    }
-
-    fn run(&mut self, time: Duration) -> Result<Rate> {
-        // Frames of the time before are no part of this one's window.
-        let (start, served) = (self.received(), self.served());
-        let senders: Vec<u8> = self.senders();
-        let from = |this: &Self| -> Vec<u64> {
-            senders
-                .iter()
-                .map(|&last| sum(this.ends.iter().map(|e| e.sink.received_from(last))).bytes)
-                .collect()
-        };
-        let before = from(self);
-        (self.sent, self.lost) = (0, 0);
-        self.last_arrival = Instant::now();
-        let elapsed = run_for(time, || self.turn(start.frames))?;
-        let end = self.received();
-        let mut rate = rate(start, end, elapsed);
-        if senders.len() > 1 {
-            let difference = |after: Vec<u64>, before: Vec<u64>| -> Vec<u64> {
-                after.iter().zip(&before).map(|(a, b)| a - b).collect()
-            };
-            rate.fairness = Some(Fairness {
-                delivered: evenness(&difference(from(self), before)),
-                served: evenness(&difference(self.served(), served)),
-            });
-        }
-        Ok(rate)
-    }
-
-    fn senders(&self) -> Vec<u8> {
-        let numbered = self.ends.iter().enumerate();
-        numbered
-            .filter(|(_, end)| end.source.is_some())
-            .filter_map(|(port, _)| mac(port).last().copied())
-            .collect()
-    }
-
-    fn served(&self) -> Vec<u64> {
-        let sources = self.ends.iter().filter_map(|end| end.source.as_ref());
-        sources.map(|source| source.served().bytes).collect()
-    }
-
-    fn turn(&mut self, received_at_start: u64) -> Result<usize> {
-        let arrived = (self.received().frames - received_at_start) / self.copies;
-        let room = match self.window {
-            None => BURST as u64,
-            Some(window) => {
-                let on_the_way = self.sent.saturating_sub(arrived + self.lost);
-                if on_the_way >= window && self.last_arrival.elapsed() > LOST_AFTER {
-                    self.lost += on_the_way;
-                    self.last_arrival = Instant::now();
-                }
-                window.saturating_sub(on_the_way).min(BURST as u64)
-            }
-        };
-        let mut frames = 0;
-        for end in &mut self.ends {
-            if let Some(source) = &mut end.source {
-                self.sent += source.turn(&mut end.nic, room as usize)? as u64;
-            }
-            frames += end.sink.turn(&mut end.nic, BURST)?;
-        }
-        if frames > 0 && self.window.is_some() {
-            self.last_arrival = Instant::now();
-        }
-        Ok(frames)
-    }
-}
-
-/// The least as a share of the most.
-fn evenness(bytes: &[u64]) -> f64 {
-    let (least, most) = (bytes.iter().min(), bytes.iter().max());
-    match (least, most) {
-        (Some(&least), Some(&most)) if most > 0 => least as f64 / most as f64,
-        _ => 0.0,
-    }
-}
-
-/// Every port that only receives sends one frame, so that the switch knows where it is.
-fn teach(memory: &GuestMemory, ends: &mut [End]) -> Result<()> {
-    for (port, end) in ends.iter_mut().enumerate() {
-        if end.source.is_none() {
-            let hello = [frame(64, port, BROADCAST)];
-            let mut source = Source::new(memory, &mut end.nic, &hello)?;
-            let start = Instant::now();
-            source.turn(&mut end.nic, 1)?;
-            // Its buffers go with it: the switch must be done with them.
-            while source.served().frames == 0 {
-                source.turn(&mut end.nic, 0)?;
-                end.sink.turn(&mut end.nic, BURST)?;
-                if start.elapsed() > ATTACHED_WITHIN {
-                    return Err(stalled("a new port to be served", ATTACHED_WITHIN));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn ping_for(ends: &mut [End], idle: Duration, time: Duration) -> Result<Delay> {
-    let [here, there] = ends else {
-        return Err(Error::Invalid("a ping needs two ends".into()));
-    };
-    // What is still on its way is not the answer to a ping.
-    let settle = Instant::now();
-    while settle.elapsed() < LOST_AFTER {
-        here.sink.turn(&mut here.nic, BURST)?;
-        there.sink.turn(&mut there.nic, BURST)?;
-    }
-    let start = Instant::now();
-    let mut samples = Vec::with_capacity(1 << 20);
-    while start.elapsed() < time {
-        for (from, to) in [(0, 1), (1, 0)] {
-            let ends: &mut [&mut End; 2] = &mut [&mut *here, &mut *there];
-            if !idle.is_zero() {
-                std::thread::sleep(idle);
-            }
-            let sent = Instant::now();
-            let [first, second] = ends;
-            let (from, to) = if from < to {
-                (first, second)
-            } else {
-                (second, first)
-            };
-            if let Some(source) = &mut from.source {
-                source.turn(&mut from.nic, 1)?;
-            }
-            let mut looks = 0u32;
-            while to.sink.turn(&mut to.nic, 1)? == 0 {
-                looks = looks.wrapping_add(1);
-                if looks % 4096 == 0 && sent.elapsed() > STALLED {
-                    return Err(stalled("a ping to arrive", STALLED));
-                }
-            }
-            samples.push(u32::try_from(sent.elapsed().as_nanos()).unwrap_or(u32::MAX));
-        }
-    }
-    Delay::of(&mut samples, start.elapsed())
-        .ok_or_else(|| Error::Invalid("no ping was sent".into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn evenness_is_the_least_share_of_the_most() {
-        assert_eq!(evenness(&[50, 100, 75]), 0.5);
-        assert_eq!(evenness(&[5, 5]), 1.0);
-        assert_eq!(evenness(&[0, 5]), 0.0);
-        assert_eq!(evenness(&[]), 0.0);
-    }
 
     #[test]
     fn frames_that_change_ports_on_the_way_carry_no_checksum() {

@@ -60,10 +60,12 @@ impl TestpmdGuest {
             .into();
         match rig.frames {
             Frames::Standard => own.push("--total-num-mbufs=65536".into()),
+            // Several buffers a frame, as guests have them: SCATTER and MULTI_SEGS.
             Frames::Jumbo => own.extend([
-                "--total-num-mbufs=8192".into(),
-                "--mbuf-size=9600".into(),
+                "--total-num-mbufs=65536".into(),
                 "--max-pkt-len=9100".into(),
+                "--rx-offloads=0x2000".into(),
+                "--tx-offloads=0x8000".into(),
             ]),
             Frames::Tso => {
                 let why = "testpmd cannot forward TSO frames as they are";
@@ -89,7 +91,7 @@ impl TestpmdGuest {
             self.testpmd.commands(&[
                 "stop".into(),
                 format!("set burst {burst}"),
-                format!("set txpkts {frame_bytes}"),
+                format!("set txpkts {}", segments(frame_bytes)),
                 format!("start tx_first {bursts}"),
             ])?;
             self.testpmd.rates()?;
@@ -97,6 +99,17 @@ impl TestpmdGuest {
         }
         self.testpmd.rates()
     }
+}
+
+/// The frame in pieces that fit testpmd's buffers, as `set txpkts` takes them.
+fn segments(frame_bytes: usize) -> String {
+    const MOST: usize = 2048;
+    let count = frame_bytes.div_ceil(MOST);
+    let pieces = (0..count).map(|piece| {
+        let size = frame_bytes * (piece + 1) / count - frame_bytes * piece / count;
+        size.to_string()
+    });
+    pieces.collect::<Vec<_>>().join(",")
 }
 
 fn mac(port: usize) -> String {
@@ -197,6 +210,13 @@ mod tests {
         assert!(!is_balanced(&ports(&[9_000_000, 4_000_000])));
         assert!(!is_balanced(&ports(&[0, 0])));
         assert!(!is_balanced(&ports(&[5_000_000])));
+    }
+
+    #[test]
+    fn long_frames_are_cut_into_pieces_that_add_up() {
+        assert_eq!(segments(64), "64");
+        assert_eq!(segments(1518), "1518");
+        assert_eq!(segments(9000), "1800,1800,1800,1800,1800");
     }
 
     #[test]

@@ -66,6 +66,10 @@ pub trait Switch {
     fn side(&self) -> Side;
     /// Where the guest's port number `port` connects.
     fn socket(&self, port: usize) -> PathBuf;
+    /// Whether the guest listens on the sockets, and the switch connects.
+    fn connects(&self) -> bool {
+        false
+    }
     /// Off its core.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ const CACHES: [(&str, [(&str, &str); 2]); 3] = [
 /// A running OVS-DPDK.
 pub struct Ovs {
     ovs: OvsDpdk,
+    kind: PortKind,
 }
 
 impl Ovs {
@@ -53,8 +54,13 @@ impl Ovs {
         let mut ovs = OvsDpdk::start(folder, &options)?;
         let names: Vec<String> = (0..rig.ports + rig.idle_for(Side::Ovs)).map(name).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        ovs.add_ports(&names, PortKind::Server, mtu)?;
-        Ok(Self { ovs })
+        // OVS 3.1 offers TSO only on ports of the other kind, which make a connection once a second.
+        let kind = match rig.frames {
+            Frames::Tso => PortKind::Client,
+            Frames::Standard | Frames::Jumbo => PortKind::Server,
+        };
+        ovs.add_ports(&names, kind, mtu)?;
+        Ok(Self { ovs, kind })
     }
 }
 
@@ -69,6 +75,10 @@ impl Switch for Ovs {
 
     fn socket(&self, port: usize) -> PathBuf {
         self.ovs.socket(&name(port))
+    }
+
+    fn connects(&self) -> bool {
+        self.kind == PortKind::Client
     }
 
     fn freeze(&mut self) -> Result<()> {
