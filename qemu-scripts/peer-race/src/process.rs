@@ -45,10 +45,14 @@ pub fn eventually<T>(
     }
 }
 
+/// Becomes the program, unless the parent that `$0` names has ended before it could be tied to it.
+const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+
 /// `command`, killed by the kernel when this thread ends, and out of reach of the terminal's signals.
 fn ends_with_us(command: &Command) -> Command {
     let mut outer = Command::new("setpriv");
-    outer.args(["--pdeathsig", "KILL", "--"]);
+    outer.args(["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED]);
+    outer.arg(std::process::id().to_string());
     outer.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -353,6 +357,12 @@ mod tests {
         let id = std::thread::spawn(|| {
             let process = sleeper();
             let id = process.id();
+            // It is tied to this thread before it becomes what it is to be.
+            eventually(SOON, "it to be itself", || {
+                let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+                Ok(if name == "sleep\n" { Ok(()) } else { Err(name) })
+            })
+            .unwrap();
             // As when this program is killed: nobody runs the clean-up.
             std::mem::forget(process);
             id
