@@ -10,7 +10,7 @@ mod exchange;
 
 use echo_device::EchoDaemon;
 use exchange::{WITHIN, exchange};
-use guest_sim::bench::Bounce;
+use guest_sim::bench::{Bounce, Sink, Source};
 use guest_sim::frame::{FrameBuilder, verify};
 use guest_sim::{
     ChainLayout, DescriptorTable, Features, GuestMemory, GuestMemoryLayout, MessageOrder, Nic,
@@ -260,4 +260,52 @@ fn a_bouncing_guest_keeps_its_frames_going() {
         }
         assert_eq!(bounce.counts().bytes, bounce.counts().frames * bytes as u64);
     }
+}
+
+#[test]
+fn a_source_sends_its_frames_in_turn_and_a_sink_counts_them_by_sender() {
+    let daemon = EchoDaemon::start(1, Features::LINUX);
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let options = NicOptions {
+        refill: Refill::Manual,
+        waiting: Waiting::BusyPoll,
+        canaries: guest_sim::Canaries::Off,
+        ..options(Features::LINUX)
+    };
+    let mut nic = Nic::attach(&memory, options, &daemon.socket()).unwrap();
+    let frame = |bytes, sender| {
+        let source = [2, 0, 0, 0, 0, sender];
+        let builder = FrameBuilder::udp4(0).frame_bytes(bytes);
+        builder.macs(source, [2, 0, 0, 0, 0, 9]).build()
+    };
+    // The second takes several buffers.
+    let frames = [frame(100, 1), frame(5000, 2)];
+    let mut source = Source::new(&memory, &mut nic, &frames).unwrap();
+    let mut sink = Sink::new(&memory, &mut nic, 2048).unwrap();
+    // Far more than the rings hold: buffers come back and are used again.
+    const FRAMES: u64 = 2000;
+    let patience = Patience::of(WITHIN);
+    let mut sent = 0;
+    while sink.received().frames < FRAMES || source.served().frames < FRAMES {
+        let left = (FRAMES - sent).min(16);
+        sent += source.turn(&mut nic, left as usize).unwrap() as u64;
+        sink.turn(&mut nic, 16).unwrap();
+        assert!(!patience.is_over(), "{sent} sent, {:?}", sink.received());
+        std::thread::yield_now();
+    }
+    assert_eq!(
+        (sink.received().frames, source.served().frames),
+        (FRAMES, FRAMES)
+    );
+    let half = FRAMES / 2;
+    for (sender, bytes) in [(1, 100), (2, 5000)] {
+        let counts = sink.received_from(sender);
+        assert_eq!(
+            (counts.frames, counts.bytes),
+            (half, half * bytes),
+            "{sender}"
+        );
+    }
+    assert_eq!(source.served().bytes, half * 5100);
+    nic.shut_down().unwrap();
 }

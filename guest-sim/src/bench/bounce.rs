@@ -15,8 +15,10 @@ use crate::nic::Nic;
 use crate::ring::view::View;
 use crate::ring::{Completion, DescriptorTable, Direction, Segment, Virtqueue};
 
-/// Frames handled per ring before the next ring's turn.
+/// Frames handled per ring before the next ring's turn, unless told otherwise.
 const BATCH: usize = 64;
+/// Where the ports of UDP over IPv4 are in an untagged frame.
+const UDP_PORTS_AT: usize = 34;
 /// Receive buffers are posted when this many, or a quarter of the ring, are missing.
 const REFILL: u16 = 32;
 /// End of a frame's list of buffers, and of the list of free ones.
@@ -43,6 +45,10 @@ pub struct Bounce {
     next: Vec<u32>,
     free: u32,
     counts: Counts,
+    batch: usize,
+    /// How many pairs of UDP ports frames are sent with; 1: frames are left as they are.
+    flows: u32,
+    next_flow: u32,
 }
 
 impl Bounce {
@@ -80,6 +86,9 @@ impl Bounce {
             next,
             free: 0,
             counts: Counts::default(),
+            batch: BATCH,
+            flows: 1,
+            next_flow: 0,
         };
         let pair = nic.pair(0);
         pair.guest_tx.ring_mut().disarm_call()?;
@@ -92,6 +101,17 @@ impl Bounce {
     /// What has arrived so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Handles at most this many frames at a time from now on.
+    pub fn set_batch(&mut self, frames: usize) {
+        self.batch = frames.max(1);
+    }
+
+    /// Sends every frame as one of `flows` in turn from now on, told apart by their UDP ports. Frames must be UDP over IPv4, untagged, without
+    /// checksum (RFC 768: zero), so that they stay valid.
+    pub fn set_flows(&mut self, flows: u32) {
+        self.flows = flows.max(1);
     }
 
     /// Puts `count` copies of a frame on their way.
@@ -135,7 +155,7 @@ impl Bounce {
         let (rx_view, tx_view) = (View::of(&rx_memory)?, View::of(&tx_memory)?);
         self.reclaim(guest_tx, &tx_view)?;
         let mut frames = 0;
-        while frames < BATCH {
+        while frames < self.batch {
             let Some(first) = guest_rx.pop_used_with(&rx_view)? else {
                 break;
             };
@@ -180,6 +200,11 @@ impl Bounce {
             .block
             .slice(self.offset(first.token), self.header_bytes + 16)?;
         let buffers = swap_addresses(&header, self.header_bytes).ok_or(Error::RingFull)?;
+        if self.flows > 1 {
+            let at = self.offset(first.token) + self.header_bytes + UDP_PORTS_AT;
+            set_ports(&self.block.slice(at, 4)?, self.next_flow);
+            self.next_flow = (self.next_flow + 1) % self.flows;
+        }
         let mut segments = [NO_SEGMENT; MOST_BUFFERS];
         segments[0] = self.segment(first.token, first.written, Direction::DeviceReads);
         let (mut last, mut bytes) = (first.token, u64::from(first.written));
@@ -260,6 +285,14 @@ fn swap_addresses(bytes: &VolatileSlice<'_>, header_bytes: usize) -> Option<u16>
     high.store((swapped >> 64) as u32);
     fence(Ordering::Release);
     Some(num_buffers)
+}
+
+/// Gives a frame the ports of flow number `flow`.
+fn set_ports(ports: &VolatileSlice<'_>, flow: u32) {
+    // Low half into the source port, high half into the destination port: both are big-endian.
+    let ports_of_flow = (flow as u16).to_be_bytes();
+    let rest = ((flow >> 16) as u16).to_be_bytes();
+    ports.copy_from(&[ports_of_flow[0], ports_of_flow[1], rest[0], rest[1]]);
 }
 
 #[cfg(test)]

@@ -1,0 +1,26 @@
+//! Ringswitch beside its peers: the same guest on one core, against each switch in turn on another.
+//!
+//! # The map
+//! 1. [`case`]: what is raced, by name, and the rig each case needs.
+//! 2. [`machine`]: the cores and how far they are apart. [`process`]: children that end with us, and can be frozen.
+//! 3. [`testpmd`] and [`ovs`]: DPDK's testpmd through its prompt; an OVS-DPDK of our own, for other benches as well.
+//! 4. [`switch`] and [`guest`]: the three sides, and who drives them.
+//! 5. [`wake`]: what waking a bare thread takes.
+//! 6. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`] and [`json`]: what is printed. [`check`]: what is on record.
+
+pub mod case;
+pub mod check;
+pub mod error;
+pub mod guest;
+pub mod json;
+pub mod machine;
+pub mod ovs;
+pub mod process;
+pub mod race;
+pub mod report;
+pub mod stats;
+pub mod switch;
+pub mod testpmd;
+pub mod wake;
+
+pub use error::{Error, Result};

@@ -1,0 +1,196 @@
+//! Ringswitch with one worker, on the switch's core.
+//!
+//! Busy time is taken from `GET /v1/stats`: `busy_ns` of the worker where the build reports it, else what it was awake.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Side, Spent, Switch};
+use crate::case::Rig;
+use crate::error::{Doing, Error, Result};
+use crate::machine::Machine;
+use crate::process::{Process, SOON, eventually};
+
+/// A running `ringswitch run`.
+pub struct Ringswitch {
+    process: Process,
+    folder: PathBuf,
+    clock_ghz: f64,
+    start: Counters,
+}
+
+/// Counters of all workers, since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counters {
+    frames: f64,
+    awake_ns: f64,
+    busy_ns: Option<f64>,
+}
+
+impl Ringswitch {
+    /// Starts it with the rig's ports.
+    ///
+    /// # Errors
+    /// It ends: what it said. A port it refuses is [`Error::NotOffered`].
+    pub fn start(machine: &Machine, folder: &Path, rig: &Rig) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        let mut command = Command::new(&machine.ringswitch);
+        command.arg("run").arg("--admin").arg(&admin);
+        command.args(["--workers", "1", "--cpus", &machine.switch_core.to_string()]);
+        for port in 0..rig.ports + rig.idle {
+            let mut text = format!(
+                "name=vm{port},type=vhost-user,socket={}",
+                socket(folder, port).display()
+            );
+            if rig.ring.is_packed() {
+                let _ = write!(text, ",packed=true");
+            }
+            command.arg("--port").arg(text);
+        }
+        let mut process = Process::start(folder, "ringswitch", &command)?;
+        let ready = eventually(SOON, "ringswitch to serve its admin socket", || {
+            process.check_running()?;
+            Ok(UnixStream::connect(&admin)
+                .map(drop)
+                .map_err(|error| error.to_string()))
+        });
+        match ready {
+            Err(Error::Ended { said, .. }) if rig.ring.is_packed() && said.contains("packed") => {
+                return Err(Error::NotOffered(format!(
+                    "packed rings, by this build: {said}"
+                )));
+            }
+            other => other?,
+        }
+        Ok(Self {
+            process,
+            folder: folder.to_owned(),
+            clock_ghz: machine.clock_ghz,
+            start: Counters::default(),
+        })
+    }
+
+    fn counters(&self) -> Result<Counters> {
+        let admin = self.folder.join("admin.sock");
+        let doing = || "asking ringswitch for its statistics".to_owned();
+        let mut stream = UnixStream::connect(admin).doing(doing)?;
+        stream.set_read_timeout(Some(SOON)).doing(doing)?;
+        stream
+            .write_all(b"GET /v1/stats HTTP/1.0\r\nHost: ringswitch\r\n\r\n")
+            .doing(doing)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).doing(doing)?;
+        parse(&text).ok_or(Error::Unparsed {
+            what: "the workers' counters",
+            text,
+        })
+    }
+}
+
+fn socket(folder: &Path, port: usize) -> PathBuf {
+    folder.join(format!("vm{port}.sock"))
+}
+
+/// Head and body of the answer to `GET /v1/stats`.
+fn parse(answer: &str) -> Option<Counters> {
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let report: Value = serde_json::from_str(body).ok()?;
+    let mut spent = Counters {
+        busy_ns: Some(0.0),
+        ..Counters::default()
+    };
+    for worker in report.get("workers")?.as_array()? {
+        spent.frames += worker.get("frames")?.as_f64()?;
+        spent.awake_ns += worker.get("awake_ns")?.as_f64()?;
+        let busy = worker.get("busy_ns").and_then(Value::as_f64);
+        spent.busy_ns = spent.busy_ns.zip(busy).map(|(sum, one)| sum + one);
+    }
+    Some(spent)
+}
+
+impl Counters {
+    fn since(&self, start: &Self, clock_ghz: f64) -> Spent {
+        let busy_ns = self.busy_ns.zip(start.busy_ns).map(|(a, b)| a - b);
+        Spent {
+            cycles: busy_ns.unwrap_or(self.awake_ns - start.awake_ns) * clock_ghz,
+            frames: self.frames - start.frames,
+            exact: busy_ns.is_some(),
+        }
+    }
+}
+
+impl Switch for Ringswitch {
+    fn side(&self) -> Side {
+        Side::Ringswitch
+    }
+
+    fn socket(&self, port: usize) -> PathBuf {
+        socket(&self.folder, port)
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        self.process.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<()> {
+        self.process.thaw()
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.start = self.counters()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Spent> {
+        Ok(self.counters()?.since(&self.start, self.clock_ghz))
+    }
+
+    fn stop(mut self: Box<Self>) -> Result<()> {
+        self.process.end(SOON)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(frames: u64, busy: &str) -> String {
+        format!(
+            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"uptime_us\":1,\"ports\":[],\"workers\":[{{\"worker\":0,\
+             \"frames\":{frames},\"batches\":3,\"sleeps\":0,\"awake_ns\":{}{busy},\"sources\":2}}]}}",
+            frames * 100
+        )
+    }
+
+    #[test]
+    fn busy_time_is_preferred_and_its_absence_is_told() {
+        let start = parse(&answer(0, ",\"busy_ns\":0")).unwrap();
+        let end = parse(&answer(1000, ",\"busy_ns\":50000")).unwrap();
+        let expected = Spent {
+            cycles: 100_000.0,
+            frames: 1000.0,
+            exact: true,
+        };
+        assert_eq!(end.since(&start, 2.0), expected);
+        let (start, end) = (
+            parse(&answer(0, "")).unwrap(),
+            parse(&answer(1000, "")).unwrap(),
+        );
+        let expected = Spent {
+            cycles: 200_000.0,
+            frames: 1000.0,
+            exact: false,
+        };
+        assert_eq!(end.since(&start, 2.0), expected);
+    }
+
+    #[test]
+    fn another_answer_is_not_zero_frames() {
+        assert_eq!(parse("HTTP/1.0 404 Not Found\r\n\r\n{}"), None);
+    }
+}
