@@ -3,7 +3,7 @@
 //! Called by the courier with the ring's slot locked. Several senders whose frames find no room compete for every buffer that the
 //! guest gives out. Without more, each would get buffers in proportion to the frames it tries, and long frames that need
 //! many at once next to none. So while somebody's frames are dropped for want of buffers, whoever got [`SLACK_BYTES`] more
-//! than the one who got least has to drop its own, and what it leaves is there for the others.
+//! than another who wants more has to drop its own, and what it leaves is there for the others.
 //!
 //! Kept true: at most half of the ring is held back like this, so a sender that was wronged and does not come back costs the others
 //! nothing but that; a sender whose frames all arrive holds nobody back; a ring with room for everybody is not slowed by more
@@ -13,6 +13,9 @@ use switch_core::PortId;
 
 /// How far one sender may be ahead of another that wants more.
 const SLACK_BYTES: u64 = 16 * 1024;
+/// What one sender was ahead beyond this is forgotten. More than a frame and the slack, so that nobody gains by it while the ring is
+/// short; but what was taken while there was plenty must not be waited for without end.
+const LEAD_BYTES: u64 = 1024 * 1024;
 /// Senders that are told apart; beyond, who has not come for longest is forgotten.
 const SENDERS: usize = 16;
 /// Runs that all arrive until a sender has enough: a ring is served in several batches, of which the first ones may find room.
@@ -63,13 +66,13 @@ impl FairShare {
                 self.wanting -= 1;
             }
         }
-        let Some(least) = self.least() else {
+        let Some(least) = self.least_beside(from) else {
             return u64::MAX;
         };
         let got_bytes = self
             .sender(from, least)
             .map_or(least, |sender| sender.got_bytes);
-        (least + SLACK_BYTES).saturating_sub(got_bytes)
+        least.saturating_add(SLACK_BYTES).saturating_sub(got_bytes)
     }
 
     /// Notes what came of a run: what arrived, and whether some of it was dropped for want of buffers.
@@ -82,11 +85,18 @@ impl FairShare {
 
     #[cold]
     fn note_beside_others(&mut self, from: PortId, arrived_bytes: u64, outcome: Outcome) {
-        let least = self.least().unwrap_or(0);
-        let Some(sender) = self.sender(from, least) else {
+        if self.wanting == 0 {
+            // A shortage begins: what was got in earlier ones is no reason to wait for anybody.
+            self.senders = Default::default();
+        }
+        let least = self.least_beside(from);
+        let Some(sender) = self.sender(from, least.unwrap_or(0)) else {
             return;
         };
-        sender.got_bytes += arrived_bytes;
+        sender.got_bytes = sender.got_bytes.saturating_add(arrived_bytes);
+        if let Some(least) = least {
+            sender.got_bytes = sender.got_bytes.min(least.saturating_add(LEAD_BYTES));
+        }
         sender.content_runs = match outcome {
             Outcome::Short => 0,
             Outcome::Room => sender.content_runs.saturating_add(1),
@@ -97,13 +107,13 @@ impl FairShare {
         self.wanting = self.wanting + u32::from(wants_more) - u32::from(wanted_more);
     }
 
-    /// What the one who got least has, of those who want more.
-    fn least(&self) -> Option<u64> {
+    /// What the one who got least has, of those beside `from` who want more.
+    fn least_beside(&self, from: PortId) -> Option<u64> {
         let wanting = self
             .senders
             .iter()
             .flatten()
-            .filter(|sender| sender.wants_more);
+            .filter(|sender| sender.wants_more && sender.port != from);
         wanting.map(|sender| sender.got_bytes).min()
     }
 
@@ -191,6 +201,43 @@ mod tests {
             runs += 1;
             assert!(runs <= PATIENCE_RUNS + 1);
         }
+    }
+
+    #[test]
+    fn a_lone_sender_is_never_limited() {
+        let mut share = FairShare::default();
+        for _ in 0..1000 {
+            assert_eq!(share.allowance(port(1)), u64::MAX);
+            share.note(port(1), 50_000, Outcome::Short);
+        }
+    }
+
+    #[test]
+    fn what_was_got_in_an_earlier_shortage_counts_for_nothing() {
+        let mut share = FairShare::default();
+        for _ in 0..1000 {
+            share.allowance(port(1));
+            share.note(port(1), 50_000, Outcome::Short);
+        }
+        for _ in 0..CONTENT_RUNS {
+            share.allowance(port(1));
+            share.note(port(1), 50_000, Outcome::Room);
+        }
+        assert_eq!(share.allowance(port(2)), u64::MAX);
+        share.note(port(2), 0, Outcome::Short);
+        assert_eq!(share.allowance(port(1)), SLACK_BYTES);
+    }
+
+    #[test]
+    fn what_was_got_while_there_was_plenty_is_not_waited_for_without_end() {
+        let mut share = FairShare::default();
+        share.note(port(1), 0, Outcome::Short);
+        // Half of the ring was on offer, so nothing was held back.
+        share.allowance(port(2));
+        share.note(port(2), 1 << 40, Outcome::Short);
+        share.allowance(port(1));
+        share.note(port(1), LEAD_BYTES, Outcome::Short);
+        assert_eq!(share.allowance(port(2)), SLACK_BYTES);
     }
 
     #[test]
