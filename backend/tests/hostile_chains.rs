@@ -290,6 +290,24 @@ fn bystanders_go_on(rig: &mut Rig) {
 }
 
 #[test]
+fn a_batch_of_chains_that_are_long_and_next_to_empty_counts_for_what_was_walked() {
+    let mut rig = rig();
+    let raw = rig.guests[VICTIM].raw_guest_tx();
+    let pieces = raw.size() - 1;
+    for index in 0..pieces {
+        let next = if index == pieces - 1 { 0 } else { NEXT };
+        raw.set_descriptor(index, descriptor(INSIDE, 0, next, index + 1))
+            .unwrap();
+    }
+    let avail = raw.avail_index().unwrap();
+    raw.set_avail_entry(avail, 0).unwrap();
+    raw.set_avail_index(avail.wrapping_add(1)).unwrap();
+    let served = rig.serve(VICTIM, 1 << 20);
+    assert_eq!(served.frames, 1);
+    assert!(served.bytes >= 16 * u64::from(pieces), "{served:?}");
+}
+
+#[test]
 fn empty_descriptors_count_towards_what_a_batch_walks() {
     let options = NicOptions::bench();
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();

@@ -19,6 +19,9 @@ pub const BATCH_BYTES: u32 = 256 * 1024;
 /// What all ports together may move in a round. While one has its turn the others' rings fill up: a guest with short frames in
 /// a ring of 256 is through with it after 16 KiB, and would wait for those with long ones.
 const ROUND_BYTES: u32 = 512 * 1024;
+/// What a frame counts for at least: the shortest that Ethernet carries, without its check sequence (IEEE 802.3). Refused frames have
+/// no bytes; whoever sends those, or runts, would otherwise owe next to nothing, and the others' debts would never be forgiven.
+const MIN_FRAME_BYTES: u64 = 60;
 /// Smaller turns would cost more than the bytes in them.
 const MIN_BATCH_BYTES: u32 = 32 * 1024;
 
@@ -164,7 +167,12 @@ impl Turns {
             self.next += 1;
             if served.frames > 0 {
                 // Another of its sources may have frames left, too: it comes to light in that one's turn.
-                self.debt_bytes = if served.more { served.bytes.max(1) } else { 0 };
+                let least_bytes = MIN_FRAME_BYTES * u64::from(served.frames);
+                self.debt_bytes = if served.more {
+                    served.bytes.max(least_bytes)
+                } else {
+                    0
+                };
                 return true;
             }
         }
@@ -254,6 +262,24 @@ mod tests {
             ..endless(port, 500)
         };
         assert_equal(&served(&[burst(0, 4), burst(1, 32), burst(2, 64)], 50_000));
+    }
+
+    #[test]
+    fn who_sends_nothing_but_refused_frames_does_not_keep_others_waiting() {
+        let mut schedule = Schedule::default();
+        (0..2).for_each(|port| schedule.add(PortId::new(port).unwrap(), port.into()));
+        let mut turns = [0u32; 2];
+        for _ in 0..10_000 {
+            schedule.round(|token, _| {
+                turns[token as usize] += 1;
+                Some(Served {
+                    frames: 64,
+                    bytes: if token == 0 { 0 } else { 64 * 1514 },
+                    more: true,
+                })
+            });
+        }
+        assert!(turns[1] > 10_000 / 30, "{turns:?}");
     }
 
     #[test]
