@@ -290,6 +290,24 @@ fn bystanders_go_on(rig: &mut Rig) {
 }
 
 #[test]
+fn a_jump_is_told_also_to_whoever_asks_after_somebody_else_saw_it() {
+    let options = NicOptions::bench();
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
+    let pair = QueuePair::new(0, &memory, &options, options.features).unwrap();
+    let config = rig::config(pair.guest_rx.ring(), options.features);
+    let mut ring = Ring::start(config, Direction::Writable, &rig::map(&memory)).unwrap();
+    let raw = pair.guest_rx.ring().raw().unwrap();
+    let far = raw.avail_index().unwrap().wrapping_add(5000);
+    raw.set_avail_index(far).unwrap();
+    assert!(!ring.offers_half());
+    let taken = ring.take(&mut SegmentArena::default());
+    assert!(
+        matches!(taken, Err(RingError::AvailJump { avail, .. }) if avail == far),
+        "{taken:?}"
+    );
+}
+
+#[test]
 fn a_batch_of_chains_that_are_long_and_next_to_empty_counts_for_what_was_walked() {
     let mut rig = rig();
     let raw = rig.guests[VICTIM].raw_guest_tx();

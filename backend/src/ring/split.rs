@@ -201,15 +201,17 @@ impl SplitRing {
     /// [`RingError::AvailJump`] when it is further ahead than the ring is long.
     #[inline]
     pub fn refresh(&mut self) -> Result<u16, RingError> {
-        self.avail_seen = self.available_index().load(Ordering::Acquire);
-        let waiting = self.avail_seen.wrapping_sub(self.next_avail);
+        let avail = self.available_index().load(Ordering::Acquire);
+        let waiting = avail.wrapping_sub(self.next_avail);
         if waiting > self.size {
             return Err(RingError::AvailJump {
-                avail: self.avail_seen,
+                avail,
                 next: self.next_avail,
                 size: self.size,
             });
         }
+        // A broken index is not kept: whoever asks next is to be told of it, too.
+        self.avail_seen = avail;
         Ok(waiting)
     }
 
