@@ -117,7 +117,8 @@ impl RecordFile {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(RecordError::InUse(path)),
             Err(error) => return Err(failed(error)),
         }
-        let bytes = stat.st_size as u64;
+        // Asked with the file locked: whoever had it until now may have made it longer.
+        let bytes = fstat(&file).map_err(failed)?.st_size as u64;
         if bytes != 0 && !is_record(&file, bytes) {
             return Err(RecordError::Damaged(path));
         }
@@ -169,17 +170,18 @@ fn make_folder(folder: &Path) -> io::Result<()> {
         .create(folder)
 }
 
-/// Whether a file of `bytes` bytes is one that [`prepare`] made.
+/// Whether a file of `bytes` bytes is one that [`prepare`] made, or began to make.
 fn is_record(file: &impl AsFd, bytes: u64) -> bool {
     let mut magic = [0; FILE_MAGIC.len()];
     let places = bytes.checked_sub(PAGE_BYTES);
-    places.is_some_and(|places| places.is_multiple_of(PLACE_BYTES))
+    let finished = places.is_some_and(|places| places.is_multiple_of(PLACE_BYTES));
+    (finished || bytes == magic.len() as u64)
         && rustix::io::pread(file, &mut magic, 0).is_ok_and(|read| read == magic.len())
         && magic == FILE_MAGIC
 }
 
-/// Makes the file long enough for `rings` rings; it never gets shorter. The magic comes last, so that a file that was never finished
-/// is empty or as long as it should be.
+/// Makes the file long enough for `rings` rings; it never gets shorter. The magic comes first: killed in between, the file has nothing
+/// else, and is finished by the next one.
 fn prepare(file: &impl AsFd, bytes: u64, rings: u16) -> rustix::io::Result<()> {
     let needed = PAGE_BYTES + u64::from(rings) * PLACE_BYTES;
     if bytes < needed {
@@ -439,5 +441,48 @@ impl Map {
             _watch: Watch::new(region.as_ptr() as usize, mapped_bytes)?,
             region,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_a_killed_process_began_is_finished_and_others_are_left_alone() {
+        let folder =
+            vmm_sys_util::tempdir::TempDir::new_with_prefix("/dev/shm/ringswitch-test-").unwrap();
+        let path = folder.as_path().join("vm1");
+        let whole = PAGE_BYTES + 2 * PLACE_BYTES;
+        for begun in [0, FILE_MAGIC.len()] {
+            std::fs::write(&path, FILE_MAGIC.get(..begun).unwrap()).unwrap();
+            let records = RecordFile::open(folder.as_path(), "vm1", 2).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), whole);
+            records.ring(1, 256).unwrap();
+        }
+        for foreign in [&FILE_MAGIC[..15], &[0x72; 16], &[0; 17]] {
+            std::fs::write(&path, foreign).unwrap();
+            let refused = RecordFile::open(folder.as_path(), "vm1", 2);
+            assert!(
+                matches!(refused, Err(RecordError::Damaged(_))),
+                "{refused:?}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), foreign);
+        }
+    }
+
+    #[test]
+    fn a_file_never_gets_shorter() {
+        let folder =
+            vmm_sys_util::tempdir::TempDir::new_with_prefix("/dev/shm/ringswitch-test-").unwrap();
+        let bytes = || {
+            std::fs::metadata(folder.as_path().join("vm1"))
+                .unwrap()
+                .len()
+        };
+        drop(RecordFile::open(folder.as_path(), "vm1", 4).unwrap());
+        let long = bytes();
+        drop(RecordFile::open(folder.as_path(), "vm1", 2).unwrap());
+        assert_eq!(bytes(), long);
     }
 }
