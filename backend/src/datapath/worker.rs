@@ -39,7 +39,7 @@ const ROUNDS_PER_CLOCK: u32 = 16;
 const ROUNDS_PER_BATCH: u32 = 4;
 /// While some source is polled, armed ones are asked about this often.
 const EPOLL_INTERVAL_NS: u64 = 40_000;
-/// How often a ring that has no kick eventfd is looked at when nothing else keeps the worker awake.
+/// How often a silent ring that has no kick eventfd is looked at, whether the worker sleeps meanwhile or is busy with others.
 const KICKLESS_POLL_MS: i32 = 1;
 
 /// What the control thread asks of a worker.
@@ -178,6 +178,8 @@ pub struct Worker {
     sources: Vec<Option<Watched>>,
     /// Tokens of those without kick eventfd.
     kickless: Vec<u32>,
+    /// When those were last looked at.
+    kickless_at_ns: u64,
     /// Those that are polled.
     polled: Schedule,
     /// How many are polled, and how many there are.
@@ -215,6 +217,7 @@ impl Worker {
             rung,
             sources: Vec::new(),
             kickless: Vec::new(),
+            kickless_at_ns: 0,
             polled: Schedule::default(),
             counts: (0, 0),
             window: PollWindow::new(poll_us),
@@ -269,6 +272,11 @@ impl Worker {
                 let (polled, all) = self.counts;
                 if polled < all {
                     self.wait(0, now);
+                    // No sooner than all have fallen silent again: they would keep each other awake.
+                    let pause_ns = (KICKLESS_POLL_MS as u64 * 1_000_000).max(2 * self.window.ns());
+                    if now.saturating_sub(self.kickless_at_ns) >= pause_ns {
+                        self.poll_kickless(now);
+                    }
                 }
             }
         }
@@ -319,6 +327,8 @@ impl Worker {
                 return true;
             }
             watched.polled = BatchRunner::arm(queue);
+            // It has work and waits for its turn: asking its driver for kicks at each look would only cost both a cache line.
+            watched.last_frame_ns = now;
             counts.0 -= usize::from(!watched.polled);
             watched.polled
         });
@@ -333,12 +343,17 @@ impl Worker {
         let now = now_ns();
         self.runner.set_time(Millis(now / 1_000_000));
         self.window.adapt(now.saturating_sub(before));
+        self.poll_kickless(now);
+        now
+    }
+
+    fn poll_kickless(&mut self, now: u64) {
+        self.kickless_at_ns = now;
         for at in 0..self.kickless.len() {
             if let Some(&token) = self.kickless.get(at) {
                 self.start_polling(token, now);
             }
         }
-        now
     }
 
     /// Asks epoll, for at most `timeout_ms` (-1: for ever), and polls what rang.
