@@ -149,7 +149,7 @@ impl Courier {
         if allowance != u64::MAX && active.ring.offers_half() {
             allowance = u64::MAX;
         }
-        self.writer.expect(run.len());
+        self.writer.expect(run.len(), port.max_frame_bytes);
         for &parcel in run {
             let (room_bytes, reason) = too_long;
             if room_bytes != u64::MAX || broken.is_some() || written.bytes >= allowance {
@@ -168,10 +168,7 @@ impl Courier {
                     continue;
                 }
             }
-            let result =
-                self.writer
-                    .write(active, batch, parcel, port.max_frame_bytes, &mut written);
-            match result {
+            match self.writer.write(active, batch, parcel, &mut written) {
                 Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {

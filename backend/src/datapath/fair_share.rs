@@ -2,7 +2,7 @@
 //!
 //! Called by the courier with the ring's slot locked. Several senders whose frames find no room compete for every buffer that the
 //! guest gives out. Without more, each would get buffers in proportion to the frames it tries, and long frames that need
-//! many at once next to none. So while somebody's frames are dropped for want of buffers, whoever got [`SLACK_BYTES`] more
+//! many at once next to none. So while somebody's frames are dropped for want of buffers, whoever got `SLACK_BYTES` more
 //! than another who wants more has to drop its own, and what it leaves is there for the others.
 //!
 //! Kept true: at most half of the ring is held back like this, so a sender that was wronged and does not come back costs the others

@@ -63,6 +63,8 @@ pub struct Writer {
     staging: PrivateHeader,
     software: SoftwareOffload,
     chains: ChainSet,
+    /// Longest frame that the guest of the run in hand is sent.
+    max_frame_bytes: u32,
 }
 
 impl Default for Writer {
@@ -71,6 +73,7 @@ impl Default for Writer {
             staging: PrivateHeader::EMPTY,
             software: SoftwareOffload::default(),
             chains: ChainSet::default(),
+            max_frame_bytes: 0,
         }
     }
 }
@@ -81,9 +84,10 @@ impl Writer {
         self.chains.room_bytes
     }
 
-    /// Begins a run of `frames` frames for one guest.
-    pub fn expect(&mut self, frames: usize) {
+    /// Begins a run of `frames` frames for one guest, each (each piece of it, if it is to be cut) of at most `max_frame_bytes`.
+    pub fn expect(&mut self, frames: usize, max_frame_bytes: u32) {
         self.chains.expected = frames as u64;
+        self.max_frame_bytes = max_frame_bytes;
     }
 
     /// Ends it: gives back what was not needed, and lets go of the guest's memory.
@@ -92,15 +96,14 @@ impl Writer {
         self.chains.arena.release();
     }
 
-    /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut) and adds what arrives to `written`, also
-    /// when a later piece does not. The driver does not see it before the ring's used elements are published.
+    /// Writes one frame of the run and adds what arrives to `written`, also when a later piece does not. The driver does not see
+    /// it before the ring's used elements are published.
     #[inline(always)]
     pub fn write(
         &mut self,
         active: &mut ActiveRing,
         batch: &mut Batch,
         parcel: Parcel,
-        max_frame_bytes: u32,
         written: &mut Written,
     ) -> Result<(), Undelivered> {
         let (Some(frame), Some(header)) = (
@@ -110,7 +113,7 @@ impl Writer {
             return Ok(());
         };
         let is_plain = parcel.edit == VlanEdit::None && frame.offload.is_none();
-        if is_plain && frame.len_bytes <= max_frame_bytes {
+        if is_plain && frame.len_bytes <= self.max_frame_bytes {
             let header_bytes = active.features.header_bytes();
             let needed = frame.len_bytes + header_bytes as u32;
             if let Some((chain, mut writer)) = self.chains.lone(needed) {
@@ -128,7 +131,7 @@ impl Writer {
             }
         }
         match batch.outgoing(parcel.frame, parcel.edit) {
-            Some(out) => self.write_any(active, out, max_frame_bytes, written),
+            Some(out) => self.write_any(active, out, written),
             None => Ok(()),
         }
     }
@@ -139,7 +142,6 @@ impl Writer {
         &mut self,
         active: &mut ActiveRing,
         out: Outgoing<'_>,
-        max_frame_bytes: u32,
         written: &mut Written,
     ) -> Result<(), Undelivered> {
         let Outgoing {
@@ -150,7 +152,7 @@ impl Writer {
         } = out;
         let (header, offload) = retagged(out.header, edit, out.offload, &mut self.staging);
         let len_bytes = header.frame().len() as u32 + payload_bytes;
-        if on_the_wire(len_bytes, offload.segmentation) > max_frame_bytes {
+        if on_the_wire(len_bytes, offload.segmentation) > self.max_frame_bytes {
             return Err(DropReason::MtuExceeded.into());
         }
         let Self {

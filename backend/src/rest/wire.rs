@@ -25,7 +25,7 @@ pub struct NewPort {
     /// vhost-user: `server` or `client`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// vhost-user: 1 to 128.
+    /// vhost-user: 1 to 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<i64>,
     /// vhost-user: whether packed rings are offered.

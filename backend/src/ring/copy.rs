@@ -14,10 +14,12 @@ pub(super) const CACHE_LINE_BYTES: usize = 64;
 #[inline(always)]
 pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY (of each): the caller vouches for `len` bytes, and `len` is in the range that is asked for.
     match len {
+        // SAFETY: the caller vouches for `len` bytes, which the pattern holds in the range asked for.
         65..=128 => return unsafe { ends_of_64(from, to, len) },
+        // SAFETY: as above.
         32..=64 => return unsafe { ends_of_32(from, to, len) },
+        // SAFETY: as above.
         8..=16 => return unsafe { ends_of_8(from, to, len) },
         _ => {}
     }

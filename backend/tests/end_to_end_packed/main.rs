@@ -10,6 +10,8 @@ mod hostile_guest;
 mod idle;
 #[path = "../end_to_end/life.rs"]
 mod life;
+#[path = "../end_to_end/malformed_frames.rs"]
+mod malformed_frames;
 #[path = "../end_to_end/many_ports.rs"]
 mod many_ports;
 #[path = "../end_to_end/matrix.rs"]

@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::error::{Doing, Error};
 
 /// Memory and descriptors of a process, as `/proc/PID/status` and `/proc/PID/fd` show them (proc_pid_status(5)).
@@ -51,6 +53,19 @@ impl MemoryUse {
             descriptors,
         })
     }
+}
+
+/// Raises this process's limit of open descriptors as far as it may: a simulated guest costs about as many as it costs the daemon.
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise_descriptor_limit() -> Result<(), Error> {
+    let most = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, raised).doing("raising the limit of open descriptors")
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use guest_sim::bench::daemon::{PortArgument, binary};
+use guest_sim::bench::memory_use::raise_descriptor_limit;
 use guest_sim::bench::{Daemon, MemoryUse, cores};
 use guest_sim::{Canaries, Error, GuestMemory, GuestMemoryLayout, Nic, NicOptions};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Longest wait for the daemon to be ready.
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -53,13 +53,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
     // A guest costs this process about as many descriptors as it costs the daemon.
-    let most = getrlimit(Resource::Nofile).maximum;
-    let raised = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    setrlimit(Resource::Nofile, raised)
-        .map_err(|_| Error::Options("the limit of open descriptors cannot be raised"))?;
+    raise_descriptor_limit()?;
     let ringswitch = match &arguments.ringswitch {
         Some(path) => path.clone(),
         None => binary()?,

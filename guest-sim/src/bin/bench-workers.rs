@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use guest_sim::bench::daemon::{PortArgument, binary};
+use guest_sim::bench::memory_use::raise_descriptor_limit;
 use guest_sim::bench::{Bounce, Daemon, Treadmill, cores};
 use guest_sim::frame::FrameBuilder;
 use guest_sim::nic::session::connect;
 use guest_sim::{Error, GuestMemory, GuestMemoryLayout, Nic, NicOptions, Refill};
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Case {
@@ -33,7 +33,7 @@ enum Case {
 #[derive(Debug, Parser)]
 #[command(name = "bench-workers")]
 struct Arguments {
-    /// What to measure.
+    /// What to measure [default: everything].
     cases: Vec<Case>,
     /// The program to measure [default: $RINGSWITCH_BIN, or ringswitch beside this program].
     #[arg(long, value_name = "FILE")]
@@ -74,7 +74,11 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(path) => path.clone(),
         None => binary()?,
     };
-    for case in &arguments.cases {
+    let cases = match arguments.cases.as_slice() {
+        [] => Case::value_variants(),
+        named => named,
+    };
+    for case in cases {
         // A thread of its own, so that the next daemon does not inherit the core this one pins itself to.
         let measured = std::thread::scope(|scope| {
             let measure = || match case {
@@ -181,15 +185,7 @@ impl Busy {
 fn idle_ports(arguments: &Arguments, ringswitch: &Path) -> Result<(), Error> {
     const REST: Duration = Duration::from_secs(10);
     // Several descriptors each, here and in the daemon, which raises its own limit.
-    let most = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    setrlimit(Resource::Nofile, limit).map_err(|errno| Error::Io {
-        doing: "raising the limit of open files",
-        source: errno.into(),
-    })?;
+    raise_descriptor_limit()?;
     let mut alone = Busy::new(arguments, ringswitch, 0)?;
     let mut crowd = Busy::new(arguments, ringswitch, arguments.idle)?;
     cores::pin(arguments.guest_core)?;

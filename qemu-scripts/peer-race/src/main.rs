@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use guest_sim::bench::memory_use::raise_descriptor_limit;
 use guest_sim::bench::{cores, daemon};
 use peer_race::case::{self, Case};
 use peer_race::check;
@@ -114,6 +115,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         None
     };
     let cases = chosen(arguments)?;
+    // A thousand idle guests are in this process.
+    raise_descriptor_limit()?;
     let machine = Machine {
         guest_core: arguments.guest_core,
         switch_core: arguments.switch_core,

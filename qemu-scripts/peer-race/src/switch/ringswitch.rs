@@ -67,6 +67,10 @@ impl Ringswitch {
             }
             other => other?,
         }
+        if rig.ring.is_packed() {
+            let answer = ask(folder, "/v1/ports/vm0")?;
+            expect_packed(&answer)?;
+        }
         Ok(Self {
             process,
             folder: folder.to_owned(),
@@ -76,15 +80,7 @@ impl Ringswitch {
     }
 
     fn counters(&self) -> Result<Counters> {
-        let admin = self.folder.join("admin.sock");
-        let doing = || "asking ringswitch for its statistics".to_owned();
-        let mut stream = UnixStream::connect(admin).doing(doing)?;
-        stream.set_read_timeout(Some(SOON)).doing(doing)?;
-        stream
-            .write_all(b"GET /v1/stats HTTP/1.0\r\nHost: ringswitch\r\n\r\n")
-            .doing(doing)?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).doing(doing)?;
+        let text = ask(&self.folder, "/v1/stats")?;
         parse(&text).ok_or(Error::Unparsed {
             what: "the workers' counters",
             text,
@@ -92,14 +88,46 @@ impl Ringswitch {
     }
 }
 
+/// Head and body of the answer to `GET path`.
+fn ask(folder: &Path, path: &str) -> Result<String> {
+    let doing = || format!("asking ringswitch for {path}");
+    let mut stream = UnixStream::connect(folder.join("admin.sock")).doing(doing)?;
+    stream.set_read_timeout(Some(SOON)).doing(doing)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: ringswitch\r\n\r\n").doing(doing)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).doing(doing)?;
+    Ok(text)
+}
+
+fn body(answer: &str) -> Option<Value> {
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
+}
+
+/// A guest that asks for packed rings and is not offered any takes split ones without a word, and they would be raced as packed.
+fn expect_packed(answer: &str) -> Result<()> {
+    let port = body(answer);
+    let device = port.as_ref().and_then(|port| port.get("device"));
+    let list = |name| device.and_then(|device| device.get(name)?.as_array());
+    let offered = list("features_offered").ok_or_else(|| Error::Unparsed {
+        what: "the features a port offers",
+        text: answer.to_owned(),
+    })?;
+    if offered.iter().any(|feature| feature == "RING_PACKED") {
+        return Ok(());
+    }
+    let notes = list("notes").into_iter().flatten();
+    let notes: Vec<_> = notes.filter_map(Value::as_str).collect();
+    Err(Error::NotOffered(notes.join("; ")))
+}
+
 fn socket(folder: &Path, port: usize) -> PathBuf {
     folder.join(format!("vm{port}.sock"))
 }
 
-/// Head and body of the answer to `GET /v1/stats`.
+/// The answer to `GET /v1/stats`.
 fn parse(answer: &str) -> Option<Counters> {
-    let (_, body) = answer.split_once("\r\n\r\n")?;
-    let report: Value = serde_json::from_str(body).ok()?;
+    let report = body(answer)?;
     let mut spent = Counters {
         busy_ns: Some(0.0),
         ..Counters::default()
@@ -187,6 +215,24 @@ mod tests {
             exact: false,
         };
         assert_eq!(end.since(&start, 2.0), expected);
+    }
+
+    #[test]
+    fn split_rings_are_not_raced_as_packed_ones() {
+        let answer = |offered: &str, notes: &str| {
+            format!(
+                "HTTP/1.0 200 OK\r\n\r\n{{\"device\":{{\"features_offered\":[{offered}],\"notes\":[{notes}]}}}}"
+            )
+        };
+        let packed = answer("\"VERSION_1\",\"RING_PACKED\"", "");
+        assert!(expect_packed(&packed).is_ok());
+        let refused = expect_packed(&answer("\"VERSION_1\"", "\"not in memory\"")).unwrap_err();
+        assert!(
+            matches!(&refused, Error::NotOffered(why) if why == "not in memory"),
+            "{refused}"
+        );
+        let other = expect_packed("HTTP/1.0 404 Not Found\r\n\r\n{}");
+        assert!(matches!(other, Err(Error::Unparsed { .. })));
     }
 
     #[test]
