@@ -8,16 +8,21 @@
     reason = "benches fail by panicking"
 )]
 
+#[path = "../../switch-core/benches/measure/mod.rs"]
+mod measure;
 #[path = "../tests/rig/mod.rs"]
 mod rig;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Throughput, criterion_group, criterion_main};
 use guest_sim::frame::FrameBuilder;
 use guest_sim::{Features, NicOptions};
+use measure::{TimeAndCycles, bench, bench_after};
 use rig::Rig;
 use ringswitch::ring::EventSink;
 use rustix::event::{EventfdFlags, eventfd};
 use std::cell::RefCell;
+
+type Criterion = criterion::Criterion<TimeAndCycles>;
 
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 const BATCH: usize = 32;
@@ -32,27 +37,26 @@ fn bench_case(criterion: &mut Criterion, name: &str, builder: FrameBuilder, rece
     let rig = RefCell::new(rig);
     let mut group = criterion.benchmark_group("batch");
     group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function(name, |bencher| {
-        bencher.iter_batched(
-            || {
-                let mut rig = rig.borrow_mut();
-                rig.guests[0].pair.guest_tx.reclaim().unwrap();
-                while rig.guests[1].pair.guest_rx.try_receive().unwrap().is_some() {}
-                for _ in 0..BATCH {
-                    rig.guests[0].pair.guest_tx.queue(&frame).unwrap();
-                }
-                rig.guests[0].pair.guest_tx.publish().unwrap();
-            },
-            |()| {
-                // Long frames take several turns: one is bounded in bytes.
-                let mut left = BATCH;
-                while left > 0 {
-                    left -= rig.borrow_mut().run(0);
-                }
-            },
-            BatchSize::PerIteration,
-        );
-    });
+    bench_after(
+        &mut group,
+        name,
+        || {
+            let mut rig = rig.borrow_mut();
+            rig.guests[0].pair.guest_tx.reclaim().unwrap();
+            while rig.guests[1].pair.guest_rx.try_receive().unwrap().is_some() {}
+            for _ in 0..BATCH {
+                rig.guests[0].pair.guest_tx.queue(&frame).unwrap();
+            }
+            rig.guests[0].pair.guest_tx.publish().unwrap();
+        },
+        || {
+            // Long frames take several turns: one is bounded in bytes.
+            let mut left = BATCH;
+            while left > 0 {
+                left -= rig.borrow_mut().run(0);
+            }
+        },
+    );
     group.finish();
     assert_eq!(rig.borrow().counters(1).drops, vec![]);
 }
@@ -108,12 +112,16 @@ fn notifications(criterion: &mut Criterion) {
     let owned = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
     let sink = EventSink::new(owned.try_clone().unwrap()).unwrap();
     let mut group = criterion.benchmark_group("notify");
-    group.bench_function("signal", |bencher| bencher.iter(|| sink.signal()));
-    group.bench_function("plain write", |bencher| {
-        bencher.iter(|| rustix::io::write(&owned, &1u64.to_ne_bytes()));
+    bench(&mut group, "signal", || sink.signal());
+    bench(&mut group, "plain write", || {
+        rustix::io::write(&owned, &1u64.to_ne_bytes())
     });
     group.finish();
 }
 
-criterion_group!(benches, batches, notifications);
+criterion_group! {
+    name = benches;
+    config = measure::criterion();
+    targets = batches, notifications
+}
 criterion_main!(benches);

@@ -340,3 +340,24 @@ fn a_tap_port_is_there_or_refused_with_the_reason() {
         assert!(port_names(&folder).is_empty());
     }
 }
+
+#[test]
+fn a_limit_of_descriptors_too_low_for_the_ports_is_said_at_the_start() {
+    let folder = folder();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 70; exec \"$@\"", "sh"]);
+    let plain = ringswitch(&folder, &["run"]);
+    limited.arg(plain.get_program()).args(plain.get_args());
+    limited.args(["--port", &vm(&folder, "vm1")]);
+    limited.stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut process = limited.spawn().unwrap();
+    let log = BufReader::new(process.stderr.take().unwrap());
+    let warned = log
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.contains("ready: "))
+        .any(|line| line.contains("70") && line.contains("raise its limit"));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(warned);
+}

@@ -14,8 +14,7 @@ use guest_sim::{
 };
 use rig::Rig;
 use ringswitch::datapath::{DatapathEvent, QueueIndex};
-use ringswitch::ring::split::{Direction, Taken};
-use ringswitch::ring::{RingError, SegmentArena, SplitRing};
+use ringswitch::ring::{Direction, Ring, RingError, SegmentArena, Taken};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -296,7 +295,7 @@ fn empty_descriptors_count_towards_what_a_batch_walks() {
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
     let pair = QueuePair::new(0, &memory, &options, options.features).unwrap();
     let config = rig::config(pair.guest_rx.ring(), options.features);
-    let mut ring = SplitRing::start(config, Direction::Writable, &rig::map(&memory)).unwrap();
+    let mut ring = Ring::start(config, Direction::Writable, &rig::map(&memory)).unwrap();
     let raw = pair.guest_rx.ring().raw().unwrap();
     for index in 0..1000 {
         let next = if index == 999 { 0 } else { NEXT };

@@ -27,15 +27,13 @@ pub enum DeviceFault {
         outstanding: u16,
     },
     /// A used element names no chain that is with the device.
-    #[error(
-        "ring {ring}: used element {slot} names descriptor {id}, which heads no outstanding chain"
-    )]
+    #[error("ring {ring}: used element {slot} names {id}, which is no chain with the device")]
     UnknownUsedId {
         /// Which ring.
         ring: u16,
-        /// The slot in the used ring.
+        /// The slot in the used ring, or in the packed ring.
         slot: u16,
-        /// The id in it.
+        /// The id in it: a descriptor, or in a packed ring a buffer id.
         id: u32,
     },
     /// With IN_ORDER, a used element jumps further than the used index does (VIRTIO 1.3 §2.7.9).
@@ -50,12 +48,52 @@ pub enum DeviceFault {
         /// The id in it.
         id: u32,
     },
+    /// The flags of a packed ring's used descriptor make no sense (VIRTIO 1.3 §2.8.1, §2.8.3).
+    #[error("ring {ring}: used descriptor {slot} has flags {flags:#06x}: {why}")]
+    UsedFlags {
+        /// Which ring.
+        ring: u16,
+        /// The place in the ring.
+        slot: u16,
+        /// The flags as read.
+        flags: u16,
+        /// The rule they break.
+        why: &'static str,
+    },
+    /// A descriptor of a packed ring changed that the device has not used (VIRTIO 1.3 §2.8.2, §2.8.15).
+    #[error(
+        "ring {ring}: the device wrote descriptor {slot}, which it has not used: length, id and flags are {found:#018x} instead of {expected:#018x}"
+    )]
+    DescriptorOverwritten {
+        /// Which ring.
+        ring: u16,
+        /// The place in the ring.
+        slot: u16,
+        /// Length, id and flags as they are, from the low bits up.
+        found: u64,
+        /// As the driver left them.
+        expected: u64,
+    },
+    /// A packed ring's device event suppression structure makes no sense (VIRTIO 1.3 §2.8.10, §2.8.14).
+    #[error(
+        "ring {ring}: device event suppression has position {position:#06x} and flags {flags:#06x}: {why}"
+    )]
+    EventSuppression {
+        /// Which ring.
+        ring: u16,
+        /// Offset and wrap counter as read.
+        position: u16,
+        /// The flags as read.
+        flags: u16,
+        /// The rule they break.
+        why: &'static str,
+    },
     /// More bytes reported as written than the chain has room for (VIRTIO 1.3 §2.7.8.2).
     #[error("ring {ring}: chain {id} reported {written} bytes written, room for {writable}")]
     WrittenTooLong {
         /// Which ring.
         ring: u16,
-        /// Head of the chain.
+        /// Head of the chain, or its buffer id.
         id: u16,
         /// The length in the used element.
         written: u32,

@@ -9,7 +9,8 @@
 //! 2. [`message`]: any vhost-user message, byte for byte ([`RawFrontend`]).
 //! 3. [`nic`]: what a NIC is to be ([`NicOptions`]), one message at a time ([`Session`], over `vhost`'s `Frontend`), the order in which QEMU
 //!    and Cloud Hypervisor send them ([`MessageOrder`]), and the NIC with the events of a VM's life ([`Nic`]).
-//! 4. [`ring`]: split virtqueues from the driver's side ([`SplitRing`]), and any word of them ([`RawRing`]).
+//! 4. [`ring`]: virtqueues, split and packed, from the driver's side ([`Virtqueue`]), and any word of them ([`RawRing`],
+//!    [`RawPackedRing`]).
 //! 5. [`driver`]: frames into guest-tx rings ([`GuestTx`]), frames out of guest-rx rings ([`GuestRx`]).
 //! 6. [`frame`]: frames with offload headers ([`Frame`]), built with a pattern that can be verified ([`FrameBuilder`](frame::FrameBuilder)),
 //!    and verified on arrival ([`frame::verify`]).
@@ -50,7 +51,7 @@
 //!   other order, [`Session::raw`] any bytes.
 //! * [`Nic::split`] lends the queue pairs to other threads while messages go out.
 //! * [`GuestTx::queue`] and [`GuestTx::publish`] apart make batches; [`Refill::Manual`] with [`GuestRx::post`] counts buffers exactly.
-//! * [`Nic::raw_ring`] writes any descriptor, entry or index, and kicks.
+//! * [`Nic::raw_ring`] and [`Nic::raw_packed_ring`] write any descriptor, entry or index, and kick.
 //! * [`nic::session::Listener`] is for a back-end that connects to the VMM; pass what it accepts to [`Nic::introduce`].
 //!
 //! [`FrameBuilder`]: frame::FrameBuilder
@@ -76,5 +77,7 @@ pub use nic::{
     Ack, Canaries, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions, ProtocolFeatures,
     QueuePair, Refill, RingBase, RingState, Session, Settle,
 };
-pub use ring::split::DescriptorTable;
-pub use ring::{Descriptor, RawRing, SplitRing};
+pub use ring::{
+    Descriptor, DescriptorTable, EventSuppression, Format, PackedDescriptor, Position,
+    RawPackedRing, RawRing, Virtqueue,
+};

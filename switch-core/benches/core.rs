@@ -5,11 +5,14 @@
     reason = "a bench fails by panicking"
 )]
 
+mod measure;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
+use measure::{Group, bench};
 use switch_core::checksum::Sum;
 use switch_core::parse::{EthernetHeader, Headers};
 use switch_core::segment::{Gso, SegmentPlan};
@@ -17,19 +20,30 @@ use switch_core::{
     MacAddress, Millis, Pipeline, PortId, RateLimit, Switch, SwitchConfig, VlanId, VlanPolicy,
 };
 
-const STATIONS_PER_PORT: u32 = 4;
+/// The number of the station that frames go to.
+const STATION: u32 = 0x0100_0000;
+
+type Bench = criterion::Criterion<measure::TimeAndCycles>;
 
 fn port(index: u16) -> PortId {
     PortId::new(index).expect("a small index")
 }
 
-/// A switch with `ports` ports of one VLAN, and a pipeline whose time is set.
+/// A switch with `ports` ports of one VLAN and room for all stations that come up here, and a pipeline whose time is set.
 fn pipeline(ports: u16) -> Pipeline {
-    let config = SwitchConfig {
-        learn_rate: RateLimit::UNLIMITED,
-        flow_rate: RateLimit::UNLIMITED,
-        ..Default::default()
-    };
+    limited_pipeline(
+        ports,
+        SwitchConfig {
+            mac_table_capacity: 1 << 18,
+            mac_limit_per_port: 1 << 18,
+            learn_rate: RateLimit::UNLIMITED,
+            flow_rate: RateLimit::UNLIMITED,
+            ..Default::default()
+        },
+    )
+}
+
+fn limited_pipeline(ports: u16, config: SwitchConfig) -> Pipeline {
     let switch = Arc::new(Switch::new(config));
     for index in 0..ports {
         switch
@@ -57,85 +71,122 @@ fn frame(destination: MacAddress, source: MacAddress) -> [u8; 64] {
     frame
 }
 
-/// `flows` frames between two ports' stations, each a flow of its own, all of whose stations are known.
-fn known_flows(pipeline: &mut Pipeline, flows: u32) -> Vec<[u8; 64]> {
-    let destinations: Vec<_> = (0..STATIONS_PER_PORT)
-        .map(|number| mac(0x0100_0000 | number))
-        .collect();
-    for &destination in &destinations {
-        pipeline.classify(port(1), &frame(MacAddress::BROADCAST, destination));
+/// Frames of a batch.
+const BATCH: usize = 32;
+
+/// Classifies batches of frames, the `flow`th of which `write` makes of a frame between two known stations. Frames lie where a worker
+/// has them: in a few private headers, not in as much memory as there are flows.
+fn classify_flows(
+    group: &mut Group<'_>,
+    name: &str,
+    flows: u32,
+    write: impl Fn(&mut [u8; 64], u32),
+) {
+    let mut pipeline = pipeline(2);
+    let plain = frame(mac(STATION), mac(0));
+    pipeline.classify(port(1), &frame(MacAddress::BROADCAST, mac(STATION)));
+    let mut headers = [plain; BATCH];
+    let mut next = 0;
+    let mut frames = 0;
+    let mut batch = || {
+        frames += BATCH as u64;
+        pipeline.begin_batch(Millis(1));
+        for header in &mut headers {
+            write(header, next);
+            next = if next + 1 == flows { 0 } else { next + 1 };
+        }
+        for header in black_box(&headers) {
+            black_box(pipeline.classify(port(0), header));
+        }
+    };
+    // Until the cache holds what it will hold.
+    for _ in 0..8 * (flows as usize).div_ceil(BATCH) {
+        batch();
     }
-    let frames: Vec<_> = (0..flows)
-        .map(|flow| {
-            frame(
-                destinations[(flow % STATIONS_PER_PORT) as usize],
-                mac(flow / STATIONS_PER_PORT),
-            )
-        })
-        .collect();
-    for frame in &frames {
-        pipeline.classify(port(0), frame);
-    }
-    frames
+    bench(group, name, batch);
+    let misses = pipeline.stats().misses as f64 / frames as f64;
+    println!("{:24}decided by the tables: {:.2} %", "", 100.0 * misses);
 }
 
-fn classify(c: &mut Criterion) {
-    let mut group = c.benchmark_group("classify");
-    group.throughput(Throughput::Elements(1));
-    for flows in [1, 1_000, 8_000] {
-        let mut pipeline = pipeline(2);
-        let frames = known_flows(&mut pipeline, flows);
-        let mut next = 0;
-        group.bench_function(format!("cached hit, {flows} flows"), |b| {
-            b.iter(|| {
-                next = if next + 1 == frames.len() {
-                    0
-                } else {
-                    next + 1
-                };
-                pipeline.classify(port(0), black_box(&frames[next]))
-            });
-        });
+fn classify(c: &mut Bench) {
+    let mut group = c.benchmark_group("lookup");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for flows in [1, 1_000, 100_000] {
+        // IPv4 source address and UDP source port.
+        let write = |header: &mut [u8; 64], flow: u32| {
+            header[26..30].copy_from_slice(&(0x0a00_0000 | flow >> 4).to_be_bytes());
+            header[34..36].copy_from_slice(&(flow as u16).to_be_bytes());
+        };
+        classify_flows(
+            &mut group,
+            &format!("cached, {flows} flows by IP and port"),
+            flows,
+            write,
+        );
+    }
+    for flows in [1, 2, 1_000, 8_000, 100_000] {
+        let write = |header: &mut [u8; 64], flow: u32| {
+            header[6..12].copy_from_slice(&mac(flow).0);
+        };
+        classify_flows(
+            &mut group,
+            &format!("cached, {flows} source MACs"),
+            flows,
+            write,
+        );
     }
     {
+        // Each pass comes when the sources are due to be noted as seen again, so no verdict holds any more.
+        const FLOWS: u32 = 4096;
         let mut pipeline = pipeline(2);
-        let frames = known_flows(&mut pipeline, 65_536);
+        pipeline.classify(port(1), &frame(MacAddress::BROADCAST, mac(STATION)));
+        let frames: Vec<_> = (0..FLOWS)
+            .map(|flow| frame(mac(STATION), mac(flow)))
+            .collect();
+        let mut now = Millis(1);
         let mut next = 0;
-        group.bench_function("miss, known stations", |b| {
-            b.iter(|| {
-                next = if next + 1 == frames.len() {
-                    0
-                } else {
-                    next + 1
-                };
-                pipeline.classify(port(0), black_box(&frames[next]))
-            });
+        bench(&mut group, "uncached, known stations", || {
+            if next == frames.len() {
+                next = 0;
+                now = now.after(Millis(1000));
+                pipeline.begin_batch(now);
+                pipeline.classify(port(1), &frame(MacAddress::BROADCAST, mac(STATION)));
+            }
+            for frame in &frames[next..next + BATCH] {
+                black_box(pipeline.classify(port(0), black_box(frame)));
+            }
+            next += BATCH;
         });
     }
-    {
-        let mut pipeline = pipeline(8);
+    // Without limits each is learned and remembered; with the default ones hardly any is, nor does it push others out.
+    for (name, mut pipeline) in [
+        ("uncached, every source new, no limits", pipeline(8)),
+        (
+            "uncached, every source new, default limits",
+            limited_pipeline(8, SwitchConfig::default()),
+        ),
+    ] {
         let mut source = 0;
-        group.bench_function("learn flood, random sources", |b| {
-            b.iter(|| {
+        bench(&mut group, name, || {
+            for _ in 0..BATCH {
                 source += 1;
-                pipeline.classify(
-                    port(0),
-                    black_box(&frame(MacAddress::BROADCAST, mac(source))),
-                )
-            });
+                let frame = frame(MacAddress::BROADCAST, mac(source));
+                black_box(pipeline.classify(port(0), black_box(&frame)));
+            }
         });
     }
+    group.throughput(Throughput::Elements(1));
     {
         let mut pipeline = pipeline(8);
         let broadcast = frame(MacAddress::BROADCAST, mac(1));
-        group.bench_function("flood to 7 ports, cached", |b| {
-            b.iter(|| match pipeline.classify(port(0), black_box(&broadcast)) {
+        bench(&mut group, "flood to 7 ports, cached", || {
+            match pipeline.classify(port(0), black_box(&broadcast)) {
                 switch_core::Verdict::Flood(flood) => pipeline
                     .flood_members(flood)
                     .map(|(port, _)| usize::from(port.get()))
                     .sum(),
                 _ => 0,
-            });
+            }
         });
     }
     group.finish();
@@ -151,31 +202,31 @@ fn tcp_frame(payload_bytes: usize) -> Vec<u8> {
     bytes
 }
 
-fn parse(c: &mut Criterion) {
+fn parse(c: &mut Bench) {
     let mut group = c.benchmark_group("parse");
     let frame = tcp_frame(100);
-    group.bench_function("Ethernet", |b| {
-        b.iter(|| EthernetHeader::parse(black_box(&frame)))
+    bench(&mut group, "Ethernet", || {
+        EthernetHeader::parse(black_box(&frame))
     });
-    group.bench_function("all headers, IPv4 TCP", |b| {
-        b.iter(|| Headers::parse(black_box(&frame), frame.len()))
+    bench(&mut group, "all headers, IPv4 TCP", || {
+        Headers::parse(black_box(&frame), frame.len())
     });
     group.finish();
 }
 
-fn checksum(c: &mut Criterion) {
+fn checksum(c: &mut Bench) {
     let mut group = c.benchmark_group("checksum");
     for len in [64, 1460, 9000] {
         let bytes = vec![0x5a; len];
         group.throughput(Throughput::Bytes(len as u64));
-        group.bench_function(format!("{len} bytes"), |b| {
-            b.iter(|| Sum::of(black_box(&bytes)).checksum())
+        bench(&mut group, &format!("{len} bytes"), || {
+            Sum::of(black_box(&bytes)).checksum()
         });
     }
     group.finish();
 }
 
-fn segment(c: &mut Criterion) {
+fn segment(c: &mut Bench) {
     let mut group = c.benchmark_group("segment");
     let frame = tcp_frame(65_000);
     let header = &frame[..256];
@@ -183,18 +234,20 @@ fn segment(c: &mut Criterion) {
     let gso = Gso::TcpV4 {
         segment_bytes: 1448,
     };
-    group.bench_function("plan", |b| {
-        b.iter(|| {
-            SegmentPlan::new(black_box(header), &headers, gso, frame.len()).map(|plan| plan.count())
-        });
+    bench(&mut group, "plan", || {
+        SegmentPlan::new(black_box(header), &headers, gso, frame.len()).map(|plan| plan.count())
     });
     let plan = SegmentPlan::new(header, &headers, gso, frame.len()).expect("a valid plan");
     let mut buffer = [0; 264];
-    group.bench_function("headers of one TCPv4 segment", |b| {
-        b.iter(|| plan.write(black_box(7), &mut buffer))
+    bench(&mut group, "headers of one TCPv4 segment", || {
+        plan.write(black_box(7), &mut buffer).is_some()
     });
     group.finish();
 }
 
-criterion_group!(benches, classify, parse, checksum, segment);
+criterion_group! {
+    name = benches;
+    config = measure::criterion();
+    targets = classify, parse, checksum, segment
+}
 criterion_main!(benches);

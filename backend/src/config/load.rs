@@ -1,7 +1,7 @@
 //! File and flags together: one [`Configuration`], checked as a whole.
 use super::file::{File, FilePort, FileSwitch, line_at};
 use super::flags;
-use super::port::{PortConfig, PortFields};
+use super::port::{PortConfig, PortFields, first_collision};
 use super::value::{InvalidField, SocketPath, bounded};
 use super::{DEFAULT_ADMIN_SOCKET, PortName};
 use crate::control::MAX_PORTS;
@@ -439,19 +439,20 @@ fn refuse_too_many(ports: &[SourcedPort], most: usize) -> Result<(), ConfigError
 }
 
 fn refuse_collisions(ports: &[SourcedPort]) -> Result<(), ConfigError> {
-    for (index, port) in ports.iter().enumerate() {
-        for earlier in ports.iter().take(index) {
-            if let Some(field) = port.config.collides_with(&earlier.config) {
-                return Err(ConfigError::Collision {
-                    origin: port.origin.clone(),
-                    field,
-                    other: earlier.config.name.clone(),
-                    other_origin: earlier.origin.clone(),
-                });
-            }
-        }
+    let collision = first_collision(ports.iter().map(|port| &port.config));
+    let pair = collision.and_then(|found| {
+        let (port, earlier) = (ports.get(found.port)?, ports.get(found.earlier)?);
+        Some((port, earlier, found.field))
+    });
+    match pair {
+        None => Ok(()),
+        Some((port, earlier, field)) => Err(ConfigError::Collision {
+            origin: port.origin.clone(),
+            field,
+            other: earlier.config.name.clone(),
+            other_origin: earlier.origin.clone(),
+        }),
     }
-    Ok(())
 }
 
 fn refuse_admin_socket(switch: &SwitchConfig, ports: &[SourcedPort]) -> Result<(), ConfigError> {

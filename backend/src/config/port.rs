@@ -5,6 +5,8 @@ use super::value::{
     InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath, quoted, vlan_id,
 };
 use crate::device::SocketMode;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use switch_core::{VlanPolicy, VlanSet};
 
 /// The fields of a port as written, types checked but nothing else.
@@ -107,21 +109,13 @@ impl PortConfig {
         })
     }
 
-    /// Why two ports cannot both be: the field in which they collide. Equal names count.
-    pub fn collides_with(&self, other: &Self) -> Option<&'static str> {
-        if self.name == other.name {
-            return Some("name");
-        }
-        match (&self.kind, &other.kind) {
-            (
-                PortKind::VhostUser { socket: ours, .. },
-                PortKind::VhostUser { socket: theirs, .. },
-            ) => (ours == theirs).then_some("socket"),
-            (PortKind::Tap { interface: ours }, PortKind::Tap { interface: theirs }) => {
-                (ours == theirs).then_some("interface")
-            }
-            _ => None,
-        }
+    /// What no other port may have, by field: its name, and its socket or interface.
+    fn claims(&self) -> [(&'static str, &OsStr); 2] {
+        let place = match &self.kind {
+            PortKind::VhostUser { socket, .. } => ("socket", socket.as_path().as_os_str()),
+            PortKind::Tap { interface } => ("interface", OsStr::new(interface.as_str())),
+        };
+        [("name", OsStr::new(self.name.as_str())), place]
     }
 
     /// The socket of a vhost-user port.
@@ -131,6 +125,34 @@ impl PortConfig {
             PortKind::Tap { .. } => None,
         }
     }
+}
+
+/// Two ports that cannot both be, by their places in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collision {
+    /// The port that comes too late.
+    pub port: usize,
+    /// The port that was there first.
+    pub earlier: usize,
+    /// What both have: `name`, `socket` or `interface`.
+    pub field: &'static str,
+}
+
+/// The first port that cannot be beside those before it.
+pub fn first_collision<'a>(ports: impl Iterator<Item = &'a PortConfig>) -> Option<Collision> {
+    let mut taken = HashMap::new();
+    for (index, port) in ports.enumerate() {
+        for claim in port.claims() {
+            if let Some(earlier) = taken.insert(claim, index) {
+                return Some(Collision {
+                    port: index,
+                    earlier,
+                    field: claim.0,
+                });
+            }
+        }
+    }
+    None
 }
 
 impl PortKind {
@@ -488,15 +510,22 @@ mod tests {
                 ..fields
             })
         };
-        assert_eq!(vm1.collides_with(&named("vm1", tap_fields())), Some("name"));
-        assert_eq!(
-            vm1.collides_with(&named("vm2", vhost_fields())),
-            Some("socket")
-        );
-        assert_eq!(
-            named("h1", tap_fields()).collides_with(&named("h2", tap_fields())),
-            Some("interface")
-        );
-        assert_eq!(vm1.collides_with(&port(tap_fields())), None);
+        let collision = |ports: &[&PortConfig]| first_collision(ports.iter().copied());
+        let (h1, h2) = (named("h1", tap_fields()), named("h2", tap_fields()));
+        let twin = named("vm2", vhost_fields());
+        let namesake = named("vm1", tap_fields());
+        for (ports, port, earlier, field) in [
+            (vec![&vm1, &namesake], 1, 0, "name"),
+            (vec![&h1, &vm1, &twin], 2, 1, "socket"),
+            (vec![&h1, &vm1, &h2, &twin], 2, 0, "interface"),
+        ] {
+            let expected = Collision {
+                port,
+                earlier,
+                field,
+            };
+            assert_eq!(collision(&ports), Some(expected));
+        }
+        assert_eq!(collision(&[&vm1, &h1]), None);
     }
 }

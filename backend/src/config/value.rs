@@ -1,4 +1,5 @@
 //! The single values of the configuration, each parsed once and valid ever after.
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use switch_core::VlanId;
@@ -104,7 +105,7 @@ impl fmt::Display for PortName {
 
 /// An absolute path that fits a UNIX socket address. Two spellings of one path (`//`, `/./`) compare equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketPath(PathBuf);
+pub struct SocketPath(OsString);
 
 impl SocketPath {
     /// Longest path, in bytes: `sun_path` is 108 with its closing NUL (unix(7)).
@@ -138,12 +139,15 @@ impl SocketPath {
                 "write the path without '..' and end it with the socket's name",
             );
         }
-        Ok(Self(path.components().collect()))
+        // In one spelling, so that comparing is comparing bytes.
+        Ok(Self(
+            path.components().collect::<PathBuf>().into_os_string(),
+        ))
     }
 
     /// The path.
     pub fn as_path(&self) -> &Path {
-        &self.0
+        Path::new(&self.0)
     }
 }
 

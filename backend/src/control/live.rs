@@ -227,10 +227,15 @@ fn lock(lost: &LostUplinks) -> std::sync::MutexGuard<'_, BTreeMap<PortId, String
 }
 
 fn device_refused(error: &DeviceError) -> StepError {
+    let remedy = if error.is_out_of_descriptors() {
+        "raise the limit of open descriptors (LimitNOFILE= of the service, or `ulimit -Hn`), or remove a port"
+    } else {
+        "use a socket whose directory exists and may be written, and that no other process serves"
+    };
     StepError {
         field: "socket",
         reason: error.to_string(),
-        remedy: "use a socket whose directory exists and may be written, and that no other process serves".to_owned(),
+        remedy: remedy.to_owned(),
     }
 }
 

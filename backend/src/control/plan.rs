@@ -1,7 +1,9 @@
 //! From the ports there are to the ports there shall be: a list of steps. Pure; a test compares plans as values.
 use super::port_table::PortTable;
 use super::{MAX_PORTS, PortId};
+use crate::config::port::first_collision;
 use crate::config::{PortConfig, PortName};
+use std::collections::HashMap;
 use switch_core::VlanPolicy;
 
 /// One effect. Each carries what it needs to be done and to be undone.
@@ -118,19 +120,23 @@ pub enum PlanError {
 /// free for another port only after a plan that removed it has been carried out.
 pub fn plan(actual: &PortTable, desired: &[PortConfig]) -> Result<Vec<Change>, PlanError> {
     refuse_collisions(desired)?;
-    let removed = actual.iter().filter(|(_, port)| !desired.contains(port));
+    let wanted = by_name(desired.iter());
+    let there = by_name(actual.iter().map(|(_, port)| port));
+    let removed = actual
+        .iter()
+        .filter(|(_, port)| wanted.get(&port.name) != Some(port));
     let mut changes: Vec<Change> = removed
         .map(|(id, port)| Change::Remove {
             id,
             port: port.clone(),
         })
         .collect();
-    let present = |wanted: &&PortConfig| actual.iter().all(|(_, port)| port != *wanted);
+    let is_new = |port: &&PortConfig| there.get(&port.name) != Some(port);
     let mut free = (0..=u16::MAX)
         .map_while(PortId::new)
         .take(MAX_PORTS)
         .filter(|id| actual.get(*id).is_none());
-    for port in desired.iter().filter(present) {
+    for port in desired.iter().filter(is_new) {
         let id = free.next().ok_or(PlanError::Full)?;
         changes.push(Change::Add {
             id,
@@ -140,19 +146,26 @@ pub fn plan(actual: &PortTable, desired: &[PortConfig]) -> Result<Vec<Change>, P
     Ok(changes)
 }
 
+/// Ports by their names, of which no two are equal.
+fn by_name<'a>(
+    ports: impl Iterator<Item = &'a PortConfig>,
+) -> HashMap<&'a PortName, &'a PortConfig> {
+    ports.map(|port| (&port.name, port)).collect()
+}
+
 fn refuse_collisions(desired: &[PortConfig]) -> Result<(), PlanError> {
-    for (index, port) in desired.iter().enumerate() {
-        for other in desired.iter().take(index) {
-            if let Some(field) = port.collides_with(other) {
-                return Err(PlanError::Collision {
-                    port: port.name.clone(),
-                    field,
-                    other: other.name.clone(),
-                });
-            }
-        }
+    let pair = first_collision(desired.iter()).and_then(|found| {
+        let (port, other) = (desired.get(found.port)?, desired.get(found.earlier)?);
+        Some((port, other, found.field))
+    });
+    match pair {
+        None => Ok(()),
+        Some((port, other, field)) => Err(PlanError::Collision {
+            port: port.name.clone(),
+            field,
+            other: other.name.clone(),
+        }),
     }
-    Ok(())
 }
 
 #[cfg(test)]

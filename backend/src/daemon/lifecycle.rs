@@ -54,7 +54,7 @@ pub enum Ending {
 /// Runs the daemon until a signal ends it.
 pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     process::end_on_panic();
-    process::raise_descriptor_limit();
+    process::raise_descriptor_limit(configuration.ports.iter().map(|port| &port.config));
     let admin = AdminSocket::claim(configuration.switch.admin.as_path())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

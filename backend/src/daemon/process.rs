@@ -1,28 +1,52 @@
 //! What the process as a whole asks of the operating system.
+use crate::config::{PortConfig, PortKind};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Exit code after a panic, as that of Rust's own.
 pub const PANIC_EXIT_CODE: i32 = 101;
 
-/// Lets the process hold as many descriptors as it may: every port needs some for its socket, its memory and each of its rings.
-pub fn raise_descriptor_limit() {
+/// Descriptors of the daemon itself, each worker's included.
+const OWN_DESCRIPTORS: u64 = 64;
+/// Descriptors of a vhost-user port with its guest: listener, timer, connection, and some regions of memory.
+const PORT_DESCRIPTORS: u64 = 8;
+/// Descriptors of each queue pair: kick, call and error eventfds of two rings.
+const PAIR_DESCRIPTORS: u64 = 6;
+
+/// Lets the process hold as many descriptors as it may: every port needs some for its socket, its memory and each of its rings. Says so if
+/// that is not enough for `ports` once all have their guests.
+pub fn raise_descriptor_limit<'a>(ports: impl Iterator<Item = &'a PortConfig>) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => log::debug!(
-            "may hold {} descriptors",
-            limit
-                .maximum
-                .map_or("any number of".to_owned(), |most| most.to_string())
-        ),
-        Err(error) => log::warn!(
-            "cannot raise the limit of open descriptors from {:?}: {error}",
+    let most = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            log::warn!(
+                "cannot raise the limit of open descriptors from {:?}: {error}",
+                limit.current
+            );
             limit.current
-        ),
+        }
+    };
+    let needed = descriptors_of(ports);
+    if let Some(most) = most.filter(|&most| most < needed) {
+        log::warn!(
+            "the configured ports need up to {needed} open descriptors, this process may have {most}: some guests will not be served; \
+             raise its limit (LimitNOFILE= of the service, or `ulimit -Hn`)"
+        );
     }
+}
+
+fn descriptors_of<'a>(ports: impl Iterator<Item = &'a PortConfig>) -> u64 {
+    let of_port = |port: &PortConfig| match &port.kind {
+        PortKind::VhostUser { queue_pairs, .. } => {
+            PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(queue_pairs.get())
+        }
+        PortKind::Tap { .. } => 1,
+    };
+    OWN_DESCRIPTORS + ports.map(of_port).sum::<u64>()
 }
 
 /// Makes a panic on any thread end the process, so that no daemon runs on with a worker or its control thread missing. The service manager
@@ -72,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_descriptor_limit_is_raised_to_its_maximum() {
-        raise_descriptor_limit();
+        raise_descriptor_limit(std::iter::empty());
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
     }

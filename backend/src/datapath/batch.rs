@@ -6,13 +6,13 @@
 
 use super::counters::WorkerCounters;
 use super::courier::{Courier, Route};
-use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
-use super::outbox::Outbox;
+use super::frame::{BATCH_FRAMES, Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
+use super::outbox::{Outbox, Parcel};
 use super::ports::{PortTable, TapPort};
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use super::{DatapathEvent, Shared, guest_tx};
-use crate::ring::RingError;
+use crate::ring::{ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
 use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
@@ -29,6 +29,8 @@ pub struct BatchRunner {
     now: Millis,
     batch: Batch,
     outbox: Outbox,
+    /// The frames for the destination in hand.
+    run: Vec<Parcel>,
     courier: Courier,
 }
 
@@ -44,6 +46,7 @@ impl BatchRunner {
             now: Millis(0),
             batch: Batch::default(),
             outbox: Outbox::default(),
+            run: Vec::with_capacity(BATCH_FRAMES),
         }
     }
 
@@ -69,8 +72,8 @@ impl BatchRunner {
         };
         // A silent ring costs one load.
         match active.ring.refresh() {
-            Ok(0) => return 0,
-            Ok(_) => active.ring.disarm(),
+            Ok(false) => return 0,
+            Ok(true) => active.ring.disarm(),
             Err(error) => {
                 self.stop_ring(queue, &mut slot, error);
                 return 0;
@@ -190,7 +193,7 @@ impl BatchRunner {
             _ => Err(DropReason::FrameTooShort),
         };
         self.batch.frames.push(Frame {
-            head: 0,
+            head: ChainHead::default(),
             len_bytes: len_bytes as u32,
             rest_bytes: len_bytes.saturating_sub(copied) as u32,
             rest: Rest::Local {
@@ -207,6 +210,20 @@ impl BatchRunner {
 
     /// Sends every frame of the batch where its verdict says.
     fn forward(&mut self, from: PortId) {
+        if let Some(to) = self.batch.lone_destination() {
+            // What most batches are: all of one guest's frames go to one other.
+            self.run.clear();
+            let frames = self.batch.frames.iter().enumerate();
+            self.run
+                .extend(frames.filter_map(|(frame, f)| match f.verdict {
+                    Verdict::Output { edit, .. } => Some(Parcel { frame, edit }),
+                    _ => None,
+                }));
+            let ports = self.ports.load();
+            self.courier
+                .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
+            return;
+        }
         let mut at = 0;
         while let Some(frame) = self.batch.frames.get(at) {
             let verdict = frame.verdict;
@@ -216,24 +233,17 @@ impl BatchRunner {
                 Verdict::Flood(flood) => {
                     // What came before goes out before, or a flow that was just learned would be reordered.
                     self.flush(from);
-                    let run = self
-                        .batch
-                        .frames
-                        .iter()
-                        .skip(at)
-                        .take_while(|f| f.verdict == verdict)
-                        .count();
+                    let frames = self.batch.frames.iter().skip(at);
+                    let count = frames.take_while(|f| f.verdict == verdict).count();
                     let ports = self.ports.load();
-                    for (port, edit) in self.pipeline.flood_members(flood) {
-                        let frames = (at..at + run).map(|frame| (frame, edit));
-                        self.courier.deliver(
-                            ports,
-                            Route { from, to: port },
-                            &mut self.batch,
-                            frames,
-                        );
+                    for (to, edit) in self.pipeline.flood_members(flood) {
+                        self.run.clear();
+                        let frames = at..at + count;
+                        self.run.extend(frames.map(|frame| Parcel { frame, edit }));
+                        self.courier
+                            .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
                     }
-                    at += run;
+                    at += count;
                     continue;
                 }
             }
@@ -245,13 +255,9 @@ impl BatchRunner {
     /// Delivers what the outbox holds.
     fn flush(&mut self, from: PortId) {
         let ports = self.ports.load();
-        while let Some((to, first)) = self.outbox.pop() {
-            self.courier.deliver(
-                ports,
-                Route { from, to },
-                &mut self.batch,
-                self.outbox.frames(first),
-            );
+        while let Some(to) = self.outbox.pop(&mut self.run) {
+            self.courier
+                .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
         }
     }
 

@@ -2,14 +2,15 @@
 
 use super::Shared;
 use super::flow_hash::ring_of;
-use super::frame::{BATCH_FRAMES, Batch};
+use super::frame::{BATCH_FRAMES, Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
 use super::guest_rx::{Undelivered, Writer, Written};
 use super::notify;
+use super::outbox::Parcel;
 use super::ports::{Port, PortTable, TapPort, VhostQueues};
 use super::queue::Queue;
 use super::tap_rx;
 use std::sync::Arc;
-use switch_core::{DropReason, PortId, VlanEdit};
+use switch_core::{DropReason, PortId};
 
 /// From where to where a run of frames goes.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +21,10 @@ pub struct Route {
     pub to: PortId,
 }
 
-/// A frame of a run, and which of its port's rings it goes to.
+/// A parcel of a run, and which of its port's rings it goes to.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    frame: usize,
-    edit: VlanEdit,
+    parcel: Parcel,
     ring: u32,
 }
 
@@ -33,7 +33,9 @@ pub struct Courier {
     shared: Arc<Shared>,
     writer: Writer,
     /// The run in hand, for a port with several rings.
-    run: Vec<Pending>,
+    pending: Vec<Pending>,
+    /// What of it goes to one of them.
+    share: Vec<Parcel>,
     /// A frame in too many pieces for one system call.
     joined: Vec<u8>,
 }
@@ -44,68 +46,48 @@ impl Courier {
         Self {
             shared,
             writer: Writer::default(),
-            run: Vec::with_capacity(BATCH_FRAMES),
+            pending: Vec::with_capacity(BATCH_FRAMES),
+            share: Vec::with_capacity(BATCH_FRAMES),
             joined: Vec::new(),
         }
     }
 
-    /// Delivers the batch's `frames` (number and tag edit), in order.
-    pub fn deliver(
-        &mut self,
-        ports: &PortTable,
-        route: Route,
-        batch: &mut Batch,
-        frames: impl Iterator<Item = (usize, VlanEdit)> + Clone,
-    ) {
+    /// Delivers the batch's frames that are in `run`, in order.
+    pub fn deliver(&mut self, ports: &PortTable, route: Route, batch: &mut Batch, run: &[Parcel]) {
         match ports.get(route.to) {
-            Some(Port::Vhost(port)) => self.deliver_to_guest(port, batch, frames),
-            Some(Port::Tap(port)) => self.deliver_to_tap(port, batch, frames),
+            Some(Port::Vhost(port)) => self.deliver_to_guest(port, batch, run),
+            Some(Port::Tap(port)) => self.deliver_to_tap(port, batch, run),
             None => {
                 if let Some(from) = ports.get(route.from) {
-                    frames.for_each(|_| from.drops().add(DropReason::PortGone));
+                    run.iter()
+                        .for_each(|_| from.drops().add(DropReason::PortGone));
                 }
             }
         }
     }
 
-    fn deliver_to_guest(
-        &mut self,
-        port: &VhostQueues,
-        batch: &mut Batch,
-        frames: impl Iterator<Item = (usize, VlanEdit)> + Clone,
-    ) {
+    fn deliver_to_guest(&mut self, port: &VhostQueues, batch: &mut Batch, run: &[Parcel]) {
         let rings = port.active_guest_rx();
         let lone = rings.pick(0).and_then(|pair| port.guest_rx(pair));
         match lone.filter(|_| rings.count() == 1) {
-            Some(queue) if self.fill_ring(port, queue, batch, frames.clone()) => {}
-            _ => self.spread_over_rings(port, batch, frames),
+            Some(queue) if self.fill_ring(port, queue, batch, run) => {}
+            _ => self.spread_over_rings(port, batch, run),
         }
     }
 
     /// Each flow to a ring of its own. A ring that was disabled or stopped since it was picked leaves its share to the others.
-    fn spread_over_rings(
-        &mut self,
-        port: &VhostQueues,
-        batch: &mut Batch,
-        frames: impl Iterator<Item = (usize, VlanEdit)>,
-    ) {
+    fn spread_over_rings(&mut self, port: &VhostQueues, batch: &mut Batch, run: &[Parcel]) {
         let mut rings = port.active_guest_rx();
-        let mut run = std::mem::take(&mut self.run);
-        run.extend(frames.map(|(frame, edit)| Pending {
-            frame,
-            edit,
-            ring: 0,
-        }));
-        while !run.is_empty() && rings.count() > 0 {
-            for pending in &mut run {
-                let len_bytes = batch
-                    .frames
-                    .get(pending.frame)
-                    .map_or(0, |f| f.len_bytes as usize);
-                let header = batch
-                    .headers
-                    .get(pending.frame)
-                    .map_or(&[][..], |h| h.frame());
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut share = std::mem::take(&mut self.share);
+        pending.extend(run.iter().map(|&parcel| Pending { parcel, ring: 0 }));
+        while !pending.is_empty() && rings.count() > 0 {
+            for pending in &mut pending {
+                let frame = pending.parcel.frame;
+                let len_bytes = batch.frames.get(frame).map_or(0, |f| f.len_bytes as usize);
+                let header = batch.headers.get(frame).map_or(&[][..], |h| h.frame());
+                // Of some frames more is there: a flow's frames must all be told apart by the same bytes.
+                let header = header.get(..PLAIN_FRAME_HEADER_BYTES).unwrap_or(header);
                 pending.ring = ring_of(header, len_bytes, rings.count());
             }
             let mut left = rings;
@@ -116,25 +98,25 @@ impl Courier {
                 else {
                     continue;
                 };
-                let mine = |pending: &&Pending| pending.ring == nth;
-                if !run.iter().any(|pending| mine(&pending)) {
+                share.clear();
+                let mine = pending.iter().filter(|pending| pending.ring == nth);
+                share.extend(mine.map(|pending| pending.parcel));
+                if share.is_empty() {
                     continue;
                 }
-                let frames = run
-                    .iter()
-                    .filter(mine)
-                    .map(|pending| (pending.frame, pending.edit));
-                if self.fill_ring(port, queue, batch, frames) {
-                    run.retain(|pending| pending.ring != nth);
+                if self.fill_ring(port, queue, batch, &share) {
+                    pending.retain(|pending| pending.ring != nth);
                 } else {
                     left = left.without(pair);
                 }
             }
             rings = left;
         }
-        run.drain(..)
+        pending
+            .drain(..)
             .for_each(|_| port.drops.add(DropReason::RxRingNotReady));
-        self.run = run;
+        self.pending = pending;
+        self.share = share;
     }
 
     /// Writes frames to one guest-rx ring; `false` when the ring is not to be written to, and nothing happened.
@@ -143,44 +125,46 @@ impl Courier {
         port: &VhostQueues,
         queue: &Queue,
         batch: &mut Batch,
-        frames: impl Iterator<Item = (usize, VlanEdit)>,
+        run: &[Parcel],
     ) -> bool {
         let mut slot = queue.worker();
         // Asked with the slot held: once a front-end was told that the ring is disabled, nothing of it is touched.
-        if slot.is_none() || !queue.is_enabled() {
+        let Some(active) = slot.as_mut().filter(|_| queue.is_enabled()) else {
             return false;
-        }
+        };
         // Once a frame found no room, what is too long for this run is known: asking again for each frame would make a slow
         // guest expensive.
         let mut too_long = (u64::MAX, DropReason::RxRingFull);
         let mut written = Written::default();
         let mut broken = None;
-        for (index, edit) in frames {
-            let (Some(active), Some(frame), None) =
-                (slot.as_mut(), batch.frames.get(index).copied(), broken)
-            else {
-                port.drops.add(DropReason::RxRingNotReady);
-                continue;
-            };
+        self.writer.expect(run.len());
+        for &parcel in run {
             let (room_bytes, reason) = too_long;
-            if u64::from(frame.len_bytes) > room_bytes {
-                port.drops.add(reason);
-                continue;
+            if room_bytes != u64::MAX || broken.is_some() {
+                let len_bytes = batch.frames.get(parcel.frame).map_or(0, |f| f.len_bytes);
+                if broken.is_some() {
+                    port.drops.add(DropReason::RxRingNotReady);
+                    continue;
+                }
+                if u64::from(len_bytes) > room_bytes {
+                    port.drops.add(reason);
+                    continue;
+                }
             }
-            let Some(out) = batch.outgoing(index, edit) else {
-                continue;
-            };
-            match self
-                .writer
-                .write(active, out, port.max_frame_bytes, &mut written)
-            {
+            let result =
+                self.writer
+                    .write(active, batch, parcel, port.max_frame_bytes, &mut written);
+            match result {
                 Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
                         DropReason::RxRingFull => too_long = (self.writer.room_bytes(), reason),
-                        // A frame that is cut needs less room than its length.
-                        DropReason::RxBufferTooSmall if frame.offload.segmentation.is_none() => {
-                            too_long = (u64::from(frame.len_bytes).saturating_sub(1), reason);
+                        DropReason::RxBufferTooSmall => {
+                            // A frame that is cut needs less room than its length.
+                            let whole = |f: &&Frame| f.offload.segmentation.is_none();
+                            if let Some(f) = batch.frames.get(parcel.frame).filter(whole) {
+                                too_long = (u64::from(f.len_bytes).saturating_sub(1), reason);
+                            }
                         }
                         _ => {}
                     }
@@ -192,12 +176,10 @@ impl Courier {
                 }
             }
         }
-        self.writer.finish();
-        if let Some(active) = slot.as_mut() {
-            queue.counters.frames.add(written.frames);
-            queue.counters.bytes.add(written.bytes);
-            notify::publish(&mut active.ring, &queue.counters);
-        }
+        self.writer.finish(active);
+        queue.counters.frames.add(written.frames);
+        queue.counters.bytes.add(written.bytes);
+        notify::publish(&mut active.ring, &queue.counters);
         if let Some(error) = broken {
             port.ring_stopped(queue.index);
             self.shared.break_ring(queue, &mut slot, error);
@@ -205,15 +187,10 @@ impl Courier {
         true
     }
 
-    fn deliver_to_tap(
-        &mut self,
-        port: &TapPort,
-        batch: &mut Batch,
-        frames: impl Iterator<Item = (usize, VlanEdit)>,
-    ) {
+    fn deliver_to_tap(&mut self, port: &TapPort, batch: &mut Batch, run: &[Parcel]) {
         let (mut delivered, mut bytes) = (0, 0);
-        for (index, edit) in frames {
-            let Some(out) = batch.outgoing(index, edit) else {
+        for parcel in run {
+            let Some(out) = batch.outgoing(parcel.frame, parcel.edit) else {
                 continue;
             };
             match tap_rx::write(&port.tap, out, &mut self.joined) {

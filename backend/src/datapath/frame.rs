@@ -6,17 +6,21 @@
 
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
-use crate::ring::{SegmentArena, SegmentRange};
-use switch_core::{Verdict, VlanEdit};
+use crate::ring::{Chain, ChainHead, SegmentArena, SegmentRange};
+use switch_core::{DropReason, PortId, Verdict, VlanEdit};
 
 /// Frames in a batch.
 pub const BATCH_FRAMES: usize = 64;
-/// Bytes copied of each frame, virtio-net header included.
+/// Bytes copied of a frame whose virtio-net header asks for something, that header included: all its headers have to be read.
 pub const HEADER_BYTES: usize = 256;
+/// Bytes copied of any other: of those only the start is looked at.
+pub const PLAIN_HEADER_BYTES: usize = 128;
+/// Bytes of such a frame that are copied, however long its virtio-net header is.
+pub const PLAIN_FRAME_HEADER_BYTES: usize = PLAIN_HEADER_BYTES - VNET_HEADER_BYTES;
 /// Longest virtio-net header (VIRTIO 1.3 §5.1.6).
 pub const VNET_HEADER_BYTES: usize = 12;
 /// Where a frame starts in its private bytes; a header for its receiver fits before it.
-const FRAME_START: usize = 16;
+const FRAME_START: usize = 14;
 /// Bytes an edit may add: a VLAN tag, and the fragment header that cutting a UDP datagram adds.
 const EDIT_BYTES: usize = 4 + switch_core::segment::MAX_HEADER_GROWTH_BYTES;
 /// Bytes of the frame itself that are copied.
@@ -28,10 +32,11 @@ pub const MIN_FRAME_BYTES: usize = 14;
 
 /// The first bytes of a frame, with room for a virtio-net header before them.
 #[derive(Clone, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct PrivateHeader {
-    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+    /// In the same cache line as the bytes that are looked at.
     frame_bytes: u16,
+    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
 }
 
 impl PrivateHeader {
@@ -42,7 +47,7 @@ impl PrivateHeader {
     };
 
     /// The copied part of the frame.
-    #[inline]
+    #[inline(always)]
     pub fn frame(&self) -> &[u8] {
         self.bytes
             .get(FRAME_START..FRAME_START + usize::from(self.frame_bytes))
@@ -71,6 +76,17 @@ impl PrivateHeader {
         frame_bytes
     }
 
+    /// Adds to the frame's copied part what `fill` writes into the room behind it; the bytes that were added.
+    pub fn extend(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let end = FRAME_START + usize::from(self.frame_bytes);
+        let added = self
+            .bytes
+            .get_mut(end..FRAME_START + FRAME_HEADER_BYTES)
+            .map_or(0, fill);
+        self.frame_bytes += added as u16;
+        added
+    }
+
     /// Makes this the frame that `write` puts into the room it is given; it returns how many bytes that was.
     pub fn write_frame(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
         self.frame_bytes = self.bytes.get_mut(FRAME_START..).map_or(0, write) as u16;
@@ -84,15 +100,23 @@ impl PrivateHeader {
             .unwrap_or_default()
     }
 
-    /// Puts `vnet` before the frame; both together.
-    #[inline]
-    pub fn with_vnet(&mut self, vnet: &[u8]) -> &[u8] {
-        let from = FRAME_START - vnet.len().min(FRAME_START);
-        if let Some(room) = self.bytes.get_mut(from..FRAME_START) {
-            room.copy_from_slice(vnet);
+    /// Puts the first `header_bytes` bytes of `vnet`, 10 or 12, before the frame; both together.
+    #[inline(always)]
+    pub fn with_vnet(&mut self, vnet: &[u8; VNET_HEADER_BYTES], header_bytes: usize) -> &[u8] {
+        let room = self.bytes.first_chunk_mut::<FRAME_START>();
+        // Lengths known beforehand need no call to copy.
+        if header_bytes == VNET_HEADER_BYTES {
+            if let Some([_, _, room @ ..]) = room {
+                *room = *vnet;
+            }
+        } else if let (Some([_, _, _, _, room @ ..]), Some(short)) = (room, vnet.first_chunk()) {
+            *room = *short;
         }
         self.bytes
-            .get(from..FRAME_START + usize::from(self.frame_bytes))
+            .get(
+                FRAME_START - header_bytes.min(FRAME_START)
+                    ..FRAME_START + usize::from(self.frame_bytes),
+            )
             .unwrap_or_default()
     }
 
@@ -131,7 +155,7 @@ pub enum Rest {
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Name of its chain in the used ring; meaningless for a frame of another source.
-    pub head: u16,
+    pub head: ChainHead,
     /// Length of the frame, without virtio-net header.
     pub len_bytes: u32,
     /// How many of them the private header does not hold.
@@ -144,9 +168,87 @@ pub struct Frame {
     pub verdict: Verdict,
 }
 
+impl Frame {
+    const NONE: Self = Self {
+        head: ChainHead { id: 0, places: 0 },
+        len_bytes: 0,
+        rest_bytes: 0,
+        rest: Rest::Local { start: 0 },
+        offload: Offload::NONE,
+        verdict: Verdict::Drop(DropReason::FrameTooShort),
+    };
+
+    /// The bytes that the private header does not hold.
+    #[inline(always)]
+    pub fn rest<'a>(&self, arena: &'a SegmentArena, local: &'a [u8]) -> PayloadCursor<'a> {
+        let payload = match self.rest {
+            _ if self.rest_bytes == 0 => Payload::EMPTY,
+            Rest::Chain { range, skip_bytes } => Payload::Guest {
+                chain: arena.chain(range),
+                skip_bytes,
+            },
+            Rest::Local { start } => {
+                let start = start as usize;
+                let end = start + self.rest_bytes as usize;
+                Payload::Local(local.get(start..end).unwrap_or_default())
+            }
+        };
+        payload.cursor()
+    }
+}
+
+/// Up to [`BATCH_FRAMES`] frames. Their places are there from the start and are filled field by field: a frame that is made
+/// elsewhere and moved in stalls the processor, which cannot load at once what it has just stored in pieces.
+#[derive(Debug)]
+pub struct Frames {
+    places: Box<[Frame; BATCH_FRAMES]>,
+    len: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            places: Box::new([Frame::NONE; BATCH_FRAMES]),
+            len: 0,
+        }
+    }
+}
+
+impl Frames {
+    /// Makes it `len` frames, which are still what the places held before; all of them.
+    pub fn refill(&mut self, len: usize) -> &mut [Frame] {
+        self.len = len.min(BATCH_FRAMES);
+        self.places.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// Adds a frame; without effect on a full batch.
+    pub fn push(&mut self, frame: Frame) {
+        if let Some(place) = self.places.get_mut(self.len) {
+            *place = frame;
+            self.len += 1;
+        }
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
+impl std::ops::Deref for Frames {
+    type Target = [Frame];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Frame] {
+        self.places.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// A frame on its way out.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
+    /// Its length.
+    pub len_bytes: u32,
     /// Its private start.
     pub header: &'a mut PrivateHeader,
     /// The rest.
@@ -166,8 +268,10 @@ pub struct Batch {
     pub arena: SegmentArena,
     /// Private headers, by frame.
     pub headers: Box<[PrivateHeader; BATCH_FRAMES]>,
+    /// The chains taken, in order; none for frames that came from elsewhere.
+    pub chains: Vec<Chain>,
     /// The frames taken, in order.
-    pub frames: Vec<Frame>,
+    pub frames: Frames,
     /// Frames that came from a file descriptor, one after the other. Keeps its length between batches: growing it again would
     /// zero it again.
     pub local: Vec<u8>,
@@ -180,7 +284,8 @@ impl Default for Batch {
         Self {
             arena: SegmentArena::default(),
             headers: Box::new([PrivateHeader::EMPTY; BATCH_FRAMES]),
-            frames: Vec::with_capacity(BATCH_FRAMES),
+            chains: Vec::with_capacity(BATCH_FRAMES),
+            frames: Frames::default(),
             local: Vec::new(),
             local_bytes: 0,
         }
@@ -200,34 +305,38 @@ impl Batch {
     }
 
     /// A frame to be delivered with its tag edited.
-    #[inline]
     pub fn outgoing(&mut self, frame: usize, edit: VlanEdit) -> Option<Outgoing<'_>> {
         let header = self.headers.get_mut(frame)?;
         let frame = self.frames.get(frame)?;
-        let payload = match frame.rest {
-            _ if frame.rest_bytes == 0 => Payload::EMPTY,
-            Rest::Chain { range, skip_bytes } => Payload::Guest {
-                chain: self.arena.chain(range),
-                skip_bytes,
-            },
-            Rest::Local { start } => {
-                let start = start as usize;
-                let end = start + frame.rest_bytes as usize;
-                Payload::Local(self.local.get(start..end).unwrap_or_default())
-            }
-        };
+        let payload = frame.rest(&self.arena, &self.local);
         Some(Outgoing {
+            len_bytes: frame.len_bytes,
             header,
-            payload: payload.cursor(),
+            payload,
             payload_bytes: frame.rest_bytes,
             offload: frame.offload,
             edit,
         })
     }
 
+    /// The one port that all frames go to, if it is one.
+    #[inline]
+    pub fn lone_destination(&self) -> Option<PortId> {
+        let to = |frame: &Frame| match frame.verdict {
+            Verdict::Output { port, .. } => Some(port),
+            _ => None,
+        };
+        let (first, rest) = self.frames.split_first()?;
+        let port = to(first)?;
+        rest.iter()
+            .all(|frame| to(frame) == Some(port))
+            .then_some(port)
+    }
+
     /// Forgets its frames.
     pub fn clear(&mut self) {
         self.frames.clear();
+        self.chains.clear();
         self.arena.release();
         self.local_bytes = 0;
     }

@@ -4,18 +4,27 @@
 //! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
 //! read must not hold up the others.
 
-use super::frame::{Outgoing, PrivateHeader};
+use super::frame::{BATCH_FRAMES, Batch, Outgoing, PrivateHeader, VNET_HEADER_BYTES};
+use super::outbox::Parcel;
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
-use crate::ring::split::Taken;
-use crate::ring::{RingError, SegmentArena, SegmentRange};
+use crate::ring::{BurstEnd, BurstLimit, Chain, ChainHead, RingError, SegmentArena, SegmentRange};
 use switch_core::{DropReason, VlanEdit};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
 /// would only make a worker walk rings for somebody's amusement.
 const MAX_CHAINS_PER_FRAME: usize = 2_048;
+
+/// Chains taken and not yet forgotten: those of a run, and those of its last frame.
+const TAKEN_AT_MOST: usize = BATCH_FRAMES + MAX_CHAINS_PER_FRAME;
+
+/// The header of a frame of which nothing is left to be done, in one guest-rx chain.
+const PLAIN_VNET: [u8; VNET_HEADER_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// Chains taken at a time once a run turned out to need more than one for each of its frames.
+const SPARE_CHAINS: u64 = 4;
 
 /// What reached a guest so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,14 +81,61 @@ impl Writer {
         self.chains.room_bytes
     }
 
-    /// Ends a run of frames for one guest: lets go of its memory.
-    pub fn finish(&mut self) {
+    /// Begins a run of `frames` frames for one guest.
+    pub fn expect(&mut self, frames: usize) {
+        self.chains.expected = frames as u64;
+    }
+
+    /// Ends it: gives back what was not needed, and lets go of the guest's memory.
+    pub fn finish(&mut self, active: &mut ActiveRing) {
+        self.chains.put_back(active);
         self.chains.arena.release();
     }
 
     /// Writes one frame of at most `max_frame_bytes` (each piece of it, if it is to be cut) and adds what arrives to `written`, also
     /// when a later piece does not. The driver does not see it before the ring's used elements are published.
+    #[inline(always)]
     pub fn write(
+        &mut self,
+        active: &mut ActiveRing,
+        batch: &mut Batch,
+        parcel: Parcel,
+        max_frame_bytes: u32,
+        written: &mut Written,
+    ) -> Result<(), Undelivered> {
+        let (Some(frame), Some(header)) = (
+            batch.frames.get(parcel.frame),
+            batch.headers.get(parcel.frame),
+        ) else {
+            return Ok(());
+        };
+        let is_plain = parcel.edit == VlanEdit::None && frame.offload.is_none();
+        if is_plain && frame.len_bytes <= max_frame_bytes {
+            let header_bytes = active.features.header_bytes();
+            let needed = frame.len_bytes + header_bytes as u32;
+            if let Some((chain, mut writer)) = self.chains.lone(needed) {
+                writer.write(PLAIN_VNET.get(..header_bytes).unwrap_or_default());
+                writer.write(header.frame());
+                if frame.rest_bytes > 0 {
+                    let mut rest = frame.rest(&batch.arena, &batch.local);
+                    writer.copy_from(&mut rest, frame.rest_bytes as usize);
+                }
+                active.ring.push_used(chain, needed);
+                self.chains.filled += 1;
+                written.frames += 1;
+                written.bytes += u64::from(frame.len_bytes);
+                return Ok(());
+            }
+        }
+        match batch.outgoing(parcel.frame, parcel.edit) {
+            Some(out) => self.write_any(active, out, max_frame_bytes, written),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Self::write`] for a frame whose tag is edited, of which something is left to be done, or that finds no chain of its size.
+    #[inline(never)]
+    fn write_any(
         &mut self,
         active: &mut ActiveRing,
         out: Outgoing<'_>,
@@ -157,13 +213,17 @@ fn on_the_wire(len_bytes: u32, segmentation: Option<Segmentation>) -> u32 {
     })
 }
 
-/// The guest-rx chains that one frame goes into.
+/// Guest-rx chains: as many as a run of frames is expected to need are taken at once, those left over are put back.
 #[derive(Debug)]
 struct ChainSet {
     arena: SegmentArena,
-    /// Head and length of each.
-    chains: Vec<(u16, u64)>,
-    /// Sum of the lengths.
+    /// Taken, in order, all in the arena.
+    taken: Vec<Chain>,
+    /// How many of them are filled and pushed.
+    filled: usize,
+    /// Frames in the run.
+    expected: u64,
+    /// What the chains hold that were there for a frame which found too little.
     room_bytes: u64,
 }
 
@@ -171,101 +231,128 @@ impl Default for ChainSet {
     fn default() -> Self {
         Self {
             arena: SegmentArena::default(),
-            chains: Vec::with_capacity(MAX_CHAINS_PER_FRAME),
+            taken: Vec::with_capacity(TAKEN_AT_MOST),
+            filled: 0,
+            expected: 0,
             room_bytes: 0,
         }
     }
 }
 
 impl ChainSet {
+    /// The next chain, if it is there and alone holds `needed` bytes.
+    #[inline(always)]
+    fn lone(&self, needed: u32) -> Option<(ChainHead, ChainWriter<'_>)> {
+        let chain = self.taken.get(self.filled)?;
+        let writer = ChainWriter::new(self.arena.chain(chain.segments));
+        (chain.len_bytes >= u64::from(needed)).then_some((chain.head, writer))
+    }
+
     /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
-    #[inline]
     fn place(
         &mut self,
         active: &mut ActiveRing,
         (header, (mut payload, payload_bytes)): (&mut PrivateHeader, (PayloadCursor<'_>, u32)),
-        mut vnet: [u8; 12],
+        mut vnet: [u8; VNET_HEADER_BYTES],
         written: &mut Written,
     ) -> Result<(), Undelivered> {
         let header_bytes = active.features.header_bytes();
         let bytes = header.frame().len() as u64 + u64::from(payload_bytes);
         let needed = bytes + header_bytes as u64;
-        self.arena.clear();
-        let lone = match active.ring.take(&mut self.arena) {
-            Ok(Taken::Chain(chain)) if chain.len_bytes >= needed => Some(chain.head),
-            first => {
-                self.reserve(active, first, needed)?;
-                None
-            }
-        };
-        set_num_buffers(
-            &mut vnet,
-            if lone.is_some() {
-                1
-            } else {
-                self.chains.len() as u16
-            },
-        );
-        let all = SegmentRange {
-            start: 0,
-            end: self.arena.len() as u32,
-        };
-        let mut writer = ChainWriter::new(self.arena.chain(all));
-        writer.write(header.with_vnet(vnet.get(..header_bytes).unwrap_or_default()));
+        let to_come = self.expected.saturating_sub(written.frames);
+        let (end, segments) = self.reserve(active, needed, to_come)?;
+        set_num_buffers(&mut vnet, (end - self.filled) as u16);
+        let mut writer = ChainWriter::new(self.arena.chain(segments));
+        writer.write(header.with_vnet(&vnet, header_bytes));
         if payload_bytes > 0 {
             writer.copy_from(&mut payload, payload_bytes as usize);
         }
-        match lone {
-            Some(head) => active.ring.push_used(head, needed as u32),
-            None => self.give_back(active, needed),
+        let mut left = needed;
+        for chain in self.taken.get(self.filled..end).unwrap_or_default() {
+            let used = left.min(chain.len_bytes);
+            active.ring.push_used(chain.head, used as u32);
+            left -= used;
         }
+        self.filled = end;
         written.frames += 1;
         written.bytes += bytes;
         Ok(())
     }
 
-    /// Gives back the chains that a frame of `left` bytes was spread over.
-    fn give_back(&self, active: &mut ActiveRing, mut left: u64) {
-        for &(head, room) in &self.chains {
-            let used = left.min(room);
-            active.ring.push_used(head, used as u32);
-            left -= used;
-        }
-    }
-
-    /// Takes more chains until there is room for `needed` bytes, `first` being what came of taking one. The driver must merge
-    /// buffers for that.
-    #[inline(never)]
+    /// Takes chains until those that are not filled have room for `needed` bytes, the driver merging buffers if it takes more
+    /// than one; where they end, and their segments. `to_come` frames, this one among them, are expected to need one each.
     fn reserve(
         &mut self,
         active: &mut ActiveRing,
-        first: Result<Taken, RingError>,
         needed: u64,
-    ) -> Result<(), Undelivered> {
-        self.chains.clear();
+        to_come: u64,
+    ) -> Result<(usize, SegmentRange), Undelivered> {
+        let mergeable = active.features.has_mergeable_buffers();
+        if self.filled == self.taken.len() {
+            self.put_back(active);
+        }
         self.room_bytes = 0;
-        let mut taken = first;
-        let undelivered = loop {
-            match taken {
-                Ok(Taken::Chain(chain)) => {
-                    self.chains.push((chain.head, chain.len_bytes));
-                    self.room_bytes += chain.len_bytes;
-                    if self.room_bytes >= needed {
-                        return Ok(());
-                    }
-                    if !active.features.has_mergeable_buffers()
-                        || self.chains.len() == MAX_CHAINS_PER_FRAME
-                    {
-                        break DropReason::RxBufferTooSmall.into();
-                    }
+        let mut end = self.filled;
+        loop {
+            while let Some(chain) = self.taken.get(end) {
+                end += 1;
+                self.room_bytes += chain.len_bytes;
+                if self.room_bytes >= needed {
+                    let first = self.taken.get(self.filled).unwrap_or(chain);
+                    let segments = SegmentRange {
+                        start: first.segments.start,
+                        end: chain.segments.end,
+                    };
+                    return Ok((end, segments));
                 }
-                Ok(Taken::Empty) => break DropReason::RxRingFull.into(),
-                Ok(Taken::ArenaFull) => break DropReason::RxBufferTooSmall.into(),
-                Err(error) => break Undelivered::Broken(error),
+                if !mergeable || end - self.filled == MAX_CHAINS_PER_FRAME {
+                    return Err(DropReason::RxBufferTooSmall.into());
+                }
             }
-            taken = active.ring.take(&mut self.arena);
-        };
-        active.ring.undo_take(self.chains.len() as u16);
-        Err(undelivered)
+            let chains = match self.taken.get(self.filled..) {
+                // A frame in several chains: as many as the rest of it takes if they are all like those.
+                Some(mine @ [.., _]) => {
+                    let one = (self.room_bytes / mine.len() as u64).max(1);
+                    (needed - self.room_bytes).div_ceil(one)
+                }
+                _ => to_come.max(SPARE_CHAINS),
+            };
+            let limit = BurstLimit {
+                chains: chains.clamp(1, BATCH_FRAMES as u64) as usize,
+                bytes: u64::MAX,
+            };
+            let before = self.taken.len();
+            let full = before + limit.chains > TAKEN_AT_MOST;
+            let ended = if full {
+                BurstEnd::ArenaFull
+            } else {
+                active
+                    .ring
+                    .take_burst(&mut self.arena, &mut self.taken, limit)?
+            };
+            if self.taken.len() > before {
+                continue;
+            }
+            match ended {
+                // The frames before this one have taken the room: once more without theirs.
+                BurstEnd::ArenaFull if self.filled > 0 => {
+                    self.put_back(active);
+                    self.room_bytes = 0;
+                    end = 0;
+                }
+                BurstEnd::ArenaFull => return Err(DropReason::RxBufferTooSmall.into()),
+                BurstEnd::Limit | BurstEnd::Empty => return Err(DropReason::RxRingFull.into()),
+            }
+        }
+    }
+
+    /// Gives the chains that were not filled back to the ring, unused, and forgets all.
+    fn put_back(&mut self, active: &mut ActiveRing) {
+        let unused = self.taken.get(self.filled..).unwrap_or_default();
+        let places = unused.iter().map(|chain| chain.head.places).sum();
+        active.ring.undo_take(places);
+        self.taken.clear();
+        self.arena.clear();
+        self.filled = 0;
     }
 }

@@ -1,11 +1,11 @@
 //! When to wake whom: the driver after a batch, the worker after a silence.
 
 use super::counters::QueueCounters;
-use crate::ring::SplitRing;
+use crate::ring::Ring;
 
 /// Shows the driver what was used since the last call; at most one notification, and only if it asked for one.
 #[inline]
-pub fn publish(ring: &mut SplitRing, counters: &QueueCounters) {
+pub fn publish(ring: &mut Ring, counters: &QueueCounters) {
     match ring.publish_used() {
         Some(true) if ring.signal_call() => counters.notifications_sent.add(1),
         Some(_) => counters.notifications_saved.add(1),

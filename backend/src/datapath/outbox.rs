@@ -14,6 +14,15 @@ struct List {
     last: u8,
 }
 
+/// A frame on its way to a port: its number in the batch and the change to its tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parcel {
+    /// Its number in the batch.
+    pub frame: usize,
+    /// The change its outer VLAN tag undergoes.
+    pub edit: VlanEdit,
+}
+
 /// Frames of one batch, waiting for delivery.
 #[derive(Debug)]
 pub struct Outbox {
@@ -58,26 +67,20 @@ impl Outbox {
         }
     }
 
-    /// Takes out one destination, and the first of its frames for [`Self::frames`].
-    pub fn pop(&mut self) -> Option<(PortId, u8)> {
-        self.lists.pop().map(|list| (list.port, list.first))
-    }
-
-    /// The frames that follow `first` on its list, in order, with their edits.
-    pub fn frames(&self, first: u8) -> impl Iterator<Item = (usize, VlanEdit)> + Clone + '_ {
-        let at = |frame: u8| (frame != END).then_some(frame);
-        std::iter::successors(at(first), move |&frame| {
-            at(*self.next.get(usize::from(frame))?)
-        })
-        .map(|frame| {
-            (
-                usize::from(frame),
-                self.edits
-                    .get(usize::from(frame))
-                    .copied()
-                    .unwrap_or_default(),
-            )
-        })
+    /// Takes out one destination and puts its frames into `run`, in order, instead of what is there.
+    pub fn pop(&mut self, run: &mut Vec<Parcel>) -> Option<PortId> {
+        let list = self.lists.pop()?;
+        run.clear();
+        let mut at = list.first;
+        while let (Some(&next), Some(&edit)) = (
+            self.next.get(usize::from(at)),
+            self.edits.get(usize::from(at)),
+        ) {
+            let frame = usize::from(at);
+            run.push(Parcel { frame, edit });
+            at = next;
+        }
+        Some(list.port)
     }
 }
 
@@ -97,8 +100,9 @@ mod tests {
                 );
             }
             let mut seen = 0;
-            while let Some((port, first)) = outbox.pop() {
-                let frames: Vec<usize> = outbox.frames(first).map(|(frame, _)| frame).collect();
+            let mut run = Vec::new();
+            while let Some(port) = outbox.pop(&mut run) {
+                let frames: Vec<usize> = run.iter().map(|parcel| parcel.frame).collect();
                 let expected: Vec<usize> = (port.index()..BATCH_FRAMES).step_by(3).collect();
                 assert_eq!(frames, expected, "round {round}");
                 seen += frames.len();

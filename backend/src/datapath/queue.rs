@@ -9,8 +9,8 @@
 
 use super::counters::QueueCounters;
 use super::vnet_header::NetFeatures;
-use crate::ring::SplitRing;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::ring::Ring;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use switch_core::PortId;
 
@@ -35,13 +35,13 @@ impl QueueIndex {
 #[derive(Debug)]
 pub struct ActiveRing {
     /// The virtqueue.
-    pub ring: SplitRing,
+    pub ring: Ring,
     /// Acked features.
     pub features: NetFeatures,
 }
 
-/// No ring index.
-const NO_INDEX: u32 = u32::MAX;
+/// No ring base.
+const NO_BASE: u64 = u64::MAX;
 
 /// One ring of one port, running or not.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ pub struct Queue {
     /// Its traffic.
     pub counters: QueueCounters,
     ring: Mutex<Option<ActiveRing>>,
-    /// Where a ring that was broken by its driver came to, until it is asked for; [`NO_INDEX`] otherwise.
-    broken_at: AtomicU32,
+    /// Where a ring that was broken by its driver came to, until it is asked for; [`NO_BASE`] otherwise.
+    broken_at: AtomicU64,
     wanted: AtomicU32,
     enabled: AtomicBool,
 }
@@ -67,7 +67,7 @@ impl Queue {
             index,
             counters: QueueCounters::default(),
             ring: Mutex::new(None),
-            broken_at: AtomicU32::new(NO_INDEX),
+            broken_at: AtomicU64::new(NO_BASE),
             wanted: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
         }
@@ -85,14 +85,14 @@ impl Queue {
     pub fn abandon(&self, slot: &mut Option<ActiveRing>) {
         if let Some(active) = slot.take() {
             self.broken_at
-                .store(active.ring.next_avail().into(), Ordering::Release);
+                .store(active.ring.base().into(), Ordering::Release);
             active.ring.signal_error();
         }
     }
 
-    /// Where a broken ring came to; asked once.
-    pub fn take_broken_index(&self) -> Option<u16> {
-        u16::try_from(self.broken_at.swap(NO_INDEX, Ordering::AcqRel)).ok()
+    /// The base of a broken ring; asked once.
+    pub fn take_broken_base(&self) -> Option<u32> {
+        u32::try_from(self.broken_at.swap(NO_BASE, Ordering::AcqRel)).ok()
     }
 
     /// The slot for one batch. Waits while the control thread has business with it. Workers only.

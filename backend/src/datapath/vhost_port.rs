@@ -5,8 +5,7 @@ use super::queue::{ActiveRing, Queue};
 use super::vnet_header::NetFeatures;
 use super::worker::{Command, Mailbox};
 use super::{DatapathEvent, QueueIndex, Shared};
-use crate::ring::split::Direction;
-use crate::ring::{EventSink, EventSource, GuestMemory, RingConfig, RingError, SplitRing};
+use crate::ring::{Direction, EventSink, EventSource, GuestMemory, Ring, RingConfig, RingError};
 use std::sync::Arc;
 
 /// Starts, changes and stops rings. Each call takes a ring from its worker for a bounded moment.
@@ -48,7 +47,7 @@ impl VhostPort {
             Direction::Writable
         };
         self.stop_ring(index);
-        let ring = SplitRing::start(config, direction, memory)?;
+        let ring = Ring::start(config, direction, memory)?;
         // Whoever served the ring before may have died between showing used buffers and telling the driver.
         ring.signal_call();
         queue.control(|slot| *slot = Some(ActiveRing { ring, features }));
@@ -62,16 +61,19 @@ impl VhostPort {
         Ok(())
     }
 
-    /// Stops a ring; once this returns no worker touches it. The next available index, or `None` when it was not running.
-    pub fn stop_ring(&self, index: QueueIndex) -> Option<u16> {
+    /// Stops a ring; once this returns no worker touches it. Its base, or `None` when it was neither running nor broken by its
+    /// driver since it was last started.
+    pub fn stop_ring(&self, index: QueueIndex) -> Option<u32> {
         let queue = self.queue(index)?;
-        let next = queue.control(Option::take).map(|active| active.ring.stop());
+        let running = queue.control(Option::take);
+        let broken = queue.take_broken_base();
+        let base = running.map(|active| active.ring.stop()).or(broken);
         self.queues.update_active(queue);
         if index.is_guest_tx() {
             self.worker_of(queue)
                 .post(Command::ForgetQueue(Arc::clone(queue)));
         }
-        next
+        base
     }
 
     /// Lets frames through (VHOST_USER_SET_VRING_ENABLE 1); stays so across stop and start.
@@ -95,12 +97,6 @@ impl VhostPort {
     pub fn is_running(&self, index: QueueIndex) -> bool {
         self.queue(index)
             .is_some_and(|queue| queue.control(|slot| slot.is_some()))
-    }
-
-    /// The next available index of a running ring.
-    pub fn next_available(&self, index: QueueIndex) -> Option<u16> {
-        self.queue(index)?
-            .control(|slot| slot.as_ref().map(|active| active.ring.next_avail()))
     }
 
     /// Moves every running ring to another memory map. A ring that does not fit is stopped and named.

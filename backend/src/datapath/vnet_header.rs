@@ -157,15 +157,17 @@ impl Offload {
         len_bytes: u32,
         features: NetFeatures,
     ) -> Result<Self, DropReason> {
-        match vnet {
-            // §5.1.6.2.2: other flags are not for drivers to set and are ignored.
-            [flags, gso_type, ..]
-                if flags & VIRTIO_NET_HDR_F_NEEDS_CSUM as u8 == 0 && *gso_type == 0 =>
-            {
-                Ok(Self::NONE)
-            }
-            _ => Self::parse_offloads(vnet, frame, len_bytes, features),
+        if Self::is_asked_for(vnet) {
+            Self::parse_offloads(vnet, frame, len_bytes, features)
+        } else {
+            Ok(Self::NONE)
         }
+    }
+
+    /// Whether the header `vnet` asks for anything. §5.1.6.2.2: other flags are not for drivers to set and are ignored.
+    #[inline(always)]
+    pub fn is_asked_for(vnet: &[u8]) -> bool {
+        !matches!(vnet, [flags, 0, ..] if flags & VIRTIO_NET_HDR_F_NEEDS_CSUM as u8 == 0)
     }
 
     fn parse_offloads(
@@ -223,6 +225,12 @@ impl Offload {
             checksum: Some(checksum),
             segmentation,
         })
+    }
+
+    /// Whether nothing is left to be done.
+    #[inline(always)]
+    pub fn is_none(&self) -> bool {
+        self.checksum.is_none() && self.segmentation.is_none()
     }
 
     /// How the frame can reach a receiver that acked `features`.

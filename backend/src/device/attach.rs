@@ -39,7 +39,7 @@ pub struct RingStart {
     /// In the front-end's address space.
     pub addresses: RingAddresses,
     /// From SET_VRING_BASE or the last stop.
-    pub base: u16,
+    pub base: u32,
     /// Acked virtio features.
     pub features: u64,
 }
@@ -78,8 +78,8 @@ pub trait Attachment: Send {
     fn set_error(&mut self, queue: QueueIndex, error: Option<OwnedFd>) -> Result<(), AttachError>;
     /// Hands a stopped ring to a worker.
     fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError>;
-    /// Takes the ring back: when this returns no worker touches it. Its next available index, if the data path knows one.
-    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16>;
+    /// Takes the ring back: when this returns no worker touches it. Its base, if the data path knows one.
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32>;
     /// Whether a worker has the ring.
     fn is_running(&self, queue: QueueIndex) -> bool;
     /// Lets frames through the ring; sticky across start and stop.
@@ -221,7 +221,7 @@ impl Attachment for DatapathAttachment {
         Ok(self.port.start_ring(queue, &memory, config)?)
     }
 
-    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16> {
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32> {
         self.port.stop_ring(queue)
     }
 

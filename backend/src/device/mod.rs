@@ -33,6 +33,7 @@ pub use status::DeviceStatus;
 pub use switch_core::PortId;
 pub use thread::{DeviceThread, MAX_QUEUE_PAIRS};
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -154,4 +155,16 @@ pub enum DeviceError {
     /// The device thread cannot take the port.
     #[error("the vhost-user thread does not take the port: {0}")]
     Thread(io::Error),
+}
+
+impl DeviceError {
+    /// Whether the process holds as many descriptors as it may.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        match self {
+            Self::Folder { source, .. } | Self::Bind { source, .. } | Self::Thread(source) => {
+                Errno::from_io_error(source) == Some(Errno::MFILE)
+            }
+            _ => false,
+        }
+    }
 }

@@ -213,7 +213,7 @@ impl Port {
                 Ok(None) => return,
                 Err(error) => {
                     // Out of descriptors or memory: the connection stays in the backlog, and an armed listener would spin.
-                    self.connect_error = Some(error.to_string());
+                    self.connect_error = Some(SessionEnd::from_accept(error).to_string());
                     self.watch_listener(EventSet::empty(), ops);
                     self.arm_timer(RETRY_LONGEST);
                     return;

@@ -41,7 +41,7 @@ pub struct Recording {
     /// Descriptors in hand: kicks, calls, errors, by kind and ring.
     pub descriptors: BTreeMap<(&'static str, QueueIndex), OwnedFd>,
     /// Final indices to answer `stop_ring` with.
-    pub stop_at: BTreeMap<QueueIndex, u16>,
+    pub stop_at: BTreeMap<QueueIndex, u32>,
     pub memory_is_lost: bool,
     /// Rings that will not survive the next change of memory or features.
     pub lose_at_next_change: Vec<QueueIndex>,
@@ -225,7 +225,7 @@ impl Attachment for RecordingAttachment {
         Ok(())
     }
 
-    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u16> {
+    fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32> {
         let mut recording = self.recording();
         recording.note(Effect::Stop(queue));
         let started = recording.running.remove(&queue)?;

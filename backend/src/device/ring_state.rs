@@ -36,8 +36,8 @@ pub struct RingState {
     pub size: Option<u16>,
     /// SET_VRING_ADDR; none while the descriptor table is at 0, which is how a driver leaves a ring unused.
     pub addresses: Option<RingAddresses>,
-    /// Next available index: SET_VRING_BASE, or where the ring stopped.
-    pub base: u16,
+    /// Where to go on: SET_VRING_BASE, or where the ring stopped. The next available index.
+    pub base: u32,
     /// SET_VRING_ENABLE, or implied at the start when VHOST_USER_F_PROTOCOL_FEATURES is not acked.
     pub enabled: bool,
     /// Where it is.

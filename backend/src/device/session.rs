@@ -35,12 +35,27 @@ pub enum SessionEnd {
     /// A socket error.
     #[error("the connection failed: {0}")]
     Socket(#[from] io::Error),
+    /// What it sent could not be taken in, and the kernel threw it away.
+    #[error(
+        "this process may hold no more open descriptors: raise its limit (LimitNOFILE= of the service, or `ulimit -n`)"
+    )]
+    OutOfDescriptors,
     /// Shared memory shrank under us.
     #[error("the front-end truncated the memory it shares")]
     MemoryLost,
     /// A newer connection took the place of one that was already dead.
     #[error("the front-end connected anew")]
     Replaced,
+}
+
+impl SessionEnd {
+    /// Why a session did not even begin.
+    pub fn from_accept(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(Errno::MFILE) => Self::OutOfDescriptors,
+            _ => error.into(),
+        }
+    }
 }
 
 /// Assembles messages from whatever pieces arrive.
@@ -160,10 +175,18 @@ impl Session {
             return Err(SessionEnd::Closed);
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(Malformed::TooManyDescriptors.into());
+            return Err(self.why_truncated());
         }
         let message = self.reader.advance(received.bytes, descriptors)?;
         Ok(message.map_or(Received::Piece, Received::Message))
+    }
+
+    /// Descriptors did not fit: into what a message may carry, or into this process.
+    fn why_truncated(&self) -> SessionEnd {
+        match rustix::io::fcntl_dupfd_cloexec(&self.stream, 0) {
+            Err(Errno::MFILE) => SessionEnd::OutOfDescriptors,
+            _ => Malformed::TooManyDescriptors.into(),
+        }
     }
 
     /// Sends a reply, or keeps it until the socket takes more.

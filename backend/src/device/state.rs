@@ -516,15 +516,17 @@ impl DeviceState {
     fn set_ring_base(&mut self, index: u32, base: u32) -> Handled {
         let queue = self.queue(index)?;
         // Bits 16..31 belong to packed rings (vhost-user: Vring state description), which are not offered.
-        let ring_base = u16::try_from(base).map_err(|_| Refusal::RingBase {
-            queue: queue.0,
-            base,
-        })?;
+        if base > u16::MAX.into() {
+            return Err(Refusal::RingBase {
+                queue: queue.0,
+                base,
+            });
+        }
         if let Some(ring) = self.ring_mut(queue) {
             if ring.phase == RingPhase::Running {
                 return Err(Refusal::RingRuns { queue: queue.0 });
             }
-            ring.base = ring_base;
+            ring.base = base;
         }
         Ok(Outcome::Done)
     }
@@ -539,7 +541,6 @@ impl DeviceState {
             // The request has only its own reply, so a ring that does not exist is told as one that never moved.
             Err(_) => 0,
         };
-        let base = u32::from(base);
         Outcome::Reply(Reply::Vring { index, base })
     }
 

@@ -64,7 +64,7 @@ pub struct RingStatus {
     /// Whether a worker has it.
     pub running: bool,
     /// Next available index when it last started or stopped.
-    pub base: u16,
+    pub base: u32,
     /// Why it does not run although it was started.
     pub fault: Option<String>,
 }

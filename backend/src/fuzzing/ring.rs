@@ -1,8 +1,9 @@
 //! A virtqueue in memory of the fuzzer's making.
 
 use crate::ring::segment::{ChainWriter, Payload};
-use crate::ring::split::{Direction, Taken};
-use crate::ring::{GuestMemory, RegionLayout, RingAddresses, RingConfig, SegmentArena, SplitRing};
+use crate::ring::{
+    Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig, SegmentArena, Taken,
+};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -44,14 +45,14 @@ pub fn run(data: &[u8]) {
             used_ring,
             used_log: None,
         },
-        base: u16::from_le_bytes([base0, base1]),
+        base: u16::from_le_bytes([base0, base1]).into(),
         features: u64::from(features & 1) << VIRTIO_RING_F_EVENT_IDX
             | u64::from(features >> 1 & 1) << VIRTIO_RING_F_INDIRECT_DESC,
         kick: None,
         call: None,
         error: None,
     };
-    let Ok(mut ring) = SplitRing::start(config, direction, &memory) else {
+    let Ok(mut ring) = Ring::start(config, direction, &memory) else {
         return;
     };
     let mut arena = SegmentArena::default();

@@ -1,8 +1,8 @@
 //! What a driver or its front-end can do wrong with a ring.
 //!
-//! Made by [`split`](super::split) on a worker or the device thread; shown by `port show`.
+//! Made by a [`Ring`](super::Ring) on a worker or the device thread; shown by `port show`.
 
-use super::split::MAX_CHAIN_DESCRIPTORS;
+use super::chain::MAX_CHAIN_DESCRIPTORS;
 
 /// A part of a ring, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

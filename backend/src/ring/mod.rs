@@ -5,13 +5,16 @@
 //! * [`guest_memory`]: a VM's memory as the front-end described it, mapped, bounds-checked, translated to host addresses;
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
-//! * [`split`]: a split virtqueue, device side: heads out, used elements in, notifications suppressed both ways;
-//!   `parts`: where it lies; [`error`]: what its driver can do wrong;
-//! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it;
+//! * [`virtqueue`]: a started ring: chains out, used elements in, notifications suppressed both ways;
+//!   [`split`]: a split one, device side; `parts`: where it lies; [`error`]: what its driver can do wrong;
+//! * [`chain`]: a chain taken from a ring, and the checks of each of its descriptors;
+//! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it; `copy`: how;
 //! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
 //!
 //! Everything public here is safe to call with whatever a guest or a front-end may have put in memory.
 
+pub mod chain;
+mod copy;
 pub mod doorbell;
 pub mod error;
 pub mod guest_memory;
@@ -21,10 +24,12 @@ pub mod sigbus;
 mod signaller;
 pub mod split;
 pub mod syscalls;
+pub mod virtqueue;
 
+pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
 pub use parts::RingAddresses;
 pub use segment::{SegmentArena, SegmentRange};
-pub use split::{RingConfig, SplitRing};
+pub use virtqueue::{Ring, RingConfig};

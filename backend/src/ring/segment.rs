@@ -8,6 +8,8 @@
 //! with raw copies that tolerate a concurrent writer and an overlap of source and destination (a guest may point both
 //! at the same page).
 
+use super::chain::{Chain, ChainHead};
+use super::copy::{copy, prefetch_read, prefetch_write};
 use super::guest_memory::GuestMemory;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -15,6 +17,10 @@ use std::sync::Arc;
 /// Segments an arena has room for, and so the most that one batch makes a worker walk: whatever shape a guest gives its
 /// chains, its turn stays short. At least one chain of the longest kind fits.
 pub const ARENA_SEGMENTS: usize = 4_096;
+
+/// From the first byte of a short frame's buffer to its last: the shortest Ethernet frame and the header before it. A buffer
+/// seldom starts with a cache line, so that is another line.
+const SHORT_FRAME_BYTES: usize = 75;
 
 /// A piece of one descriptor's buffer that is contiguous in this process.
 #[derive(Debug)]
@@ -27,6 +33,24 @@ impl Segment {
     /// The caller (a chain walk) has translated `len` bytes at `host` in the map that its arena holds.
     pub(super) fn new(host: NonNull<u8>, len: u32) -> Self {
         Self { host, len }
+    }
+
+    /// Asks the caches for the lines in which a short frame at its start is read, or written.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, to_write: bool) {
+        let start = self.host.as_ptr();
+        let end = start.wrapping_add(SHORT_FRAME_BYTES);
+        if to_write {
+            prefetch_write(start);
+            prefetch_write(end);
+        } else {
+            prefetch_read(start);
+            prefetch_read(end);
+        }
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len.into()
     }
 }
 
@@ -72,6 +96,24 @@ impl SegmentArena {
         self.memory = None;
     }
 
+    /// Copies the first bytes of a chain into `out`; the number copied.
+    #[inline(always)]
+    pub fn read_start(&self, range: SegmentRange, out: &mut [u8]) -> usize {
+        match self.chain(range) {
+            [segment] if segment.len as usize >= out.len() => {
+                // SAFETY: the segment is mapped for as long as the arena holds it and has as many bytes as `out`, which is ours.
+                unsafe { copy(segment.host.as_ptr(), out.as_mut_ptr(), out.len()) };
+                out.len()
+            }
+            chain => Payload::Guest {
+                chain,
+                skip_bytes: 0,
+            }
+            .cursor()
+            .read(out),
+        }
+    }
+
     /// The segments of one chain.
     #[inline]
     pub fn chain(&self, range: SegmentRange) -> &[Segment] {
@@ -98,11 +140,59 @@ impl SegmentArena {
     /// Adds a segment; `false` when there is no room.
     #[inline]
     pub(super) fn push(&mut self, segment: Segment) -> bool {
-        let room = self.segments.len() < ARENA_SEGMENTS;
+        let len = self.segments.len();
+        let room = len < ARENA_SEGMENTS;
         if room {
-            self.segments.push(segment);
+            // SAFETY: the vector was made with room for ARENA_SEGMENTS and never shrinks. Written out, because `push` asks about
+            // its capacity once more for each frame.
+            unsafe {
+                self.segments.as_mut_ptr().add(len).write(segment);
+                self.segments.set_len(len + 1);
+            }
         }
         room
+    }
+
+    /// Adds up to `count` chains of one segment each, for as long as `next` has one and there is room.
+    #[inline(always)]
+    pub(super) fn push_lone(
+        &mut self,
+        chains: &mut Vec<Chain>,
+        count: usize,
+        mut next: impl FnMut() -> Option<(ChainHead, Segment)>,
+    ) {
+        let (first, first_chain) = (self.segments.len(), chains.len());
+        let room = (ARENA_SEGMENTS - first).min(count);
+        chains.reserve(room);
+        let places = self.segments.spare_capacity_mut().iter_mut();
+        let places = places.zip(chains.spare_capacity_mut()).take(room);
+        let mut added = 0;
+        for (segment_place, chain_place) in places {
+            let Some((head, segment)) = next() else { break };
+            let start = (first + added) as u32;
+            chain_place.write(Chain {
+                head,
+                segments: SegmentRange {
+                    start,
+                    end: start + 1,
+                },
+                len_bytes: segment.len_bytes(),
+            });
+            segment_place.write(segment);
+            added += 1;
+        }
+        // SAFETY: as many places as that were written just now, from the first free one on.
+        unsafe {
+            self.segments.set_len(first + added);
+            chains.set_len(first_chain + added);
+        }
+    }
+
+    /// Asks the caches for where a short frame in the chain that starts with segment `start` begins.
+    pub(super) fn prefetch(&self, start: u32, to_write: bool) {
+        if let Some(segment) = self.segments.get(start as usize) {
+            segment.prefetch(to_write);
+        }
     }
 
     /// Makes the arena keep `memory` alive. Chains of another map are forgotten: they could outlive it.
@@ -179,6 +269,7 @@ impl<'a> PayloadCursor<'a> {
     }
 
     /// Copies into `out` as far as bytes are left; the number copied.
+    #[inline(always)]
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let mut done = 0;
         let len = out.len();
@@ -188,7 +279,7 @@ impl<'a> PayloadCursor<'a> {
             };
             // SAFETY: `host` has `bytes` bytes mapped for as long as the arena holds them (see `consume`); `rest` is
             // exclusively ours and as long.
-            unsafe { std::ptr::copy(host, rest.as_mut_ptr(), bytes) };
+            unsafe { copy(host, rest.as_mut_ptr(), bytes) };
             done += bytes;
         });
         done
@@ -270,9 +361,26 @@ impl<'a> ChainWriter<'a> {
         copied
     }
 
-    /// The only write of frame bytes to guest memory.
-    #[inline]
-    fn put(&mut self, mut from: *const u8, bytes: usize) -> usize {
+    /// The only write of frame bytes to guest memory, but for [`Self::put_across`].
+    #[inline(always)]
+    fn put(&mut self, from: *const u8, bytes: usize) -> usize {
+        match self.chain {
+            [segment, ..] if bytes < (segment.len - self.offset) as usize => {
+                // SAFETY: as in `put_across`.
+                unsafe {
+                    let to = segment.host.as_ptr().add(self.offset as usize);
+                    copy(from, to, bytes);
+                }
+                self.offset += bytes as u32;
+                bytes
+            }
+            _ => self.put_across(from, bytes),
+        }
+    }
+
+    /// [`Self::put`] to the end of a segment, and beyond.
+    #[inline(never)]
+    fn put_across(&mut self, mut from: *const u8, bytes: usize) -> usize {
         let mut left = bytes;
         while left > 0 {
             let Some((segment, rest)) = self.chain.split_first() else {
@@ -284,7 +392,7 @@ impl<'a> ChainWriter<'a> {
             // the segment is mapped writable for as long as its arena holds it and has `room` bytes after `offset`.
             // `copy` allows the two to overlap.
             unsafe {
-                std::ptr::copy(from, segment.host.as_ptr().add(self.offset as usize), now);
+                copy(from, segment.host.as_ptr().add(self.offset as usize), now);
                 from = from.add(now);
             }
             left -= now;

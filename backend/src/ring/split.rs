@@ -1,24 +1,26 @@
 //! A split virtqueue, device side (VIRTIO 1.3 §2.7).
 //!
-//! The control thread builds a [`SplitRing`] when a front-end starts a ring; from then on whoever holds it (a worker,
-//! behind the lock of its queue) takes heads out, gives used elements back in the same order, and decides about
-//! notifications in both directions. Ring addresses are translated once, at start or when memory changes; descriptors are
-//! checked on every use. What a driver did wrong is a [`RingError`]: the ring is then stopped, nothing else is.
+//! One kind of [`Ring`](super::Ring), which calls it. Ring addresses are translated once, at start or when memory changes;
+//! descriptors are checked on every use.
 //!
 //! Kept true: used elements are published strictly in the order of their heads in the available ring, and everything
 //! taken is given back before the ring changes hands. So `used.idx` alone says where to go on after a crash.
 
-use super::doorbell::{EventSink, EventSource};
+use super::chain::{
+    Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
+    MAX_CHAIN_DESCRIPTORS, NEXT, Taken, WRITE, bad_table, endless,
+};
+use super::copy::prefetch_read;
 use super::error::RingError;
-use super::guest_memory::{GuestMemory, RegionWindow};
-use super::parts::{DESCRIPTOR_BYTES, Parts, RingAddresses};
-use super::segment::{Segment, SegmentArena, SegmentRange};
+use super::guest_memory::GuestMemory;
+use super::parts::{Parts, RingAddresses};
+use super::segment::{SegmentArena, SegmentRange};
+use super::virtqueue::{MAX_RING_SIZE, RingConfig};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 use virtio_bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
-    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
+    VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY,
 };
 
 // Ring fields are little-endian, or the guest's own order for legacy drivers: the same on the hosts we run on.
@@ -26,63 +28,6 @@ const _: () = assert!(
     cfg!(target_endian = "little"),
     "ring fields are read as they are"
 );
-
-/// Largest ring (VIRTIO 1.3 §2.7: "The maximum Queue Size value is 32768").
-pub const MAX_RING_SIZE: u16 = 32_768;
-/// Descriptors in one chain, direct or indirect: what QEMU's own devices accept (VIRTQUEUE_MAX_SIZE), so every driver stays
-/// below it, whatever its ring's size. Without such a bound a guest with a large ring could make a worker walk 32,768
-/// descriptors for one frame.
-pub const MAX_CHAIN_DESCRIPTORS: u32 = 1_024;
-
-/// All that is needed to start a ring.
-#[derive(Debug)]
-pub struct RingConfig {
-    /// Entries; a power of two, 1 to 32,768.
-    pub size: u16,
-    /// Where its parts are.
-    pub addresses: RingAddresses,
-    /// Next available index by SET_VRING_BASE. The used index in memory wins when it disagrees.
-    pub base: u16,
-    /// Acked virtio features.
-    pub features: u64,
-    /// What the driver kicks; `None` when the front-end asked for polling.
-    pub kick: Option<Arc<EventSource>>,
-    /// What tells the driver about used buffers; `None` when it polls.
-    pub call: Option<Arc<EventSink>>,
-    /// Signalled when the ring is stopped by a [`RingError`].
-    pub error: Option<Arc<EventSink>>,
-}
-
-/// Which kind of chains a ring carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// guest-tx: device-readable descriptors only.
-    Readable,
-    /// guest-rx: device-writable descriptors only.
-    Writable,
-}
-
-/// A chain taken from the available ring.
-#[derive(Clone, Copy, Debug)]
-pub struct Chain {
-    /// Index of its first descriptor: its name in the used ring.
-    pub head: u16,
-    /// Its segments in the arena.
-    pub segments: SegmentRange,
-    /// Sum of its descriptors' lengths.
-    pub len_bytes: u64,
-}
-
-/// What taking a chain came to.
-#[derive(Clone, Copy, Debug)]
-pub enum Taken {
-    /// Here it is.
-    Chain(Chain),
-    /// The driver offers no more for now.
-    Empty,
-    /// The arena is full: go on with what it holds; the chain stays in the ring.
-    ArenaFull,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -93,10 +38,48 @@ struct Descriptor {
     next: u16,
 }
 
+impl Descriptor {
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let [
+            a0,
+            a1,
+            a2,
+            a3,
+            a4,
+            a5,
+            a6,
+            a7,
+            l0,
+            l1,
+            l2,
+            l3,
+            f0,
+            f1,
+            n0,
+            n1,
+        ] = bytes;
+        Self {
+            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        }
+    }
+
+    #[inline(always)]
+    fn buffer(self) -> Buffer {
+        Buffer {
+            addr: self.addr,
+            len: self.len,
+            flags: self.flags,
+        }
+    }
+}
+
 /// A started split virtqueue.
 #[derive(Debug)]
 pub struct SplitRing {
-    memory: Arc<GuestMemory>,
+    chains: ChainWalker,
     parts: Parts,
     mask: u16,
     size: u16,
@@ -108,22 +91,14 @@ pub struct SplitRing {
     /// Used index as the driver sees it.
     published_used: u16,
     event_idx: bool,
-    indirect: bool,
     /// Kicks were asked for, and not asked off since.
     armed: bool,
-    /// The region that the last buffer was in: the next one nearly always is, too.
-    window: RegionWindow,
     /// Flags of a descriptor that is a whole chain by itself.
     lone_flags: u16,
-    direction: Direction,
-    addresses: RingAddresses,
-    kick: Option<Arc<EventSource>>,
-    call: Option<Arc<EventSink>>,
-    error: Option<Arc<EventSink>>,
 }
 
-// SAFETY: the part pointers refer to shared mappings kept alive by `memory`; the ring itself is used by one thread at a time
-// (it is moved, or behind the lock of its queue), and accesses through the pointers are volatile or atomic.
+// SAFETY: the part pointers refer to shared mappings kept alive by the memory of `chains`; the ring itself is used by one
+// thread at a time (it is moved, or behind the lock of its queue), and accesses through the pointers are volatile or atomic.
 unsafe impl Send for SplitRing {}
 
 impl SplitRing {
@@ -132,26 +107,20 @@ impl SplitRing {
     /// # Errors
     /// A size that is no power of two, or a part that is misaligned or not inside one region.
     pub fn start(
-        config: RingConfig,
+        config: &RingConfig,
         direction: Direction,
         memory: &Arc<GuestMemory>,
     ) -> Result<Self, RingError> {
-        let RingConfig {
-            size,
-            addresses,
-            base,
-            features,
-            kick,
-            call,
-            error,
-        } = config;
+        let RingConfig { size, features, .. } = *config;
+        // Bits 16 to 31 belong to packed rings (vhost-user: Vring state description).
+        let base = config.base as u16;
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
             return Err(RingError::BadSize(size));
         }
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        let parts = Parts::translate(&addresses, size, event_idx, memory)?;
+        let parts = Parts::translate(&config.addresses, size, event_idx, memory)?;
         let mut ring = Self {
-            memory: Arc::clone(memory),
+            chains: ChainWalker::new(memory, direction, features),
             parts,
             mask: size - 1,
             size,
@@ -160,18 +129,11 @@ impl SplitRing {
             next_used: 0,
             published_used: 0,
             event_idx,
-            indirect: features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0,
             armed: false,
-            window: RegionWindow::NONE,
             lone_flags: match direction {
                 Direction::Readable => 0,
-                Direction::Writable => VRING_DESC_F_WRITE as u16,
+                Direction::Writable => WRITE,
             },
-            direction,
-            addresses,
-            kick,
-            call,
-            error,
         };
         let used = ring.used_index().load(Ordering::Acquire);
         if used != base {
@@ -189,81 +151,48 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Moves a running ring to another memory map. On error nothing has changed, and the ring must be stopped.
-    pub fn replace_memory(&mut self, memory: &Arc<GuestMemory>) -> Result<(), RingError> {
-        self.parts = Parts::translate(&self.addresses, self.size, self.event_idx, memory)?;
-        self.memory = Arc::clone(memory);
-        self.window = RegionWindow::NONE;
+    /// As [`Ring::replace_memory`](super::Ring::replace_memory).
+    pub fn replace_memory(
+        &mut self,
+        addresses: &RingAddresses,
+        memory: &Arc<GuestMemory>,
+    ) -> Result<(), RingError> {
+        self.parts = Parts::translate(addresses, self.size, self.event_idx, memory)?;
+        self.chains.replace_memory(memory);
         Ok(())
     }
 
-    /// Applies acked features to a running ring; indices stay.
-    pub fn set_features(&mut self, features: u64) -> Result<(), RingError> {
+    /// As [`Ring::set_features`](super::Ring::set_features).
+    pub fn set_features(
+        &mut self,
+        addresses: &RingAddresses,
+        features: u64,
+    ) -> Result<(), RingError> {
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-        self.parts = Parts::translate(&self.addresses, self.size, event_idx, &self.memory)?;
+        self.parts = Parts::translate(addresses, self.size, event_idx, self.chains.memory())?;
         self.event_idx = event_idx;
-        self.indirect = features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0;
+        self.chains.set_features(features);
         Ok(())
     }
 
-    /// Lets go of the ring: asks for kicks, so that whoever serves it next hears of what comes, and tells where to go on.
-    pub fn stop(mut self) -> u16 {
+    /// As [`Ring::stop`](super::Ring::stop).
+    pub fn stop(mut self) -> u32 {
         debug_assert_eq!(
             self.next_used, self.published_used,
             "a chain was taken and not given back"
         );
         self.request_kicks();
-        self.next_avail
+        self.base()
     }
 
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
-    }
-
-    /// Entries.
-    pub fn size(&self) -> u16 {
-        self.size
+        self.chains.memory()
     }
 
     /// The next index to take from the available ring.
-    pub fn next_avail(&self) -> u16 {
-        self.next_avail
-    }
-
-    /// What the driver kicks.
-    pub fn kick(&self) -> Option<&Arc<EventSource>> {
-        self.kick.as_ref()
-    }
-
-    /// Another kick eventfd.
-    pub fn set_kick(&mut self, kick: Option<Arc<EventSource>>) {
-        self.kick = kick;
-    }
-
-    /// Another call eventfd, signalled once: a notification may have gone to the old one unheard.
-    pub fn set_call(&mut self, call: Option<Arc<EventSink>>) {
-        self.call = call;
-        self.signal_call();
-    }
-
-    /// Another error eventfd.
-    pub fn set_error(&mut self, error: Option<Arc<EventSink>>) {
-        self.error = error;
-    }
-
-    /// Tells the front-end that the ring is broken (vhost-user: VHOST_USER_SET_VRING_ERR).
-    pub fn signal_error(&self) {
-        if let Some(error) = &self.error {
-            error.signal();
-        }
-    }
-
-    /// Notifies the driver without asking whether it wants to be; `false` when it gave no eventfd for that.
-    pub fn signal_call(&self) -> bool {
-        let Some(call) = &self.call else { return false };
-        call.signal();
-        true
+    pub fn base(&self) -> u32 {
+        self.next_avail.into()
     }
 
     /// Reads the driver's available index; the number of chains that wait.
@@ -294,7 +223,7 @@ impl SplitRing {
         if self.next_avail == self.avail_seen && self.refresh()? == 0 {
             return Ok(Taken::Empty);
         }
-        arena.hold(&self.memory);
+        arena.hold(self.chains.memory());
         let start = arena.len() as u32;
         let head = self.available_entry(self.next_avail);
         if let Some(len_bytes) = self.walk_lone(head, arena) {
@@ -304,12 +233,93 @@ impl SplitRing {
                 end: start + 1,
             };
             return Ok(Taken::Chain(Chain {
-                head,
+                head: lone_head(head),
                 segments,
                 len_bytes: len_bytes.into(),
             }));
         }
         self.take_any(head, arena)
+    }
+
+    /// As [`Ring::take_burst`](super::Ring::take_burst).
+    pub fn take_burst(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        limit: BurstLimit,
+    ) -> Result<BurstEnd, RingError> {
+        if self.next_avail == self.avail_seen && self.refresh()? == 0 {
+            return Ok(BurstEnd::Empty);
+        }
+        arena.hold(self.chains.memory());
+        let waiting = usize::from(self.avail_seen.wrapping_sub(self.next_avail));
+        let count = waiting.min(limit.chains);
+        // The driver's core has written these lines last. All are asked for before the first is waited for.
+        for index in 0..count as u16 {
+            let head = self.available_entry(self.next_avail.wrapping_add(index));
+            let table = self.parts.descriptors.as_ptr().cast::<Descriptor>();
+            prefetch_read(table.wrapping_add(usize::from(head & self.mask)).cast());
+        }
+        let burst = limit.bytes;
+        let first = chains.len();
+        let mut bytes = 0u64;
+        while chains.len() - first < count && bytes < burst {
+            let left = count - (chains.len() - first);
+            bytes += self.take_lone(arena, chains, left, burst - bytes);
+            if chains.len() - first == count || bytes >= burst {
+                break;
+            }
+            let head = self.available_entry(self.next_avail);
+            match self.take_any(head, arena)? {
+                Taken::Chain(chain) => {
+                    bytes += chain.len_bytes;
+                    arena.prefetch(chain.segments.start, self.lone_flags == WRITE);
+                    chains.push(chain);
+                }
+                Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
+            }
+        }
+        Ok(if chains.len() - first == count && count < limit.chains {
+            BurstEnd::Empty
+        } else {
+            BurstEnd::Limit
+        })
+    }
+
+    /// Takes up to `count` chains of one descriptor each, until one that is not or `limit_bytes`; their bytes.
+    #[inline(always)]
+    fn take_lone(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        count: usize,
+        limit_bytes: u64,
+    ) -> u64 {
+        let to_write = self.lone_flags == WRITE;
+        let mut bytes = 0u64;
+        let mut at = self.next_avail;
+        arena.push_lone(chains, count, || {
+            if bytes >= limit_bytes {
+                return None;
+            }
+            let id = self.available_entry(at);
+            if id >= self.size {
+                return None;
+            }
+            let descriptor = self.descriptor(id);
+            if descriptor.flags != self.lone_flags {
+                return None;
+            }
+            let segment = self
+                .chains
+                .translate_lone(descriptor.addr, descriptor.len)?;
+            segment.prefetch(to_write);
+            bytes += u64::from(descriptor.len);
+            at = at.wrapping_add(1);
+            Some((lone_head(id), segment))
+        });
+        self.next_avail = at;
+        bytes
     }
 
     /// A chain that is one direct descriptor in the region used last: what most drivers make of most frames.
@@ -319,16 +329,13 @@ impl SplitRing {
             return None;
         }
         let descriptor = self.descriptor(head);
-        if descriptor.flags != self.lone_flags || descriptor.len == 0 {
+        if descriptor.flags != self.lone_flags {
             return None;
         }
-        let (host, left) = self.window.at(descriptor.addr)?;
-        if u64::from(descriptor.len) > left {
-            return None;
-        }
-        arena
-            .push(Segment::new(host, descriptor.len))
-            .then_some(descriptor.len)
+        let segment = self
+            .chains
+            .translate_lone(descriptor.addr, descriptor.len)?;
+        arena.push(segment).then_some(descriptor.len)
     }
 
     /// A chain of any shape, or the reason why it is none.
@@ -344,7 +351,7 @@ impl SplitRing {
                     end: arena.len() as u32,
                 };
                 Ok(Taken::Chain(Chain {
-                    head,
+                    head: lone_head(head),
                     segments,
                     len_bytes,
                 }))
@@ -456,11 +463,11 @@ impl SplitRing {
                 });
             }
             let descriptor = self.descriptor(index);
-            if descriptor.flags & VRING_DESC_F_INDIRECT as u16 != 0 {
-                return Ok(len_bytes + self.walk_indirect(head, descriptor, arena)?);
+            if descriptor.flags & INDIRECT != 0 {
+                return Ok(len_bytes + self.walk_table(head, descriptor.buffer(), arena)?);
             }
-            len_bytes += self.add_buffer(head, descriptor, arena)?;
-            if descriptor.flags & VRING_DESC_F_NEXT as u16 == 0 {
+            len_bytes += self.chains.add_buffer(head, descriptor.buffer(), arena)?;
+            if descriptor.flags & NEXT == 0 {
                 return Ok(len_bytes);
             }
             index = descriptor.next;
@@ -468,91 +475,34 @@ impl SplitRing {
         Err(endless(head, self.size.into()))
     }
 
-    fn walk_indirect(
+    /// VIRTIO 1.3 §2.7.5.3: the table's descriptors are chained by `next`; §2.7.5.3.2 leaves WRITE of the table to be ignored.
+    fn walk_table(
         &mut self,
         head: u16,
-        table: Descriptor,
+        table: Buffer,
         arena: &mut SegmentArena,
     ) -> Result<u64, RingError> {
-        let malformed = |d: Descriptor| RingError::BadIndirect {
-            head,
-            len_bytes: d.len,
-            flags: d.flags,
-        };
-        let count = table.len / DESCRIPTOR_BYTES as u32;
-        // VIRTIO 1.3 §2.7.5.3.1: only if negotiated, never together with NEXT; §2.7.5.3.2 leaves WRITE to be ignored.
-        if !self.indirect
-            || table.flags & VRING_DESC_F_NEXT as u16 != 0
-            || count == 0
-            || !table.len.is_multiple_of(DESCRIPTOR_BYTES as u32)
-        {
-            return Err(malformed(table));
-        }
+        let entries = self.chains.table_entries(head, table)?;
         let mut len_bytes = 0u64;
         let mut index = 0u16;
-        for _ in 0..count.min(MAX_CHAIN_DESCRIPTORS) {
-            if u32::from(index) >= count {
-                return Err(RingError::NoSuchDescriptor { index, size: count });
+        for _ in 0..entries.min(MAX_CHAIN_DESCRIPTORS) {
+            if u32::from(index) >= entries {
+                return Err(RingError::NoSuchDescriptor {
+                    index,
+                    size: entries,
+                });
             }
-            let descriptor = self.descriptor_in_guest(&table, index)?;
-            if descriptor.flags & VRING_DESC_F_INDIRECT as u16 != 0 {
-                return Err(malformed(descriptor));
+            let descriptor = Descriptor::from_bytes(self.chains.table_entry(table, index)?);
+            if descriptor.flags & INDIRECT != 0 {
+                return Err(bad_table(head, descriptor.buffer()));
             }
-            len_bytes += self.add_buffer(head, descriptor, arena)?;
-            if descriptor.flags & VRING_DESC_F_NEXT as u16 == 0 {
+            len_bytes += self.chains.add_buffer(head, descriptor.buffer(), arena)?;
+            if descriptor.flags & NEXT == 0 {
                 return Ok(len_bytes);
             }
             index = descriptor.next;
         }
-        Err(endless(head, count))
-    }
-
-    /// Adds one descriptor's buffer to the arena, in as many pieces as regions it lies in; its length.
-    #[inline]
-    fn add_buffer(
-        &mut self,
-        head: u16,
-        descriptor: Descriptor,
-        arena: &mut SegmentArena,
-    ) -> Result<u64, RingError> {
-        let Descriptor {
-            mut addr,
-            len,
-            flags,
-            ..
-        } = descriptor;
-        let writable = flags & VRING_DESC_F_WRITE as u16 != 0;
-        if writable != (self.direction == Direction::Writable) {
-            return Err(RingError::WrongDirection { head, flags });
-        }
-        let bad_address = RingError::BadAddress {
-            addr: descriptor.addr,
-            len_bytes: len,
-        };
-        // An empty descriptor costs a place as well, or chains of them would be walked without bound.
-        if len == 0 && !arena.push(Segment::new(NonNull::dangling(), 0)) {
-            return Err(RingError::TooLong { head });
-        }
-        let mut left = len;
-        while left > 0 {
-            let (host, contiguous) = self.locate(addr).ok_or(bad_address)?;
-            let now = u64::from(left).min(contiguous) as u32;
-            if !arena.push(Segment::new(host, now)) {
-                return Err(RingError::TooLong { head });
-            }
-            left -= now;
-            addr = addr.wrapping_add(u64::from(now));
-        }
-        Ok(len.into())
-    }
-
-    /// Host address of `addr`, and how many bytes follow it in the same region.
-    #[inline]
-    fn locate(&mut self, addr: u64) -> Option<(NonNull<u8>, u64)> {
-        self.window.at(addr).or_else(|| {
-            self.window = self.memory.window(addr)?;
-            self.window.at(addr)
-        })
+        Err(endless(head, entries))
     }
 
     #[inline]
@@ -567,29 +517,6 @@ impl SplitRing {
                 .add(usize::from(index))
                 .read_volatile()
         }
-    }
-
-    fn descriptor_in_guest(
-        &mut self,
-        table: &Descriptor,
-        index: u16,
-    ) -> Result<Descriptor, RingError> {
-        let bad_address = RingError::BadAddress {
-            addr: table.addr,
-            len_bytes: table.len,
-        };
-        let addr = table
-            .addr
-            .checked_add(DESCRIPTOR_BYTES * u64::from(index))
-            .ok_or(bad_address)?;
-        let (host, contiguous) = self.locate(addr).ok_or(bad_address)?;
-        if contiguous < DESCRIPTOR_BYTES {
-            return Err(bad_address);
-        }
-        // SAFETY: 16 bytes are mapped from `host`. A table need not be aligned, so the copy is bytewise; it is read once.
-        let bytes = unsafe { host.as_ptr().cast::<[u8; 16]>().read_volatile() };
-        // SAFETY: every bit pattern is a Descriptor, and both have 16 bytes.
-        Ok(unsafe { std::mem::transmute::<[u8; 16], Descriptor>(bytes) })
     }
 
     /// Entry of the available ring that `index` (free-running) stands for.
@@ -635,16 +562,13 @@ impl SplitRing {
     #[inline]
     fn u16_at(&self, part: NonNull<u8>, offset: usize) -> &AtomicU16 {
         // SAFETY: the offsets above lie within the lengths that `Parts::translate` checked, at an alignment of two bytes; the
-        // mapping lives as long as `self.memory`, hence as long as the reference.
+        // mapping lives as long as the memory of `self.chains`, hence as long as the reference.
         unsafe { AtomicU16::from_ptr(part.as_ptr().add(offset).cast()) }
     }
 }
 
-/// What is wrong with a chain that went on after as many descriptors as were looked at.
-fn endless(head: u16, table_size: u32) -> RingError {
-    if table_size > MAX_CHAIN_DESCRIPTORS {
-        RingError::TooLong { head }
-    } else {
-        RingError::Loop { head }
-    }
+/// A chain is one entry of the available ring, however many descriptors it has.
+#[inline(always)]
+fn lone_head(id: u16) -> ChainHead {
+    ChainHead { id, places: 1 }
 }

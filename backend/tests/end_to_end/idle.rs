@@ -1,8 +1,11 @@
-//! A switch without work costs nothing, and wakes for the next frame.
+//! A switch without work costs nothing and little memory, and wakes for the next frame.
 
 use std::time::Duration;
 
+use guest_sim::bench::MemoryUse;
 use guest_sim::bench::cores::threads_cpu_time;
+use guest_sim::bench::daemon::PortArgument;
+use guest_sim::{Canaries, Nic, NicOptions};
 
 use crate::rig::{Switch, VM, exchange, guest_options, numbered, one_way, until};
 
@@ -67,5 +70,52 @@ fn one_frame_at_a_time_is_never_missed_by_a_switch_that_goes_to_sleep_in_between
         one_way(&numbered(number, 1, 2), &mut one, &mut other);
         std::thread::sleep(Duration::from_micros(u64::from(number) % 120));
     }
+    switch.finish();
+}
+
+#[test]
+fn idle_ports_take_little_memory_and_few_descriptors() {
+    const PORTS: u64 = 200;
+    /// Each port's share, page tables included.
+    const PER_PORT_BYTES: u64 = 64 << 10;
+    /// Its guest's: the connection, two memory regions, and three eventfds for each of two rings.
+    const PER_GUEST_DESCRIPTORS: u64 = 9;
+    /// The daemon with two ports, its program included.
+    const IN_ALL_BYTES: u64 = 20 << 20;
+    let names: Vec<String> = (1..=PORTS).map(|number| format!("vm{number}")).collect();
+    let ports: Vec<_> = names.iter().map(|name| PortArgument::named(name)).collect();
+    let switch = Switch::new(&ports, &[]);
+    let attach = |name: &String| -> Nic {
+        let options = NicOptions {
+            canaries: Canaries::Off,
+            ..guest_options()
+        };
+        switch.guest(name, options)
+    };
+    let held = || MemoryUse::of(switch.daemon.pid()).unwrap();
+    let own = |held: MemoryUse| held.anonymous_bytes + held.page_table_bytes;
+
+    let (two, others) = names.split_at(2);
+    let mut nics: Vec<Nic> = two.iter().map(attach).collect();
+    let before = held();
+    let in_all = own(before) + before.file_bytes;
+    assert!(in_all < IN_ALL_BYTES, "{in_all} bytes with two ports");
+    nics.extend(others.iter().map(attach));
+    let after = held();
+    let each = (own(after) - own(before)) / others.len() as u64;
+    assert!(each < PER_PORT_BYTES, "{each} bytes for an idle port");
+    let descriptors = after.descriptors - before.descriptors;
+    let most = PER_GUEST_DESCRIPTORS * others.len() as u64;
+    assert!(
+        descriptors <= most,
+        "{descriptors} descriptors for {} guests",
+        others.len()
+    );
+
+    // Gone, they leave nothing behind.
+    drop(nics);
+    until("every guest to be detached", || {
+        (held().descriptors <= before.descriptors).then_some(())
+    });
     switch.finish();
 }

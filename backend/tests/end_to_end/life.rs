@@ -363,7 +363,7 @@ fn a_stopped_ring_says_where_to_go_on_and_is_not_written_any_more() {
             });
             to.pause().unwrap();
             let used = to.raw_ring(0).unwrap().used_index().unwrap();
-            assert_eq!(to.stopped_at()[0], used, "round {round}");
+            assert_eq!(to.stopped_at()[0], u32::from(used), "round {round}");
             sending.join().unwrap();
             assert_eq!(to.raw_ring(0).unwrap().used_index().unwrap(), used);
         });
@@ -393,7 +393,7 @@ fn a_transmit_ring_stopped_under_load_goes_on_without_loss_or_repetition() {
         // Somewhere in the middle of them.
         from.pause().unwrap();
         let used = from.raw_ring(1).unwrap().used_index().unwrap();
-        assert_eq!(from.stopped_at()[1], used, "round {round}");
+        assert_eq!(from.stopped_at()[1], u32::from(used), "round {round}");
         from.resume().unwrap();
         for frame in &frames {
             verify_arrival(frame, &mut to);

@@ -1,12 +1,13 @@
 //! Several guests on one switch: flooding, learning, and that one guest's slowness stays its own.
 
+use guest_sim::bench::MemoryUse;
 use guest_sim::frame::FrameBuilder;
 use guest_sim::frame::build::BROADCAST;
 use guest_sim::{Features, Nic, NicOptions, Refill, Waiting};
 
 use crate::rig::{
-    Switch, VM, WITHIN, arrival, assortment, exchange, guest_options, mac, numbered, one_way,
-    verify_arrival, verify_quiet,
+    Switch, VM, WITHIN, arrival, assortment, exchange, guest_options, mac, memory, numbered,
+    one_way, verify_arrival, verify_quiet,
 };
 
 fn eight(switch: &Switch) -> Vec<Nic> {
@@ -309,5 +310,29 @@ fn a_guest_that_asks_for_no_calls_gets_none() {
         assert!(!to.pair(0).guest_rx.ring_mut().take_call());
     }
     assert!(switch.counters("vm2")["notifications_saved"].as_u64() > Some(0));
+    switch.finish();
+}
+
+#[test]
+fn a_daemon_that_may_hold_no_more_descriptors_says_so_and_serves_the_guests_it_has() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let switch = Switch::of(&["vm1", "vm2", "vm3"]);
+    let mut one = switch.guest("vm1", guest_options());
+    let mut other = switch.guest("vm2", guest_options());
+    let pid = switch.daemon.pid();
+    let held = MemoryUse::of(pid).unwrap().descriptors;
+    // Enough for the next connection and what it sends at first, and for a client of the admin socket.
+    let most = Some(held + 4);
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    let pid = Pid::from_raw(pid.try_into().unwrap());
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let refused = switch.try_guest_in(&memory(), "vm3", guest_options());
+    assert!(refused.is_err());
+    let shown = switch.show("vm3").to_string();
+    assert!(shown.contains("raise its limit"), "{shown}");
+    exchange((1, &mut one), (2, &mut other));
     switch.finish();
 }

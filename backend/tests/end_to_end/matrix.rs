@@ -368,7 +368,7 @@ fn buffers_may_cross_from_one_region_into_the_next() {
 
 /// Puts `before` bytes of transmit and receive buffer before the border and the rest behind it.
 fn cross(image: &[u8], before: u64, border: u64, from: &mut Nic, to: &mut Nic) {
-    use guest_sim::ring::split::{Direction, Segment};
+    use guest_sim::ring::{Direction, Segment};
     let (start, len) = (border - before, image.len() as u32);
     let (head, tail) = image.split_at(before as usize);
     from.memory().write(start, head).unwrap();

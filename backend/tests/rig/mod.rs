@@ -10,8 +10,9 @@ use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
 use ringswitch::datapath::queue::ActiveRing;
 use ringswitch::datapath::vnet_header::NetFeatures;
 use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
-use ringswitch::ring::split::Direction;
-use ringswitch::ring::{GuestMemory as Mapped, RegionLayout, RingAddresses, RingConfig, SplitRing};
+use ringswitch::ring::{
+    Direction, GuestMemory as Mapped, RegionLayout, Ring, RingAddresses, RingConfig,
+};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
@@ -70,6 +71,12 @@ impl Rig {
         self.runner.run_queue(&queue)
     }
 
+    /// Takes a guest's ring out of service, to be looked at by itself.
+    pub fn take_ring(&self, guest: usize, index: usize) -> ActiveRing {
+        let queues = &self.guests[guest].queues.queues;
+        queues[index].control(Option::take).unwrap()
+    }
+
     /// What a worker does before it stops polling a guest's guest-tx ring.
     pub fn arm(&mut self, guest: usize) -> bool {
         BatchRunner::arm(&self.guests[guest].queues.queues[1])
@@ -104,7 +111,7 @@ impl Guest {
             } else {
                 Direction::Readable
             };
-            let ring = SplitRing::start(config(ring, acked), direction, &map(&memory)).unwrap();
+            let ring = Ring::start(config(ring, acked), direction, &map(&memory)).unwrap();
             let features = NetFeatures::new(acked.bits());
             queues.queues[index].control(|slot| *slot = Some(ActiveRing { ring, features }));
             queues.queues[index].enable();
@@ -150,7 +157,7 @@ pub fn map(memory: &GuestMemory) -> Arc<Mapped> {
 }
 
 /// What SET_VRING_* would say of a ring, without eventfds: nobody sleeps on the rig.
-pub fn config(ring: &guest_sim::SplitRing, acked: Features) -> RingConfig {
+pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
     let memory = ring.memory();
     RingConfig {
         size: ring.size(),

@@ -12,9 +12,8 @@ use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::{Block, GuestMemory};
 use crate::nic::Nic;
-use crate::ring::SplitRing;
-use crate::ring::split::{Completion, DescriptorTable, Direction, Segment};
 use crate::ring::view::View;
+use crate::ring::{Completion, DescriptorTable, Direction, Segment, Virtqueue};
 
 /// Frames handled per ring before the next ring's turn, unless told otherwise.
 const BATCH: usize = 64;
@@ -173,7 +172,7 @@ impl Bounce {
         Ok(frames)
     }
 
-    fn reclaim(&mut self, ring: &mut SplitRing, view: &View<'_>) -> Result<(), Error> {
+    fn reclaim(&mut self, ring: &mut Virtqueue, view: &View<'_>) -> Result<(), Error> {
         for _ in 0..2 * BATCH {
             let Some(completion) = ring.pop_used_with(view)? else {
                 break;
@@ -192,7 +191,7 @@ impl Bounce {
     /// Makes a received frame one to transmit.
     fn turn_round(
         &mut self,
-        ring: &mut SplitRing,
+        ring: &mut Virtqueue,
         view: &View<'_>,
         first: Completion,
         add: impl FnOnce(&[Segment], u32) -> Result<(), Error>,
@@ -229,7 +228,7 @@ impl Bounce {
         add(&segments[..count], first.token)
     }
 
-    fn fill(&mut self, ring: &mut SplitRing, view: &View<'_>) -> Result<(), Error> {
+    fn fill(&mut self, ring: &mut Virtqueue, view: &View<'_>) -> Result<(), Error> {
         while ring.free_descriptors() > 0 {
             let Some(buffer) = self.take() else { break };
             let segment = self.segment(buffer, self.buffer_bytes as u32, Direction::DeviceWrites);

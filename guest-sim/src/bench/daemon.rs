@@ -4,10 +4,11 @@
 //! [`Daemon`] value.
 
 use std::fs::File;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use vmm_sys_util::tempdir::TempDir;
@@ -60,9 +61,54 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started.
     pub fn start(binary: &Path, ports: &[PortArgument<'_>], extra: &[&str]) -> Result<Self, Error> {
-        let folder = TempDir::new()
-            .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))
-            .doing("making a folder")?;
+        Self::start_in(folder()?, binary, ports, extra, None)
+    }
+
+    /// Like [`Self::start`], and waits until the daemon tells its service manager that it is ready: also how long that took.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not say so in time.
+    pub fn start_timed(
+        binary: &Path,
+        ports: &[PortArgument<'_>],
+        extra: &[&str],
+        within: Duration,
+    ) -> Result<(Self, Duration), Error> {
+        let folder = folder()?;
+        let path = folder.as_path().join("notify");
+        let manager = UnixDatagram::bind(&path).doing("binding a notification socket")?;
+        // Long enough to cost nothing, short enough to notice a daemon that ended instead.
+        manager
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .doing("setting a time-out")?;
+        let started = Instant::now();
+        let mut daemon = Self::start_in(folder, binary, ports, extra, Some(&path))?;
+        let patience = Patience::of(within);
+        let mut state = [0; 16];
+        loop {
+            match manager.recv(&mut state) {
+                Ok(length) if state.get(..length) == Some(b"READY=1") => {
+                    return Ok((daemon, started.elapsed()));
+                }
+                Ok(_) => {}
+                Err(_) if !daemon.is_running()? => {
+                    return Err(Error::Options("the daemon ended before it was ready"));
+                }
+                Err(_) if patience.is_over() => {
+                    return Err(patience.timeout("the daemon to be ready"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn start_in(
+        folder: TempDir,
+        binary: &Path,
+        ports: &[PortArgument<'_>],
+        extra: &[&str],
+        notify: Option<&Path>,
+    ) -> Result<Self, Error> {
         let mut arguments = vec![
             "run".to_owned(),
             "--admin".into(),
@@ -80,7 +126,7 @@ impl Daemon {
             ));
         }
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
-        let child = spawn(binary, &arguments, &folder)?;
+        let child = spawn(binary, &arguments, &folder, notify)?;
         Ok(Self {
             binary: binary.to_owned(),
             arguments,
@@ -94,7 +140,7 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started.
     pub fn restart(&mut self) -> Result<(), Error> {
-        self.child = spawn(&self.binary, &self.arguments, &self.folder)?;
+        self.child = spawn(&self.binary, &self.arguments, &self.folder, None)?;
         Ok(())
     }
 
@@ -220,7 +266,18 @@ impl<'a> PortArgument<'a> {
     }
 }
 
-fn spawn(binary: &Path, arguments: &[String], folder: &TempDir) -> Result<Child, Error> {
+fn folder() -> Result<TempDir, Error> {
+    TempDir::new()
+        .map_err(|error| std::io::Error::from_raw_os_error(error.errno()))
+        .doing("making a folder")
+}
+
+fn spawn(
+    binary: &Path,
+    arguments: &[String],
+    folder: &TempDir,
+    notify: Option<&Path>,
+) -> Result<Child, Error> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -228,6 +285,9 @@ fn spawn(binary: &Path, arguments: &[String], folder: &TempDir) -> Result<Child,
         .doing("opening the daemon's log")?;
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::null()).stderr(log);
+    if let Some(socket) = notify {
+        command.env("NOTIFY_SOCKET", socket);
+    }
     command.spawn().doing("starting ringswitch")
 }
 

@@ -1,13 +1,15 @@
 //! What benches need beside a driver: a guest that forwards as fast as it can, the state of the machine, and the program under test.
 //!
-//! `daemon` (the program) -> `cores` (pinning, the distance between two cores, CPU time) -> `bounce` (two guests that swap frames), `traffic`
+//! `daemon` (the program) -> `cores` (pinning, the distance between two cores, CPU time) and `memory_use` -> `bounce` (two guests that swap frames), `traffic`
 //! (guests that only send or only receive).
 
 pub mod bounce;
 pub mod cores;
 pub mod daemon;
+pub mod memory_use;
 pub mod traffic;
 
 pub use bounce::Bounce;
 pub use daemon::Daemon;
+pub use memory_use::MemoryUse;
 pub use traffic::{Sink, Source};

@@ -13,7 +13,7 @@ use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::{Block, GuestMemory};
 use crate::nic::Nic;
-use crate::ring::split::{DescriptorTable, Direction, Segment};
+use crate::ring::{DescriptorTable, Direction, Segment};
 use crate::ring::view::View;
 
 /// Used chains taken back at a time.

@@ -12,7 +12,7 @@ use crate::features::Features;
 use crate::frame::{Frame, VnetHeader};
 use crate::memory::{GuestMemory, fill};
 use crate::nic::options::{Canaries, NicOptions, Refill};
-use crate::ring::split::{Completion, DescriptorTable, Direction, Segment, SplitRing};
+use crate::ring::{Completion, DescriptorTable, Direction, Segment, Virtqueue};
 
 /// What a posted buffer is filled with, so that a stray write shows.
 const CANARY: u8 = 0xa7;
@@ -22,7 +22,7 @@ const GUARD_BYTES: usize = 64;
 /// One guest-rx ring with its driver.
 #[derive(Debug)]
 pub struct GuestRx {
-    ring: SplitRing,
+    ring: Virtqueue,
     arena: Arena,
     table: DescriptorTable,
     acked: Features,
@@ -49,7 +49,7 @@ impl GuestRx {
     ) -> Result<Self, Error> {
         let size = options.guest_rx_ring_size;
         let mut guest_rx = Self {
-            ring: SplitRing::new(index, memory, options.ring_region, size, acked)?,
+            ring: Virtqueue::new(index, memory, options.ring_region, size, acked)?,
             arena: Arena::new(memory, &options.buffer_regions),
             table: options.guest_rx_table,
             acked,
@@ -100,12 +100,12 @@ impl GuestRx {
     }
 
     /// The ring below.
-    pub fn ring(&self) -> &SplitRing {
+    pub fn ring(&self) -> &Virtqueue {
         &self.ring
     }
 
     /// The ring below, to add chains of one's own.
-    pub fn ring_mut(&mut self) -> &mut SplitRing {
+    pub fn ring_mut(&mut self) -> &mut Virtqueue {
         &mut self.ring
     }
 
@@ -221,12 +221,13 @@ impl GuestRx {
         Ok(frames)
     }
 
-    /// Checks that no byte of a posted buffer changed that the device has not reported. Only with [`Canaries::On`], and only sure while no
-    /// frame is on its way.
+    /// Checks that no byte of a posted buffer changed that the device has not reported (with [`Canaries::On`]), and no descriptor that it
+    /// has not used. Only sure while no frame is on its way.
     ///
     /// # Errors
-    /// [`DeviceFault::MemoryOverwritten`].
+    /// [`DeviceFault::MemoryOverwritten`], [`DeviceFault::DescriptorOverwritten`].
     pub fn verify_untouched(&self) -> Result<(), Error> {
+        self.ring.verify_untouched()?;
         if self.canaries == Canaries::On && !self.ring.has_used()? {
             for (slot, _) in (0..).zip(&self.posted).filter(|&(_, &posted)| posted) {
                 self.check_canary(slot, 0)?;

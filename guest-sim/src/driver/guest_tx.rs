@@ -13,12 +13,12 @@ use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::GuestMemory;
 use crate::nic::options::{Canaries, NicOptions};
-use crate::ring::split::{DescriptorTable, Direction, Segment, SplitRing};
+use crate::ring::{DescriptorTable, Direction, Segment, Virtqueue};
 
 /// One guest-tx ring with its driver.
 #[derive(Debug)]
 pub struct GuestTx {
-    ring: SplitRing,
+    ring: Virtqueue,
     arena: Arena,
     layout: ChainLayout,
     table: DescriptorTable,
@@ -47,7 +47,7 @@ impl GuestTx {
     ) -> Result<Self, Error> {
         let size = options.guest_tx_ring_size;
         let mut guest_tx = Self {
-            ring: SplitRing::new(index, memory, options.ring_region, size, acked)?,
+            ring: Virtqueue::new(index, memory, options.ring_region, size, acked)?,
             arena: Arena::new(memory, &options.buffer_regions),
             layout: options.guest_tx_layout.clone(),
             table: options.guest_tx_table,
@@ -71,12 +71,12 @@ impl GuestTx {
     }
 
     /// The ring below.
-    pub fn ring(&self) -> &SplitRing {
+    pub fn ring(&self) -> &Virtqueue {
         &self.ring
     }
 
     /// The ring below, to add chains of one's own.
-    pub fn ring_mut(&mut self) -> &mut SplitRing {
+    pub fn ring_mut(&mut self) -> &mut Virtqueue {
         &mut self.ring
     }
 
@@ -215,7 +215,7 @@ impl GuestTx {
         loop {
             self.reclaim()?;
             if self.ring.outstanding() == 0 {
-                return Ok(());
+                return self.ring.verify_untouched();
             }
             if !wait_for_used(&mut self.ring, self.waiting, patience)? {
                 return Err(patience.timeout("guest-tx chains to come back"));

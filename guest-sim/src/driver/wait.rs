@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::{Doing, Error};
-use crate::ring::SplitRing;
+use crate::ring::Virtqueue;
 
 /// How a driver learns of used chains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Patience {
 
 /// Waits until `ring` has used chains; false when the patience ended first.
 pub(crate) fn wait_for_used(
-    ring: &mut SplitRing,
+    ring: &mut Virtqueue,
     waiting: Waiting,
     patience: Patience,
 ) -> Result<bool, Error> {

@@ -1,6 +1,6 @@
 //! Guests and front-ends that break the rules on purpose, as tables that a test can walk through.
 //!
-//! `chains` (what a guest can put into its rings), `messages` (what a front-end can put on the socket), `descriptors` (what it can pass along
+//! `chains` (what a guest can put into its rings: `shared_cases`, `split_cases`, `packed_cases`), `messages` (what a front-end can put on the socket), `descriptors` (what it can pass along
 //! with them). Every case has a name; none expects anything but that the device and every other port live on. Singular attacks need no
 //! table: [`GuestMemory::truncate_memfd`](crate::GuestMemory::truncate_memfd), [`RawFrontend::send_bytes`](crate::RawFrontend::send_bytes)
 //! in pieces, [`kick_storm`], [`flood_without_reading`].
@@ -8,11 +8,14 @@
 pub mod chains;
 pub mod descriptors;
 pub mod messages;
+mod packed_cases;
+mod shared_cases;
+mod split_cases;
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-pub use chains::{HostileChain, chains};
+pub use chains::{HostileChain, chains, packed_chains};
 pub use descriptors::PassedDescriptor;
 pub use messages::{HostileMessage, messages};
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::{GuestMemory, Region, RegionLayout};
-use crate::ring::{RawRing, SplitRing};
+use crate::ring::{Format, RawPackedRing, RawRing, Virtqueue};
 
 /// A guest-rx ring (2n) and a guest-tx ring (2n + 1).
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct Nic {
     session: Session,
     acked: Features,
     pairs: Vec<QueuePair>,
-    stopped_at: Vec<u16>,
+    stopped_at: Vec<u32>,
 }
 
 impl Nic {
@@ -99,15 +99,16 @@ impl Nic {
         let pairs: Vec<QueuePair> = (0..options.queue_pairs)
             .map(|pair| QueuePair::new(pair, memory, &options, acked))
             .collect::<Result<_, _>>()?;
-        let stopped_at = vec![0; 2 * pairs.len()];
-        Ok(Self {
+        let mut nic = Self {
             memory: memory.clone(),
             options,
             session,
             acked,
             pairs,
-            stopped_at,
-        })
+            stopped_at: Vec::new(),
+        };
+        nic.stopped_at = nic.start_bases();
+        Ok(nic)
     }
 
     /// The driver is ready: sends the start messages with the ring bases this front-end would send, and posts receive buffers.
@@ -131,8 +132,8 @@ impl Nic {
         for ring in self.rings() {
             let base = match base {
                 RingBase::Stopped => self.stopped_at[usize::from(ring.index())],
-                RingBase::AvailIndex => ring.avail_index(),
-                RingBase::UsedIndex => ring.used_index()?,
+                RingBase::AvailIndex => ring.avail_base()?,
+                RingBase::UsedIndex => ring.used_base()?,
                 RingBase::Value(value) => value,
             };
             starts.push((ring.index(), base));
@@ -217,16 +218,21 @@ impl Nic {
             pair.guest_tx
                 .reset(&self.memory, &self.options, self.acked)?;
         }
-        self.stopped_at.fill(0);
+        self.stopped_at = self.start_bases();
         Ok(())
     }
 
-    /// A new connection after the back-end was lost; rings and buffers stay, and start at the used index.
+    /// A new connection after the back-end was lost; rings and buffers stay, and start at the used index. Packed rings start where they
+    /// last stopped, since no VMM knows better: a back-end that wants to go on has to remember where it was.
     ///
     /// # Errors
     /// What the session says; [`Error::NotOffered`] when the new back-end offers less.
     pub fn reconnect(&mut self, stream: UnixStream) -> Result<(), Error> {
-        self.reconnect_from(stream, RingBase::UsedIndex)
+        let base = match Format::of(self.acked) {
+            Format::Split => RingBase::UsedIndex,
+            Format::Packed => RingBase::Stopped,
+        };
+        self.reconnect_from(stream, base)
     }
 
     /// The same with other ring bases: [`RingBase::AvailIndex`] is Cloud Hypervisor's restore from a snapshot.
@@ -351,20 +357,34 @@ impl Nic {
     }
 
     /// What GET_VRING_BASE answered last, per ring.
-    pub fn stopped_at(&self) -> &[u16] {
+    pub fn stopped_at(&self) -> &[u32] {
         &self.stopped_at
     }
 
-    /// Unchecked access to one ring.
+    /// Unchecked access to one split ring.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// When the rings are packed, or the process has no descriptor left.
     pub fn raw_ring(&self, ring: u16) -> Result<RawRing, Error> {
+        self.ring(ring)?.raw()
+    }
+
+    /// Unchecked access to one packed ring.
+    ///
+    /// # Errors
+    /// When the rings are split, or the process has no descriptor left.
+    pub fn raw_packed_ring(&self, ring: u16) -> Result<RawPackedRing, Error> {
+        self.ring(ring)?.raw_packed()
+    }
+
+    /// One ring, by its number on the device.
+    ///
+    /// # Errors
+    /// When the NIC has fewer.
+    pub fn ring(&self, ring: u16) -> Result<&Virtqueue, Error> {
         let rings = self.rings();
-        rings
-            .get(usize::from(ring))
-            .ok_or(Error::Options("the NIC has no such ring"))?
-            .raw()
+        let found = rings.get(usize::from(ring)).copied();
+        found.ok_or(Error::Options("the NIC has no such ring"))
     }
 
     /// Sends on pair 0, with the options' deadline.
@@ -384,11 +404,15 @@ impl Nic {
         self.pair(0).guest_rx.receive(within)
     }
 
-    fn rings(&self) -> Vec<&SplitRing> {
+    fn rings(&self) -> Vec<&Virtqueue> {
         self.pairs
             .iter()
             .flat_map(|pair| [pair.guest_rx.ring(), pair.guest_tx.ring()])
             .collect()
+    }
+
+    fn start_bases(&self) -> Vec<u32> {
+        self.rings().iter().map(|ring| ring.start_base()).collect()
     }
 
     fn stop(&mut self, how: Stop) -> Result<(), Error> {

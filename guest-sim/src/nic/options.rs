@@ -11,7 +11,7 @@ use crate::driver::chain_layout::ChainLayout;
 use crate::driver::wait::Waiting;
 use crate::error::Error;
 use crate::features::Features;
-use crate::ring::split::DescriptorTable;
+use crate::ring::DescriptorTable;
 
 /// Whether buffers are painted, to find what the device wrote where it must not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,11 +96,11 @@ impl ProtocolFeatures {
 pub struct NicOptions {
     /// Queue pairs the driver uses. More than one needs [`Features::MQ`].
     pub queue_pairs: u16,
-    /// Entries of each guest-rx ring, a power of two from 2 to 32768.
+    /// Entries of each guest-rx ring, from 1 to 32768; a power of two unless RING_PACKED is among the features.
     pub guest_rx_ring_size: u16,
-    /// Entries of each guest-tx ring, a power of two from 2 to 32768.
+    /// Entries of each guest-tx ring, likewise.
     pub guest_tx_ring_size: u16,
-    /// Features to ack; [`Error::NotOffered`] when one is not offered.
+    /// Features to ack; [`Error::NotOffered`] when one is not offered. [`Features::RING_PACKED`] makes the rings packed.
     pub features: Features,
     /// Features to ack if they are offered.
     pub optional_features: Features,
@@ -194,11 +194,18 @@ impl NicOptions {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
+        let packed = self.features.contains(Features::RING_PACKED);
         for size in [self.guest_rx_ring_size, self.guest_tx_ring_size] {
-            // VIRTIO 1.3 §2.7: a power of two, at most 32768.
-            if !size.is_power_of_two() {
-                return Err(Error::Options("ring sizes are powers of two up to 32768"));
+            // VIRTIO 1.3 §2.7, §2.8: at most 32768; a power of two where split rings may result.
+            if size == 0 || size > 1 << 15 {
+                return Err(Error::Options("rings have 1 to 32768 entries"));
             }
+            if !packed && !size.is_power_of_two() {
+                return Err(Error::Options("sizes of split rings are powers of two"));
+            }
+        }
+        if packed && !self.features.contains(Features::VERSION_1) {
+            return Err(Error::Options("packed rings need VERSION_1"));
         }
         if self.queue_pairs == 0 {
             return Err(Error::Options("a NIC has at least one queue pair"));
@@ -231,5 +238,30 @@ impl NicOptions {
             None if !(acked & large).is_empty() => 65562,
             None => 1518 + 12,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(size: u16, features: Features) -> Result<(), Error> {
+        NicOptions {
+            guest_tx_ring_size: size,
+            features,
+            ..NicOptions::default()
+        }
+        .check()
+    }
+
+    #[test]
+    fn split_rings_are_powers_of_two_and_packed_rings_of_any_size() {
+        let packed = Features::LINUX | Features::RING_PACKED;
+        for (size, split) in [(0, false), (100, false), (256, true), (32768, true)] {
+            assert_eq!(outcome(size, Features::LINUX).is_ok(), split, "{size}");
+            assert_eq!(outcome(size, packed).is_ok(), size > 0, "{size}");
+        }
+        assert!(outcome(32769, packed).is_err());
+        assert!(outcome(256, packed - Features::VERSION_1).is_err());
     }
 }

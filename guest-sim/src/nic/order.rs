@@ -20,7 +20,7 @@ use super::session::{Ack, ReplyHabit, RingState, Session};
 use crate::error::{Doing, Error};
 use crate::features::Features;
 use crate::memory::GuestMemory;
-use crate::ring::SplitRing;
+use crate::ring::Virtqueue;
 
 /// Whose messages, in whose order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,18 +32,20 @@ pub enum MessageOrder {
     CloudHypervisor,
 }
 
-/// What SET_VRING_BASE says when a ring starts.
+/// What SET_VRING_BASE says when a ring starts. Of a split ring, the next available index; of a packed ring, where the device reads and
+/// where it uses next, each with its wrap counter ([`packed_base`](crate::ring::packed_base)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingBase {
-    /// The answer to the last GET_VRING_BASE, or 0: QEMU.
+    /// The answer to the last GET_VRING_BASE, or that of an empty ring: QEMU. Of a packed ring it is also all that QEMU knows after a
+    /// back-end died, so that the device may have gone on since.
     Stopped,
     /// The guest's available index: Cloud Hypervisor at activation and restore, which skips buffers posted before unless the back-end
-    /// knows better.
+    /// knows better. (That front-end has no packed rings; there it is where the driver stands.)
     AvailIndex,
-    /// The used index in memory: both, after a back-end died.
+    /// The used index in memory: both, after a back-end died. Of a packed ring no VMM sees it: it is what the driver knows.
     UsedIndex,
     /// This, for every ring.
-    Value(u16),
+    Value(u32),
 }
 
 /// One connection's negotiation, in progress or done.
@@ -316,7 +318,7 @@ impl Negotiation<'_> {
     }
 
     /// Stops the rings; the answers to GET_VRING_BASE, where it is sent.
-    pub fn stop(&mut self, rings: u16, how: Stop) -> Result<Vec<u16>, Error> {
+    pub fn stop(&mut self, rings: u16, how: Stop) -> Result<Vec<u32>, Error> {
         let mut bases = Vec::new();
         for ring in 0..rings {
             let enabled = match (self.options.order, how) {
@@ -349,8 +351,8 @@ impl Negotiation<'_> {
 /// A ring about to start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start<'a> {
-    pub ring: &'a SplitRing,
-    pub base: u16,
+    pub ring: &'a Virtqueue,
+    pub base: u32,
 }
 
 /// Why rings stop.

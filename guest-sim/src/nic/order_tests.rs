@@ -7,32 +7,44 @@ use std::time::Duration;
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
 use super::options::{NicOptions, ProtocolFeatures, Settle};
-use super::{MessageOrder, Nic};
+use super::{MessageOrder, Nic, RingBase};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestMemoryLayout};
 use crate::message::{NEED_REPLY, REPLY, RawFrontend, Request, VERSION};
 
-/// Answers every request until the front-end hangs up; tells what it heard, `name ring` with `?` where a reply was asked for.
+/// What it answers to GET_VRING_BASE: of a split ring, and of a packed one.
+const STOPPED_AT: u32 = 7;
+const PACKED_STOPPED_AT: u32 = 0x8005_0007;
+
+/// Answers every request until the front-end hangs up; tells what it heard, `name ring` with `?` where a reply was asked for, and the base
+/// of a packed ring.
 fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
     std::thread::spawn(move || {
         let mut socket = RawFrontend::new(stream);
         let mut heard = Vec::new();
+        let mut acked = Features::NONE;
         while let Ok(message) = socket.receive(Duration::from_secs(20)) {
             let known = Request::EVERY
                 .iter()
                 .find(|request| request.code() == message.request);
             let request = *known.unwrap();
             let asked = message.flags & NEED_REPLY != 0;
+            if request == Request::SET_FEATURES {
+                acked =
+                    Features::from_bits(u64::from_le_bytes(message.body[..8].try_into().unwrap()));
+            }
+            let packed = acked.contains(Features::RING_PACKED);
             heard.push(format!(
                 "{}{}{}",
                 request.name(),
-                ring_of(request, &message.body),
+                ring_of(request, &message.body, packed),
                 if asked { "?" } else { "" }
             ));
             let offered = Features::LINUX
                 | Features::MQ
                 | Features::IN_ORDER
                 | Features::MTU
+                | Features::RING_PACKED
                 | Features::PROTOCOL_FEATURES;
             let reply = match request {
                 Request::GET_FEATURES => offered.bits(),
@@ -40,7 +52,14 @@ fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
                 Request::GET_QUEUE_NUM => 8,
                 Request::GET_MAX_MEM_SLOTS => 509,
                 // The vring state's number is the upper half.
-                Request::GET_VRING_BASE => u64::from(message.body[0]) | 7 << 32,
+                Request::GET_VRING_BASE => {
+                    let base = if packed {
+                        PACKED_STOPPED_AT
+                    } else {
+                        STOPPED_AT
+                    };
+                    u64::from(message.body[0]) | u64::from(base) << 32
+                }
                 _ if asked => 0,
                 _ => continue,
             };
@@ -52,13 +71,17 @@ fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
     })
 }
 
-fn ring_of(request: Request, body: &[u8]) -> String {
+fn ring_of(request: Request, body: &[u8], packed: bool) -> String {
     let name = request.name();
     if !name.contains("VRING") {
         return String::new();
     }
     match request {
         Request::SET_VRING_ENABLE => format!(" {}={}", body[0], body[4]),
+        Request::SET_VRING_BASE if packed => {
+            let base = u32::from_le_bytes(body[4..8].try_into().unwrap());
+            format!(" {}={base:#010x}", body[0])
+        }
         _ => format!(" {}", body[0]),
     }
 }
@@ -147,6 +170,79 @@ fn qemu_goes_on_where_the_back_end_stopped() {
             .filter(|one| one.starts_with("ADD_MEM_REG"))
             .count(),
         2
+    );
+}
+
+fn packed() -> NicOptions {
+    NicOptions {
+        features: Features::LINUX | Features::RING_PACKED,
+        // Not powers of two.
+        guest_rx_ring_size: 300,
+        guest_tx_ring_size: 7,
+        ..NicOptions::default()
+    }
+}
+
+fn bases(heard: &[String]) -> Vec<&str> {
+    heard
+        .iter()
+        .filter_map(|one| one.strip_prefix("SET_VRING_BASE "))
+        .collect()
+}
+
+#[test]
+fn packed_rings_start_with_both_wrap_counters_and_go_on_with_all_32_bits() {
+    let heard = messages(packed(), ProtocolFeatures::QEMU.bits(), |nic| {
+        nic.start().unwrap();
+        assert_eq!(nic.ring(1).unwrap().size(), 7);
+        nic.pause().unwrap();
+        assert_eq!(nic.stopped_at(), [PACKED_STOPPED_AT; 2]);
+        nic.resume().unwrap();
+        nic.reset().unwrap();
+        nic.start().unwrap();
+    });
+    assert_eq!(
+        bases(&heard),
+        [
+            "0=0x80008000",
+            "1=0x80008000",
+            "0=0x80050007",
+            "1=0x80050007",
+            "0=0x80008000",
+            "1=0x80008000"
+        ]
+    );
+}
+
+#[test]
+fn after_a_crash_packed_rings_start_where_the_front_end_last_knew_them() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let first = back_end(theirs, ProtocolFeatures::QEMU.bits());
+    let memory = GuestMemory::new(&GuestMemoryLayout::one_region(4 << 20)).unwrap();
+    let options = NicOptions {
+        settle: Settle::Never,
+        ..packed()
+    };
+    let mut nic = Nic::introduce(&memory, options, ours).unwrap();
+    nic.start().unwrap();
+    let posted = nic.ring(0).unwrap().outstanding();
+    assert_eq!(posted, 300);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let second = back_end(theirs, ProtocolFeatures::QEMU.bits());
+    nic.reconnect(ours).unwrap();
+    assert_eq!(nic.ring(0).unwrap().outstanding(), posted, "rings stay");
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let third = back_end(theirs, ProtocolFeatures::QEMU.bits());
+    nic.reconnect_from(ours, RingBase::AvailIndex).unwrap();
+    drop(nic);
+    first.join().unwrap();
+    assert_eq!(
+        bases(&second.join().unwrap()),
+        ["0=0x80008000", "1=0x80008000"]
+    );
+    assert_eq!(
+        bases(&third.join().unwrap()),
+        ["0=0x80000000", "1=0x80008000"]
     );
 }
 

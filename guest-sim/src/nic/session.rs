@@ -355,14 +355,16 @@ impl Session {
         })
     }
 
-    /// SET_VRING_BASE.
+    /// SET_VRING_BASE: of a packed ring, all 32 bits count.
     ///
     /// # Errors
     /// When the back-end refuses.
-    pub fn set_vring_base(&mut self, ring: u16, base: u16, ack: Ack) -> Result<(), Error> {
-        self.ask("SET_VRING_BASE", ack, |frontend| {
-            frontend.set_vring_base(ring.into(), base)
-        })
+    pub fn set_vring_base(&mut self, ring: u16, base: u32, ack: Ack) -> Result<(), Error> {
+        // `Frontend` would send 16 bits only.
+        let mut body = [0; 8];
+        body[..4].copy_from_slice(&u32::from(ring).to_le_bytes());
+        body[4..].copy_from_slice(&base.to_le_bytes());
+        self.raw_tell(Request::SET_VRING_BASE, &body, ack)
     }
 
     /// SET_VRING_ADDR.
@@ -422,15 +424,14 @@ impl Session {
         self.raw_tell(Request::SET_VRING_ENABLE, &body, ack)
     }
 
-    /// GET_VRING_BASE: stops the ring; the answer is the next available index the back-end would have read.
+    /// GET_VRING_BASE: stops the ring; the answer is the next available index the back-end would have read, or a packed ring's 32 bits.
     ///
     /// # Errors
     /// When the back-end does not answer.
-    pub fn get_vring_base(&mut self, ring: u16) -> Result<u16, Error> {
-        let base = self.ask("GET_VRING_BASE", Ack::NotWanted, |frontend| {
+    pub fn get_vring_base(&mut self, ring: u16) -> Result<u32, Error> {
+        self.ask("GET_VRING_BASE", Ack::NotWanted, |frontend| {
             frontend.get_vring_base(ring.into())
-        })?;
-        Ok(base as u16)
+        })
     }
 
     /// NET_SET_MTU.

@@ -1,18 +1,42 @@
-//! Where a split virtqueue's three parts lie in guest memory.
+//! Where a virtqueue's three parts lie in guest memory.
 //!
 //! Called when a ring is made and when its addresses are told to the back-end. Keeps true: the parts have the sizes and alignments of
-//! VIRTIO 1.3 §2.7 for any size from 1 to 32768.
+//! VIRTIO 1.3 §2.7 (split) and §2.8.10.1 (packed) for any size from 1 to 32768.
 
 use vhost::VringConfigData;
 
+use crate::features::Features;
 use crate::memory::{Block, GuestMemory, MemoryError};
 
-/// Bytes of one descriptor.
+/// Bytes of one descriptor, split or packed.
 pub const DESCRIPTOR_BYTES: usize = 16;
+/// Bytes of one event suppression structure (VIRTIO 1.3 §2.8.14).
+const EVENT_SUPPRESSION_BYTES: usize = 4;
 
-/// The three parts of a split virtqueue of `size` entries.
+/// How a virtqueue is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Descriptor table, available ring, used ring (VIRTIO 1.3 §2.7).
+    Split,
+    /// One ring of descriptors that both sides write, and two event suppression structures (VIRTIO 1.3 §2.8).
+    Packed,
+}
+
+impl Format {
+    /// What these features make it.
+    pub fn of(features: Features) -> Self {
+        if features.contains(Features::RING_PACKED) {
+            Self::Packed
+        } else {
+            Self::Split
+        }
+    }
+}
+
+/// The three parts of a virtqueue of `size` entries.
 #[derive(Debug)]
 pub struct RingMemory {
+    format: Format,
     size: u16,
     descriptors: Block,
     avail: Block,
@@ -24,17 +48,40 @@ impl RingMemory {
     ///
     /// # Errors
     /// When the region has no room.
-    pub fn new(memory: &GuestMemory, region: usize, size: u16) -> Result<Self, MemoryError> {
+    pub fn new(
+        memory: &GuestMemory,
+        region: usize,
+        format: Format,
+        size: u16,
+    ) -> Result<Self, MemoryError> {
         let entries = usize::from(size);
+        let (avail_bytes, used_bytes) = match format {
+            // flags, idx, ring, used_event; flags, idx, ring of (id, len), avail_event. Aligned to 2 and 4.
+            Format::Split => (6 + 2 * entries, 6 + 8 * entries),
+            // Both aligned to 4.
+            Format::Packed => (EVENT_SUPPRESSION_BYTES, EVENT_SUPPRESSION_BYTES),
+        };
         Ok(Self {
+            format,
             size,
-            // VIRTIO 1.3 §2.7: 16 bytes each, aligned to 16.
-            descriptors: memory.allocate(region, DESCRIPTOR_BYTES * entries, 16)?,
-            // flags, idx, ring, used_event; aligned to 2. A cache line of its own, as real guests give it.
-            avail: memory.allocate(region, 6 + 2 * entries, 64)?,
-            // flags, idx, ring of (id, len), avail_event; aligned to 4.
-            used: memory.allocate(region, 6 + 8 * entries, 64)?,
+            // 16 bytes each, aligned to 16; a packed ring to a cache line, as real guests have it, so that no descriptor shares one.
+            descriptors: memory.allocate(
+                region,
+                DESCRIPTOR_BYTES * entries,
+                match format {
+                    Format::Split => 16,
+                    Format::Packed => 64,
+                },
+            )?,
+            // A cache line of its own each, as real guests give it.
+            avail: memory.allocate(region, avail_bytes, 64)?,
+            used: memory.allocate(region, used_bytes, 64)?,
         })
+    }
+
+    /// Split or packed.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Entries.
@@ -42,22 +89,22 @@ impl RingMemory {
         self.size
     }
 
-    /// The descriptor table.
+    /// The descriptor area: the descriptor table, or the packed ring.
     pub fn descriptors(&self) -> &Block {
         &self.descriptors
     }
 
-    /// The available ring.
+    /// The driver area: the available ring, or the driver event suppression structure.
     pub fn avail(&self) -> &Block {
         &self.avail
     }
 
-    /// The used ring.
+    /// The device area: the used ring, or the device event suppression structure.
     pub fn used(&self) -> &Block {
         &self.used
     }
 
-    /// What SET_VRING_ADDR says of it: user addresses, and the used ring's guest address for the log when asked to log.
+    /// What SET_VRING_ADDR says of it: user addresses.
     pub fn message_addresses(&self) -> VringConfigData {
         VringConfigData {
             queue_max_size: self.size,

@@ -1,4 +1,4 @@
-//! Any word of a ring, with no rule kept: for guests that misbehave on purpose, and for tests that look at what the device wrote.
+//! Any word of a split ring, with no rule kept: for guests that misbehave on purpose, and for tests that look at what the device wrote.
 //!
 //! Used on any thread, beside or instead of the well-behaved driver. Keeps nothing true; that is the point.
 
@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::RingMemory;
-use super::view::View;
+use super::split_view::SplitView;
+use super::view::{OTHER_FORMAT, View};
 use crate::error::{Doing, Error};
 
 /// The chain goes on at `next`.
@@ -33,6 +34,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// The second of the two words a descriptor is.
+    #[inline]
     pub(crate) fn word(self) -> u64 {
         u64::from(self.len) | u64::from(self.flags) << 32 | u64::from(self.next) << 48
     }
@@ -55,7 +57,7 @@ impl Descriptor {
     }
 }
 
-/// Unchecked access to one ring. Indices of descriptors and slots are taken modulo the ring's size.
+/// Unchecked access to one split ring. Indices of descriptors and slots are taken modulo the ring's size.
 #[derive(Debug)]
 pub struct RawRing {
     memory: Arc<RingMemory>,
@@ -64,10 +66,12 @@ pub struct RawRing {
 
 impl RawRing {
     pub(crate) fn new(memory: Arc<RingMemory>, kick: &EventFd) -> Result<Self, Error> {
-        Ok(Self {
+        let ring = Self {
             memory,
             kick: kick.try_clone().doing("cloning a kick eventfd")?,
-        })
+        };
+        ring.view()?;
+        Ok(ring)
     }
 
     /// Entries.
@@ -80,8 +84,11 @@ impl RawRing {
         &self.memory
     }
 
-    fn view(&self) -> Result<View<'_>, Error> {
-        View::of(&self.memory)
+    fn view(&self) -> Result<SplitView<'_>, Error> {
+        match View::of(&self.memory)? {
+            View::Split(view) => Ok(view),
+            View::Packed(_) => Err(OTHER_FORMAT),
+        }
     }
 
     /// Writes a descriptor.

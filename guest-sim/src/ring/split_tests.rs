@@ -1,16 +1,16 @@
 //! The driver's bookkeeping against a device that is played by hand, word by word.
 
 use super::raw::{INDIRECT, NEXT, RawRing, WRITE};
-use super::split::{DescriptorTable, Direction, Segment, SplitRing};
+use super::{DescriptorTable, Direction, Segment, Virtqueue};
 use crate::error::{DeviceFault, Error};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestMemoryLayout};
 
 const PLAIN: Features = Features::VERSION_1;
 
-fn ring(size: u16, features: Features) -> (SplitRing, RawRing, GuestMemory) {
+fn ring(size: u16, features: Features) -> (Virtqueue, RawRing, GuestMemory) {
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(4 << 20)).unwrap();
-    let ring = SplitRing::new(3, &memory, 0, size, features).unwrap();
+    let ring = Virtqueue::new(3, &memory, 0, size, features).unwrap();
     let raw = ring.raw().unwrap();
     (ring, raw, memory)
 }
@@ -25,7 +25,7 @@ fn segments(count: u64, direction: Direction) -> Vec<Segment> {
         .collect()
 }
 
-fn add(ring: &mut SplitRing, descriptors: u64, token: u32) {
+fn add(ring: &mut Virtqueue, descriptors: u64, token: u32) {
     ring.add(
         &segments(descriptors, Direction::DeviceWrites),
         DescriptorTable::Direct,
@@ -41,7 +41,7 @@ fn use_one(raw: &RawRing, id: u16, len: u32, by: u16) {
     raw.set_used_index(index.wrapping_add(by)).unwrap();
 }
 
-fn fault(ring: &mut SplitRing) -> DeviceFault {
+fn fault(ring: &mut Virtqueue) -> DeviceFault {
     match ring.pop_used() {
         Err(Error::Device(fault)) => fault,
         other => panic!("no fault: {other:?}"),

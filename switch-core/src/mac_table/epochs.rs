@@ -4,8 +4,10 @@
 //! the table's lock and after the change. A cached verdict remembers the counters of the two stations it depends on, read under
 //! the same lock, and is stale as soon as either differs. So a tenant that learns addresses fast invalidates a 4,096th of the
 //! others' verdicts with each, not all of them; and a hit reads two counters that hardly ever change and writes nothing shared.
+//!
+//! One more counter counts all changes: while it stands still, a verdict that held just before holds again.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How many buckets there are: 16 KiB of counters, which stay in a worker's first-level cache.
 const BUCKETS: usize = 1 << EpochBucket::BITS;
@@ -30,21 +32,38 @@ impl EpochBucket {
 }
 
 /// The counters.
-pub(crate) struct MacEpochs([AtomicU32; BUCKETS]);
+pub(crate) struct MacEpochs {
+    buckets: [AtomicU32; BUCKETS],
+    changes: OwnLines<AtomicU64>,
+}
+
+/// Shares no cache line with anything else, nor the line that processors fetch along with its own.
+#[repr(align(128))]
+struct OwnLines<T>(T);
 
 impl MacEpochs {
     pub(crate) fn new() -> Self {
-        Self([const { AtomicU32::new(0) }; BUCKETS])
+        Self {
+            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            changes: OwnLines(AtomicU64::new(0)),
+        }
     }
 
     /// The bucket's counter. Acquire: who sees the new count sees the change it stands for.
     #[inline]
     pub(crate) fn get(&self, bucket: EpochBucket) -> u32 {
-        self.0[usize::from(bucket.0) % BUCKETS].load(Ordering::Acquire)
+        self.buckets[usize::from(bucket.0) % BUCKETS].load(Ordering::Acquire)
+    }
+
+    /// How many changes there were, to any station; never [`u64::MAX`].
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.0.load(Ordering::Acquire)
     }
 
     /// Makes the verdicts that depend on the bucket stale.
     pub(crate) fn advance(&self, bucket: EpochBucket) {
-        self.0[usize::from(bucket.0) % BUCKETS].fetch_add(1, Ordering::Release);
+        self.buckets[usize::from(bucket.0) % BUCKETS].fetch_add(1, Ordering::Release);
+        self.changes.0.fetch_add(1, Ordering::Release);
     }
 }

@@ -1,0 +1,232 @@
+//! A started ring of whichever kind the driver asked for, with the eventfds around it.
+//!
+//! The control thread builds a [`Ring`] when a front-end starts one; from then on whoever holds it (a worker, behind the lock
+//! of its queue) takes chains out, gives them back in the same order, and decides about notifications in both directions.
+//! What a driver did wrong is a [`RingError`]: the ring is then stopped, nothing else is.
+
+use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
+use super::doorbell::{EventSink, EventSource};
+use super::error::RingError;
+use super::guest_memory::GuestMemory;
+use super::parts::RingAddresses;
+use super::segment::SegmentArena;
+use super::split::SplitRing;
+use std::sync::Arc;
+
+/// Largest ring (VIRTIO 1.3 §2.7, §2.8.10.1: "The maximum Queue Size value is 32768").
+pub const MAX_RING_SIZE: u16 = 32_768;
+
+/// All that is needed to start a ring.
+#[derive(Debug)]
+pub struct RingConfig {
+    /// Entries; a power of two, 1 to 32,768.
+    pub size: u16,
+    /// Where its parts are.
+    pub addresses: RingAddresses,
+    /// Where to go on, as SET_VRING_BASE says it: the next available index. The used index in memory wins when it disagrees.
+    pub base: u32,
+    /// Acked virtio features.
+    pub features: u64,
+    /// What the driver kicks; `None` when the front-end asked for polling.
+    pub kick: Option<Arc<EventSource>>,
+    /// What tells the driver about used buffers; `None` when it polls.
+    pub call: Option<Arc<EventSink>>,
+    /// Signalled when the ring is stopped by a [`RingError`].
+    pub error: Option<Arc<EventSink>>,
+}
+
+/// Where a ring's chains come from.
+#[derive(Debug)]
+enum Kind {
+    /// VIRTIO 1.3 §2.7.
+    Split(SplitRing),
+}
+
+/// A started virtqueue, device side.
+#[derive(Debug)]
+pub struct Ring {
+    kind: Kind,
+    addresses: RingAddresses,
+    kick: Option<Arc<EventSource>>,
+    call: Option<Arc<EventSink>>,
+    error: Option<Arc<EventSink>>,
+}
+
+impl Ring {
+    /// Translates and checks the ring's parts, and takes up where the one who served it before left off.
+    ///
+    /// # Errors
+    /// A size that no such ring has, or a part that is misaligned or not inside one region.
+    pub fn start(
+        config: RingConfig,
+        direction: Direction,
+        memory: &Arc<GuestMemory>,
+    ) -> Result<Self, RingError> {
+        Ok(Self {
+            kind: Kind::Split(SplitRing::start(&config, direction, memory)?),
+            addresses: config.addresses,
+            kick: config.kick,
+            call: config.call,
+            error: config.error,
+        })
+    }
+
+    /// Moves a running ring to another memory map. On error nothing has changed, and the ring must be stopped.
+    pub fn replace_memory(&mut self, memory: &Arc<GuestMemory>) -> Result<(), RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.replace_memory(&self.addresses, memory),
+        }
+    }
+
+    /// Applies acked features to a running ring; where it is stays.
+    pub fn set_features(&mut self, features: u64) -> Result<(), RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.set_features(&self.addresses, features),
+        }
+    }
+
+    /// Lets go of the ring: asks for kicks, so that whoever serves it next hears of what comes, and tells where to go on.
+    pub fn stop(self) -> u32 {
+        match self.kind {
+            Kind::Split(ring) => ring.stop(),
+        }
+    }
+
+    /// The memory map its addresses are in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        match &self.kind {
+            Kind::Split(ring) => ring.memory(),
+        }
+    }
+
+    /// Where to go on, as GET_VRING_BASE tells it.
+    pub fn base(&self) -> u32 {
+        match &self.kind {
+            Kind::Split(ring) => ring.base(),
+        }
+    }
+
+    /// What the driver kicks.
+    pub fn kick(&self) -> Option<&Arc<EventSource>> {
+        self.kick.as_ref()
+    }
+
+    /// Another kick eventfd.
+    pub fn set_kick(&mut self, kick: Option<Arc<EventSource>>) {
+        self.kick = kick;
+    }
+
+    /// Another call eventfd, signalled once: a notification may have gone to the old one unheard.
+    pub fn set_call(&mut self, call: Option<Arc<EventSink>>) {
+        self.call = call;
+        self.signal_call();
+    }
+
+    /// Another error eventfd.
+    pub fn set_error(&mut self, error: Option<Arc<EventSink>>) {
+        self.error = error;
+    }
+
+    /// Tells the front-end that the ring is broken (vhost-user: VHOST_USER_SET_VRING_ERR).
+    pub fn signal_error(&self) {
+        if let Some(error) = &self.error {
+            error.signal();
+        }
+    }
+
+    /// Notifies the driver without asking whether it wants to be; `false` when it gave no eventfd for that.
+    pub fn signal_call(&self) -> bool {
+        let Some(call) = &self.call else { return false };
+        call.signal();
+        true
+    }
+
+    /// Looks for what the driver added; whether any chain waits.
+    ///
+    /// # Errors
+    /// The driver offers more than the ring holds.
+    #[inline]
+    pub fn refresh(&mut self) -> Result<bool, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.refresh().map(|waiting| waiting > 0),
+        }
+    }
+
+    /// Takes the next chain and adds its segments to `arena`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the chain; it is then still in the ring, and the ring must be stopped.
+    #[inline(always)]
+    pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.take(arena),
+        }
+    }
+
+    /// Takes the chains that wait, up to `limit`: adds them to `chains` and their segments to `arena`, and asks the caches for what
+    /// their first bytes will be in. The ring is asked for new ones only when all that were seen before are taken, and once.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the chain after those that were added; it is still in the ring, and the ring must be stopped.
+    #[inline]
+    pub fn take_burst(
+        &mut self,
+        arena: &mut SegmentArena,
+        chains: &mut Vec<Chain>,
+        limit: BurstLimit,
+    ) -> Result<BurstEnd, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.take_burst(arena, chains, limit),
+        }
+    }
+
+    /// Gives the chains taken last back to the driver's side, unused: as many as have `places` places together.
+    pub fn undo_take(&mut self, places: u16) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.undo_take(places),
+        }
+    }
+
+    /// Hands a chain back to the driver, `written_bytes` of it filled; chains go back in the order they were taken in. Not seen
+    /// before [`Self::publish_used`].
+    #[inline]
+    pub fn push_used(&mut self, head: ChainHead, written_bytes: u32) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.push_used(head.id, written_bytes),
+        }
+    }
+
+    /// Shows the driver everything pushed so far; whether it wants a notification, or `None` when there was nothing new.
+    #[inline]
+    #[must_use]
+    pub fn publish_used(&mut self) -> Option<bool> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.publish_used(),
+        }
+    }
+
+    /// Asks the driver to kick for the next chain; whether some wait already.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    pub fn arm_notification(&mut self) -> Result<bool, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.arm_notification(),
+        }
+    }
+
+    /// Asks the driver not to kick while the ring is being polled.
+    pub fn suppress_kicks(&mut self) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.suppress_kicks(),
+        }
+    }
+
+    /// [`Self::suppress_kicks`] for a ring that was armed, now that it has work.
+    #[inline]
+    pub fn disarm(&mut self) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.disarm(),
+        }
+    }
+}
