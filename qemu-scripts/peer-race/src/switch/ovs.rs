@@ -6,6 +6,7 @@ use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
 use crate::error::Result;
 use crate::machine::Machine;
+use crate::process::Process;
 use crate::ovs::{Options, OvsDpdk, PortKind};
 
 /// Its caches in front of the flow tables (ovs-vswitchd.conf.db(5)): which is best depends on the number of flows.
@@ -81,12 +82,8 @@ impl Switch for Ovs {
         self.kind == PortKind::Client
     }
 
-    fn freeze(&mut self) -> Result<()> {
-        self.ovs.process().freeze()
-    }
-
-    fn thaw(&mut self) -> Result<()> {
-        self.ovs.process().thaw()
+    fn process(&mut self) -> &mut Process {
+        self.ovs.process()
     }
 
     fn settings(&self) -> usize {
