@@ -18,9 +18,6 @@ use vm_lab::run_dir::RunDir;
 #[derive(Debug, Parser)]
 #[command(name = "vm-race")]
 struct Arguments {
-    /// Said for `bench-peers`, which runs this instead of the race with simulated guests.
-    #[arg(long)]
-    real_guests: bool,
     /// Run these cases: tcp-1, tcp-4, udp-64.
     #[arg(long, value_name = "CASE", value_delimiter = ',', value_parser = case)]
     only: Vec<Case>,
