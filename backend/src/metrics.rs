@@ -1,6 +1,7 @@
 //! Counters as one snapshot, and the rates between two of them.
 use crate::config::PortName;
 use crate::datapath::{PortCounters, WorkerStats};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Every counter at one moment.
@@ -21,6 +22,20 @@ pub struct PortStats {
     pub name: PortName,
     /// Its counters.
     pub counters: PortCounters,
+}
+
+/// Clock of this machine's first CPU in MHz, as the kernel gave it when first asked (proc(5), `/proc/cpuinfo`). In a virtual machine
+/// that is the time-stamp counter's.
+pub fn cpu_mhz() -> Option<f64> {
+    static MHZ: OnceLock<Option<f64>> = OnceLock::new();
+    *MHZ.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        let (_, value) = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.trim() == "cpu MHz")?;
+        value.trim().parse().ok()
+    })
 }
 
 /// A counter's change per second over `elapsed`. A counter that went down belongs to a port that was added anew: it began at zero.

@@ -15,8 +15,12 @@ use rig::Rig;
 const MACS: [[u8; 6]; 3] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [0xff; 6]];
 
 /// Bounces frames of every kind once, to warm up, and then counts.
-fn allocations(receiver: NicOptions) -> u64 {
-    let mut rig = Rig::new(&[NicOptions::bench(), receiver]);
+fn allocations(format: Features, receiver: NicOptions) -> u64 {
+    let with_format = |options: NicOptions| NicOptions {
+        features: options.features | format,
+        ..options
+    };
+    let mut rig = Rig::new(&[with_format(NicOptions::bench()), with_format(receiver)]);
     let frames: Vec<_> = [
         FrameBuilder::udp4(22),
         FrameBuilder::tcp4(1448).checksum_offload(),
@@ -59,17 +63,19 @@ fn allocations(receiver: NicOptions) -> u64 {
 
 #[test]
 fn frames_that_pass_as_they_are_allocate_nothing() {
-    assert_eq!(allocations(NicOptions::bench()), 0);
+    for format in rig::FORMATS {
+        assert_eq!(allocations(format, NicOptions::bench()), 0, "{format}");
+    }
 }
 
 #[test]
 fn frames_finished_and_cut_in_software_allocate_nothing() {
     let plain = Features::VERSION_1 | Features::MRG_RXBUF;
-    assert_eq!(
-        allocations(NicOptions {
+    for format in rig::FORMATS {
+        let receiver = NicOptions {
             features: plain,
             ..NicOptions::bench()
-        }),
-        0
-    );
+        };
+        assert_eq!(allocations(format, receiver), 0, "{format}");
+    }
 }

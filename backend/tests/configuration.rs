@@ -96,6 +96,7 @@ fn flags_go_over_the_file() {
         workers: Some(2),
         cpus: Some(vec![0, 2]),
         admin: Some("/tmp/other.sock".into()),
+        ring_state: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),

@@ -8,7 +8,7 @@
 
 mod rig;
 
-use guest_sim::{GuestMemory, GuestMemoryLayout, NicOptions, QueuePair};
+use guest_sim::{Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair};
 use ringswitch::datapath::{Datapath, QueueIndex, WorkerOptions};
 use ringswitch::ring::{EventSink, RingConfig};
 use rustix::event::{EventfdFlags, eventfd};
@@ -33,9 +33,18 @@ fn datapath() -> Arc<Datapath> {
 
 #[test]
 fn a_ring_that_is_started_notifies_its_driver_once() {
+    for format in rig::FORMATS {
+        notifies_once(format);
+    }
+}
+
+fn notifies_once(format: Features) {
     let datapath = datapath();
     let port = datapath.add_vhost_port(PortId::new(0).unwrap(), 1, None);
-    let options = NicOptions::bench();
+    let options = NicOptions {
+        features: NicOptions::bench().features | format,
+        ..NicOptions::bench()
+    };
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(64 << 20)).unwrap();
     let pair = QueuePair::new(0, &memory, &options, options.features).unwrap();
     let call = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();

@@ -15,6 +15,7 @@ A port is written as key=value pairs separated by commas; a comma within a value
   socket=PATH          vhost-user: absolute path of its socket (required)
   mode=MODE            vhost-user: server (default, Ringswitch listens) or client
   queue_pairs=N        vhost-user: 1 to 64 (default 1)
+  packed=true          vhost-user: offer packed rings (default false)
   interface=NAME       tap: the interface, created if absent (required)
   mtu=BYTES            68 to 9216
   vlan=ID              access port of one VLAN
@@ -51,6 +52,12 @@ pub enum Command {
         #[command(subcommand)]
         command: PortCommand,
     },
+    /// List the workers and what they serve; put a port on a worker.
+    Worker {
+        /// What to do with workers.
+        #[command(subcommand)]
+        command: WorkerCommand,
+    },
     /// Show the counters of ports and workers.
     Stats {
         /// Show rates every so many seconds (0.1 to 3600), until interrupted.
@@ -85,6 +92,25 @@ pub enum PortCommand {
     },
 }
 
+/// What to do with workers.
+#[derive(Clone, Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// List every worker, and every ring and TAP with the worker that serves it, busiest first.
+    List,
+    /// Put a port, or one of its queue pairs, on a worker. It stays there, whatever the load, until --auto or its removal.
+    Move {
+        /// The port, or one of its queue pairs as PORT/PAIR.
+        #[arg(value_name = "PORT[/PAIR]", value_parser = port_and_pair)]
+        source: (String, Option<u16>),
+        /// The worker's number, from 0.
+        #[arg(required_unless_present = "auto", conflicts_with = "auto")]
+        worker: Option<usize>,
+        /// Leave it to its load again.
+        #[arg(long)]
+        auto: bool,
+    },
+}
+
 /// The daemon's configuration: a file, with the flags over it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Settings {
@@ -105,6 +131,9 @@ pub struct Settings {
         allow_negative_numbers = true
     )]
     pub cpus: Option<Vec<i64>>,
+    /// The folder, in memory, where packed rings keep their positions [default: `rings` beside the admin socket].
+    #[arg(long, value_name = "FOLDER")]
+    pub ring_state: Option<String>,
 }
 
 impl Arguments {
@@ -127,8 +156,19 @@ impl Settings {
             workers: self.workers,
             cpus: self.cpus.clone(),
             admin,
+            ring_state: self.ring_state.clone(),
             ports: self.ports.clone(),
         }
+    }
+}
+
+fn port_and_pair(text: &str) -> Result<(String, Option<u16>), String> {
+    let Some((port, pair)) = text.split_once('/') else {
+        return Ok((text.to_owned(), None));
+    };
+    match pair.parse() {
+        Ok(pair) => Ok((port.to_owned(), Some(pair))),
+        Err(_) => Err("use the number of a queue pair, from 0, behind the '/'".to_owned()),
     }
 }
 
@@ -205,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_takes_a_port_or_a_pair_or_lets_go_of_it() {
+        let moved = |text: &str| match parse(text).unwrap().command {
+            Command::Worker {
+                command: WorkerCommand::Move { source, worker, .. },
+            } => (source.0, source.1, worker),
+            other => panic!("not a move: {other:?}"),
+        };
+        for (text, expected) in [
+            ("vm1 2", (None, Some(2))),
+            ("vm1/3 0", (Some(3), Some(0))),
+            ("vm1/3 --auto", (Some(3), None)),
+            ("--auto vm1", (None, None)),
+        ] {
+            let (port, pair, worker) = moved(&format!("ringswitch worker move {text}"));
+            assert_eq!((port.as_str(), (pair, worker)), ("vm1", expected), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_a_command_is_a_usage_error() {
         for text in [
             "ringswitch",
@@ -212,6 +271,12 @@ mod tests {
             "ringswitch port show",
             "ringswitch port add",
             "ringswitch fdb x",
+            "ringswitch worker",
+            "ringswitch worker move",
+            "ringswitch worker move vm1",
+            "ringswitch worker move vm1 0 --auto",
+            "ringswitch worker move vm1/x 0",
+            "ringswitch worker move vm1 -1",
             "ringswitch run --prot x",
         ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");

@@ -1,11 +1,13 @@
 //! Each subcommand: ask the daemon, then print. `run` and `check` need none.
-use super::arguments::{Arguments, Command, PortCommand, Settings};
+use super::arguments::{Arguments, Command, PortCommand, Settings, WorkerCommand};
 use super::client::{Client, ClientError};
 use super::exit::CliError;
 use super::render;
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
 use crate::daemon::{self, Ending};
-use crate::rest::wire::{Fdb, NewPort, Port, PortList, StatsReport};
+use crate::rest::wire::{
+    Fdb, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
+};
 use hyper::body::Bytes;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -87,6 +89,33 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
             show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
         }
         Command::Port { command } => port(command, client, format).await,
+        Command::Worker { command } => worker(command, client, format).await,
+    }
+}
+
+async fn worker(command: &WorkerCommand, client: &Client, format: Format) -> Result<(), CliError> {
+    match command {
+        WorkerCommand::List => {
+            let body = client.get("/v1/workers").await?;
+            show(client, format, &body, |list: &WorkerList| {
+                render::worker_list(list)
+            })
+        }
+        WorkerCommand::Move {
+            source: (name, pair),
+            worker,
+            ..
+        } => {
+            let request = MoveRequest {
+                pair: *pair,
+                worker: *worker,
+            };
+            let path = format!("{}/move", port_path(name)?);
+            let body = client.post(&path, encode(&request)?).await?;
+            show(client, format, &body, |moved: &Moved| {
+                render::sources(&moved.sources)
+            })
+        }
     }
 }
 
@@ -128,8 +157,8 @@ fn port_path(name: &str) -> Result<String, CliError> {
     Ok(format!("/v1/ports/{}", PortName::parse(name)?))
 }
 
-fn encode(port: &NewPort) -> Result<Vec<u8>, CliError> {
-    serde_json::to_vec(port).map_err(|error| CliError::Io {
+fn encode(request: &impl serde::Serialize) -> Result<Vec<u8>, CliError> {
+    serde_json::to_vec(request).map_err(|error| CliError::Io {
         action: "write the request",
         source: error.into(),
     })

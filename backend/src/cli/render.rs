@@ -3,7 +3,8 @@ use super::table::Align::{Left, Right};
 use super::table::{Align, Table, printable};
 use crate::metrics::rate_per_second;
 use crate::rest::wire::{
-    Counters, Drop, Fdb, Port, PortCountersReport, PortList, StatsReport, Vlan,
+    Counters, Drop, Fdb, Port, PortCountersReport, PortList, SourceRow, StatsReport, Vlan, Worker,
+    WorkerList,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -49,6 +50,7 @@ pub fn port(port: &Port) -> String {
         ("socket", port.socket.clone()),
         ("mode", port.mode.clone()),
         ("queue pairs", number(port.queue_pairs)),
+        ("packed", port.packed.map(|packed| packed.to_string())),
         ("interface", port.interface.clone()),
         ("mtu", number(port.mtu)),
         ("vlan", Some(vlan_text(port.vlan.as_ref()))),
@@ -95,6 +97,12 @@ pub fn port(port: &Port) -> String {
         counters.notifications_sent, counters.notifications_saved
     );
     line(&mut text, 1, "notifications", &notifications);
+    let worker_time = format!(
+        "{:.3} s, {} ns for each frame it sent",
+        counters.busy_ns as f64 / 1e9,
+        tenths(per_frame(counters.busy_ns, counters.guest_tx_frames))
+    );
+    line(&mut text, 1, "worker time", &worker_time);
     if !counters.drops.is_empty() {
         text.push_str("drops:\n");
     }
@@ -107,6 +115,84 @@ pub fn port(port: &Port) -> String {
         );
     }
     text
+}
+
+/// `worker list`.
+pub fn worker_list(list: &WorkerList) -> String {
+    let mut workers = Table::new(&[
+        ("WORKER", Right),
+        ("CPU", Right),
+        ("SOURCES", Right),
+        ("BUSY_%", Right),
+        ("FRAMES", Right),
+        ("FRAMES/BATCH", Right),
+        ("NS/FRAME", Right),
+        ("CYCLES/FRAME", Right),
+        ("SLEEPS", Right),
+    ]);
+    for worker in &list.workers {
+        let mine = list.sources.iter().filter(|s| s.worker == worker.worker);
+        let busy: u64 = mine.map(|source| source.busy_permille).sum();
+        let ns = per_frame(worker.busy_ns, worker.frames);
+        let cycles = ns.zip(list.cpu_mhz).map(|(ns, mhz)| ns * mhz / 1e3);
+        workers.row([
+            worker.worker.to_string(),
+            worker
+                .cpu
+                .map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+            worker.sources.to_string(),
+            percent(busy),
+            worker.frames.to_string(),
+            frames_per_batch(worker),
+            tenths(ns),
+            tenths(cycles),
+            worker.sleeps.to_string(),
+        ]);
+    }
+    let mut busiest_first = list.sources.clone();
+    busiest_first.sort_by_key(|source| std::cmp::Reverse(source.busy_permille));
+    format!("{}\n{}", workers.render(), sources(&busiest_first))
+}
+
+/// Guest-tx rings and TAPs with their workers: `worker move`, and the second half of `worker list`.
+pub fn sources(sources: &[SourceRow]) -> String {
+    let mut table = Table::new(&[
+        ("PORT", Left),
+        ("PAIR", Right),
+        ("WORKER", Right),
+        ("PINNED", Left),
+        ("BUSY_%", Right),
+        ("FRAMES", Right),
+        ("NS/FRAME", Right),
+    ]);
+    for source in sources {
+        table.row([
+            source.port.clone(),
+            source.pair.to_string(),
+            source.worker.to_string(),
+            if source.pinned { "yes" } else { "no" }.to_owned(),
+            percent(source.busy_permille),
+            source.frames.to_string(),
+            tenths(per_frame(source.busy_ns, source.frames)),
+        ]);
+    }
+    table.render()
+}
+
+fn per_frame(busy_ns: u64, frames: u64) -> Option<f64> {
+    (frames > 0).then(|| busy_ns as f64 / frames as f64)
+}
+
+fn percent(permille: u64) -> String {
+    format!("{:.1}", permille as f64 / 10.0)
+}
+
+fn tenths(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
+}
+
+fn frames_per_batch(worker: &Worker) -> String {
+    format!("{:.1}", worker.frames as f64 / worker.batches.max(1) as f64)
 }
 
 /// `fdb`.
@@ -140,6 +226,8 @@ pub fn stats(stats: &StatsReport) -> String {
         ("GUEST_RX", Right),
         ("RX_BYTES", Right),
         ("DROPS", Right),
+        ("BUSY_S", Right),
+        ("NS/FRAME", Right),
     ]);
     let mut drops = Table::new(&[("PORT", Left), ("DROP_REASON", Left), ("FRAMES", Right)]);
     for port in &stats.ports {
@@ -151,6 +239,8 @@ pub fn stats(stats: &StatsReport) -> String {
             counters.guest_rx_frames.to_string(),
             counters.guest_rx_bytes.to_string(),
             dropped(counters).to_string(),
+            format!("{:.1}", counters.busy_ns as f64 / 1e9),
+            tenths(per_frame(counters.busy_ns, counters.guest_tx_frames)),
         ]);
         for Drop { reason, frames, .. } in &counters.drops {
             drops.row([port.name.clone(), reason.clone(), frames.to_string()]);
@@ -162,15 +252,18 @@ pub fn stats(stats: &StatsReport) -> String {
         ("FRAMES/BATCH", Right),
         ("SLEEPS", Right),
         ("AWAKE_S", Right),
+        ("BUSY_S", Right),
+        ("NS/FRAME", Right),
     ]);
     for worker in &stats.workers {
-        let per_batch = worker.frames as f64 / worker.batches.max(1) as f64;
         workers.row([
             worker.worker.to_string(),
             worker.frames.to_string(),
-            format!("{per_batch:.1}"),
+            frames_per_batch(worker),
             worker.sleeps.to_string(),
             format!("{:.1}", worker.awake_ns as f64 / 1e9),
+            format!("{:.1}", worker.busy_ns as f64 / 1e9),
+            tenths(per_frame(worker.busy_ns, worker.frames)),
         ]);
     }
     let dropping = stats
@@ -200,6 +293,8 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
         ("GUEST_RX/S", Right),
         ("RX_MBIT/S", Right),
         ("DROPS/S", Right),
+        ("BUSY_%", Right),
+        ("NS/FRAME", Right),
     ]);
     let none = Counters::default();
     for PortCountersReport { name, counters } in &now.ports {
@@ -224,6 +319,14 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
             frames(|counters| counters.guest_rx_frames),
             mbits(|counters| counters.guest_rx_bytes),
             frames(dropped),
+            format!(
+                "{:.1}",
+                rate_per_second(old.busy_ns, counters.busy_ns, elapsed) / 1e7
+            ),
+            tenths(per_frame(
+                counters.busy_ns.saturating_sub(old.busy_ns),
+                counters.guest_tx_frames.saturating_sub(old.guest_tx_frames),
+            )),
         ]);
     }
     let mut workers = Table::new(&[
@@ -231,6 +334,8 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
         ("FRAMES/S", Right),
         ("SLEEPS/S", Right),
         ("AWAKE_%", Right),
+        ("BUSY_%", Right),
+        ("NS/FRAME", Right),
     ]);
     for worker in &now.workers {
         let old = before
@@ -246,6 +351,18 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
                 "{:.1}",
                 rate(old.map(|old| old.awake_ns), worker.awake_ns) / 1e7
             ),
+            format!(
+                "{:.1}",
+                rate(old.map(|old| old.busy_ns), worker.busy_ns) / 1e7
+            ),
+            tenths(per_frame(
+                worker
+                    .busy_ns
+                    .saturating_sub(old.map_or(0, |old| old.busy_ns)),
+                worker
+                    .frames
+                    .saturating_sub(old.map_or(0, |old| old.frames)),
+            )),
         ]);
     }
     format!("{}\n{}", ports.render(), workers.render())
@@ -387,6 +504,7 @@ device:
         };
         let report = |uptime_us, ports| StatsReport {
             uptime_us,
+            cpu_mhz: None,
             ports,
             workers: vec![],
         };

@@ -27,6 +27,8 @@ pub struct FileSwitch {
     pub cpus: Option<Spanned<Vec<i64>>>,
     /// The admin socket.
     pub admin: Option<Spanned<String>>,
+    /// Where the positions of packed rings are kept.
+    pub ring_state: Option<Spanned<String>>,
     /// How long a worker polls for work before it sleeps.
     pub poll_us: Option<Spanned<i64>>,
     /// How long a learnt address is kept.
@@ -46,6 +48,7 @@ pub struct FilePort {
     socket: Option<Spanned<String>>,
     mode: Option<Spanned<String>>,
     queue_pairs: Option<Spanned<i64>>,
+    packed: Option<Spanned<bool>>,
     interface: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
     vlan: Option<Spanned<FileVlan>>,
@@ -90,6 +93,7 @@ impl FilePort {
             socket: text(&self.socket),
             mode: text(&self.mode),
             queue_pairs: number(&self.queue_pairs),
+            packed: self.packed.as_ref().map(|value| *value.get_ref()),
             interface: text(&self.interface),
             mtu: number(&self.mtu),
             vlan: self.vlan.as_ref().map(|vlan| {
@@ -118,6 +122,7 @@ impl FilePort {
             "socket" => start(&self.socket),
             "mode" => start(&self.mode),
             "queue_pairs" => start(&self.queue_pairs),
+            "packed" => start(&self.packed),
             "interface" => start(&self.interface),
             "mtu" => start(&self.mtu),
             "vlan" => start(&self.vlan),

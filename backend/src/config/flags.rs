@@ -6,7 +6,8 @@ use super::port::{PortFields, VlanFields};
 use super::value::{InvalidField, quoted};
 
 /// The keys, for error messages and the command line's help.
-pub const KEYS: &str = "name, type, socket, mode, queue_pairs, mtu, vlan, native, interface";
+pub const KEYS: &str =
+    "name, type, socket, mode, queue_pairs, packed, mtu, vlan, native, interface";
 
 /// Splits and types the fields of one port; their values are checked by [`super::PortConfig::from_fields`].
 pub fn parse_port(text: &str) -> Result<PortFields, InvalidField> {
@@ -28,6 +29,7 @@ pub fn parse_port(text: &str) -> Result<PortFields, InvalidField> {
                 &mut fields.queue_pairs,
                 number("queue_pairs", &value)?,
             )?,
+            "packed" => set("packed", &mut fields.packed, truth("packed", &value)?)?,
             "mtu" => set("mtu", &mut fields.mtu, number("mtu", &value)?)?,
             "vlan" => set("vlan", &mut fields.vlan, parse_vlan(&value)?)?,
             "native" => set("native", &mut native, number("native", &value)?)?,
@@ -86,6 +88,16 @@ fn number(key: &'static str, text: &str) -> Result<i64, InvalidField> {
     })
 }
 
+fn truth(key: &'static str, text: &str) -> Result<bool, InvalidField> {
+    text.parse().map_err(|_| {
+        InvalidField::new(
+            key,
+            format!("{} is neither true nor false", quoted(text)),
+            "write true or false",
+        )
+    })
+}
+
 fn parse_vlan(text: &str) -> Result<VlanFields, InvalidField> {
     if let Some(list) = text.strip_prefix("trunk:") {
         let trunk = list
@@ -117,13 +129,14 @@ mod tests {
 
     #[test]
     fn every_key_of_the_file_has_its_flag() {
-        let text = "name=vm1,type=vhost-user,socket=/run/vm1.sock,mode=client,queue_pairs=2,mtu=9000,vlan=trunk:10+20,native=1,interface=x";
+        let text = "name=vm1,type=vhost-user,socket=/run/vm1.sock,mode=client,queue_pairs=2,packed=true,mtu=9000,vlan=trunk:10+20,native=1,interface=x";
         let expected = PortFields {
             name: Some("vm1".into()),
             kind: Some("vhost-user".into()),
             socket: Some("/run/vm1.sock".into()),
             mode: Some("client".into()),
             queue_pairs: Some(2),
+            packed: Some(true),
             interface: Some("x".into()),
             mtu: Some(9000),
             vlan: Some(VlanFields {

@@ -2,8 +2,8 @@
 use super::file::{File, FilePort, FileSwitch, line_at};
 use super::flags;
 use super::port::{PortConfig, PortFields, first_collision};
-use super::value::{InvalidField, SocketPath, bounded};
-use super::{DEFAULT_ADMIN_SOCKET, PortName};
+use super::value::{InvalidField, SocketPath, bounded, folder};
+use super::{DEFAULT_ADMIN_SOCKET, DEFAULT_RING_STATE, PortName};
 use crate::control::MAX_PORTS;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,6 +28,8 @@ pub struct SwitchConfig {
     pub cpus: Vec<usize>,
     /// The admin socket.
     pub admin: SocketPath,
+    /// The folder in which the positions of packed rings are kept.
+    pub ring_state: PathBuf,
     /// How long an idle worker polls before it sleeps.
     pub poll_us: u32,
     /// How long a learnt address is kept without a frame from it.
@@ -103,6 +105,8 @@ pub struct Overrides {
     pub cpus: Option<Vec<i64>>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--ring-state`.
+    pub ring_state: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -341,6 +345,16 @@ fn switch_config(
     let Sourced { origin, value } = admin;
     let admin = SocketPath::parse("admin", &value)
         .map_err(|invalid| ConfigError::Invalid { origin, invalid })?;
+    let ring_state = pick(
+        ("--ring-state", overrides.ring_state.clone()),
+        file.ring_state,
+        place,
+    );
+    let ring_state = match ring_state {
+        None => admin.as_path().with_file_name(DEFAULT_RING_STATE),
+        Some(Sourced { origin, value }) => folder("ring_state", &value)
+            .map_err(|invalid| ConfigError::Invalid { origin, invalid })?,
+    };
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
     let capacity = in_file(file.mac_capacity, place);
@@ -357,6 +371,7 @@ fn switch_config(
         workers,
         cpus,
         admin,
+        ring_state,
         poll_us: number_or(
             poll_us,
             SwitchConfig::DEFAULT_POLL_US,

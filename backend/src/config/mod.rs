@@ -23,3 +23,5 @@ pub use value::{InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPa
 
 /// Where the admin socket is when nobody says otherwise.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/ringswitch/admin.sock";
+/// Where the positions of packed rings are kept when nobody says otherwise: beside the admin socket.
+pub const DEFAULT_RING_STATE: &str = "rings";

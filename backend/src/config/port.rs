@@ -22,6 +22,8 @@ pub struct PortFields {
     pub mode: Option<String>,
     /// `queue_pairs`, for vhost-user.
     pub queue_pairs: Option<i64>,
+    /// `packed`, for vhost-user.
+    pub packed: Option<bool>,
     /// `interface`, for TAP.
     pub interface: Option<String>,
     /// `mtu`.
@@ -65,6 +67,8 @@ pub enum PortKind {
         mode: SocketMode,
         /// Pairs of rings offered.
         queue_pairs: QueuePairs,
+        /// Whether packed rings are offered.
+        packed: bool,
     },
     /// A TAP interface of the host.
     Tap {
@@ -236,6 +240,7 @@ fn vhost_user(fields: &PortFields) -> Result<PortKind, InvalidField> {
             .map(QueuePairs::parse)
             .transpose()?
             .unwrap_or_default(),
+        packed: fields.packed.unwrap_or_default(),
     })
 }
 
@@ -243,6 +248,7 @@ fn tap(fields: &PortFields) -> Result<PortKind, InvalidField> {
     foreign("socket", &fields.socket, "tap")?;
     foreign("mode", &fields.mode, "tap")?;
     foreign("queue_pairs", &fields.queue_pairs, "tap")?;
+    foreign("packed", &fields.packed, "tap")?;
     let interface = required(
         "interface",
         fields.interface.clone(),
@@ -297,6 +303,7 @@ mod tests {
                 socket: SocketPath::parse("socket", "/run/vm1.sock").unwrap(),
                 mode: SocketMode::Server,
                 queue_pairs: QueuePairs::default(),
+                packed: false,
             }
         );
         assert_eq!((port.mtu, port.vlan), (None, VlanPolicy::Transparent));

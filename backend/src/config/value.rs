@@ -157,6 +157,23 @@ impl fmt::Display for SocketPath {
     }
 }
 
+/// Checks the absolute path of a folder; `field` names it in the error.
+pub fn folder(field: &'static str, text: &str) -> Result<PathBuf, InvalidField> {
+    let path = Path::new(text);
+    let plain = path.is_absolute()
+        && !text.contains('\0')
+        && path.components().all(|part| part != Component::ParentDir);
+    if plain {
+        Ok(path.components().collect())
+    } else {
+        Err(InvalidField::new(
+            field,
+            format!("{} is not the absolute path of a folder", quoted(text)),
+            "start it with '/' and write it without '..', such as /run/ringswitch/rings",
+        ))
+    }
+}
+
 /// A network interface's name, as the kernel accepts it (`dev_valid_name`): 1 to 15 bytes, no `/`, `:`, `%` or white space.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceName(String);

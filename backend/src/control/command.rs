@@ -4,7 +4,7 @@
 use super::engine::{PortHealth, StepError};
 use super::{MAX_PORTS, PortId};
 use crate::config::{PortConfig, PortName};
-use crate::datapath::PortCounters;
+use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
 use crate::metrics::Stats;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use switch_core::{MacAddress, VlanId};
@@ -29,6 +29,10 @@ pub enum Command {
     ListPorts(Reply<Vec<PortView>>),
     /// One port.
     ShowPort(PortName, Reply<PortView>),
+    /// Move a port, or one of its queue pairs, to a worker; `None`: wherever its load says.
+    MovePort(PortName, Option<u16>, Option<usize>, Reply<Vec<SourceView>>),
+    /// Every worker and what it serves.
+    ListWorkers(Reply<WorkersView>),
     /// Every counter.
     Stats(Reply<Stats>),
     /// Every learnt address.
@@ -48,6 +52,24 @@ pub struct PortView {
     pub health: PortHealth,
     /// Its counters.
     pub counters: PortCounters,
+}
+
+/// A guest-tx ring or a TAP, and who serves it.
+#[derive(Clone, Debug)]
+pub struct SourceView {
+    /// Its port.
+    pub port: PortName,
+    /// Where it is served, and what that costs.
+    pub stats: SourceStats,
+}
+
+/// The workers and what they serve.
+#[derive(Clone, Debug)]
+pub struct WorkersView {
+    /// By index.
+    pub workers: Vec<WorkerStats>,
+    /// By port id and pair.
+    pub sources: Vec<SourceView>,
 }
 
 /// What adding a port came to.
@@ -88,6 +110,9 @@ pub enum CommandError {
     /// There is no such port.
     #[error("there is no port {0}")]
     NotFound(PortName),
+    /// It stays where it is served.
+    #[error(transparent)]
+    NotMoved(#[from] MoveError),
     /// The outside world refused it.
     #[error(transparent)]
     Refused(StepError),
@@ -136,6 +161,22 @@ impl ControlHandle {
     /// One port.
     pub async fn show_port(&self, name: PortName) -> Result<PortView, CommandError> {
         self.ask(|reply| Command::ShowPort(name, reply)).await
+    }
+
+    /// Moves a port, or one of its queue pairs, to a worker for good; without a worker, leaves it to the load again.
+    pub async fn move_port(
+        &self,
+        name: PortName,
+        pair: Option<u16>,
+        worker: Option<usize>,
+    ) -> Result<Vec<SourceView>, CommandError> {
+        self.ask(|reply| Command::MovePort(name, pair, worker, reply))
+            .await
+    }
+
+    /// The workers and what they serve.
+    pub async fn list_workers(&self) -> Result<WorkersView, CommandError> {
+        self.ask(Command::ListWorkers).await
     }
 
     /// Every counter.

@@ -1,7 +1,7 @@
 //! Everything control can do to the outside world, so that tests can put a recording double in its place.
 use super::PortId;
 use super::plan::Step;
-use crate::datapath::{PortCounters, WorkerStats};
+use crate::datapath::{Destination, MoveError, PortCounters, SourceStats, WorkerStats};
 use switch_core::MacEntry;
 
 /// A step that the outside world refused.
@@ -37,9 +37,18 @@ pub trait Engine: Send + 'static {
     fn counters(&self, id: PortId) -> PortCounters;
     /// The counters of every worker.
     fn worker_stats(&self) -> Vec<WorkerStats>;
+    /// Who serves which guest-tx ring or TAP.
+    fn sources(&self) -> Vec<SourceStats>;
+    /// Has a port's sources, or that of one pair, served elsewhere.
+    fn move_sources(
+        &mut self,
+        id: PortId,
+        pair: Option<u16>,
+        destination: Destination,
+    ) -> Result<Vec<SourceStats>, MoveError>;
     /// Every learnt address.
     fn fdb(&self) -> Vec<MacEntry>;
-    /// Called about once a second: forgets addresses past their age.
+    /// Called about once a second: forgets addresses past their age, relieves overloaded workers.
     fn tick(&mut self);
     /// Stops sessions, then workers after the batch in hand; removes the ports' sockets.
     fn stop(&mut self);

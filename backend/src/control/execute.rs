@@ -82,7 +82,7 @@ mod tests {
     use crate::config::flags::parse_port;
     use crate::control::engine::PortHealth;
     use crate::control::plan::plan;
-    use crate::datapath::{PortCounters, WorkerStats};
+    use crate::datapath::{Destination, MoveError, PortCounters, SourceStats, WorkerStats};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
     use switch_core::MacEntry;
@@ -150,6 +150,17 @@ mod tests {
         }
         fn worker_stats(&self) -> Vec<WorkerStats> {
             vec![]
+        }
+        fn sources(&self) -> Vec<SourceStats> {
+            vec![]
+        }
+        fn move_sources(
+            &mut self,
+            _: PortId,
+            _: Option<u16>,
+            _: Destination,
+        ) -> Result<Vec<SourceStats>, MoveError> {
+            Err(MoveError::NoSuchPort)
         }
         fn fdb(&self) -> Vec<MacEntry> {
             vec![]

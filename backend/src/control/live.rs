@@ -5,12 +5,16 @@ use super::PortId;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
-use crate::datapath::{Datapath, DatapathEvent, PortCounters, WorkerOptions, WorkerStats};
+use crate::datapath::{
+    Datapath, DatapathEvent, Destination, MoveError, PortCounters, SourceStats, WorkerOptions,
+    WorkerStats,
+};
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use switch_core::{MacEntry, Millis, Switch};
 
@@ -23,6 +27,8 @@ pub struct LiveEngine {
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
+    /// Where packed rings keep their positions.
+    ring_state: PathBuf,
     lost_uplinks: LostUplinks,
 }
 
@@ -50,6 +56,7 @@ impl LiveEngine {
             datapath,
             devices,
             taps: BTreeSet::new(),
+            ring_state: config.ring_state.clone(),
             lost_uplinks,
         })
     }
@@ -60,6 +67,7 @@ impl LiveEngine {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => {
                 let spec = VhostPortSpec {
                     id,
@@ -68,6 +76,7 @@ impl LiveEngine {
                     mode: *mode,
                     queue_pairs: queue_pairs.get(),
                     mtu: port.mtu.map(Mtu::get),
+                    packed: packed.then(|| self.ring_state.clone()),
                 };
                 self.devices
                     .add_port(&self.datapath, spec)
@@ -171,12 +180,26 @@ impl Engine for LiveEngine {
         self.datapath.worker_stats()
     }
 
+    fn sources(&self) -> Vec<SourceStats> {
+        self.datapath.sources()
+    }
+
+    fn move_sources(
+        &mut self,
+        id: PortId,
+        pair: Option<u16>,
+        destination: Destination,
+    ) -> Result<Vec<SourceStats>, MoveError> {
+        self.datapath.move_sources(id, pair, destination)
+    }
+
     fn fdb(&self) -> Vec<MacEntry> {
         self.switch.mac_entries(monotonic_now())
     }
 
     fn tick(&mut self) {
         self.switch.expire(monotonic_now());
+        self.datapath.rebalance();
     }
 
     fn stop(&mut self) {

@@ -19,7 +19,9 @@ pub mod plan;
 pub mod port_table;
 pub mod thread;
 
-pub use command::{AddOutcome, CommandError, ControlHandle, FdbEntry, PortView};
+pub use command::{
+    AddOutcome, CommandError, ControlHandle, FdbEntry, PortView, SourceView, WorkersView,
+};
 pub use engine::{Engine, StepError};
 pub use switch_core::PortId;
 pub use thread::{ControlThread, StartError};

@@ -4,12 +4,14 @@
 use super::PortId;
 use super::command::{
     AddOutcome, Command, CommandError, ControlHandle, FdbEntry, PortView, QUEUE_CAPACITY,
+    SourceView, WorkersView,
 };
 use super::engine::{Engine, PortHealth};
 use super::execute::{ExecuteError, execute};
 use super::plan::{self, PlanError};
 use super::port_table::PortTable;
 use crate::config::{PortConfig, PortName, SocketPath};
+use crate::datapath::{Destination, SourceStats};
 use crate::metrics::{PortStats, Stats};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
@@ -128,6 +130,10 @@ impl<E: Engine> Control<E> {
             Command::RemovePort(name, reply) => drop(reply.send(self.remove_port(&name))),
             Command::ListPorts(reply) => drop(reply.send(Ok(self.list_ports()))),
             Command::ShowPort(name, reply) => drop(reply.send(self.show_port(&name))),
+            Command::MovePort(name, pair, worker, reply) => {
+                drop(reply.send(self.move_port(&name, pair, worker)));
+            }
+            Command::ListWorkers(reply) => drop(reply.send(Ok(self.list_workers()))),
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Stop(reply) => drop(reply.send(Ok(()))),
@@ -211,6 +217,36 @@ impl<E: Engine> Control<E> {
             health: self.engine.health(id).unwrap_or_else(gone),
             counters: self.engine.counters(id),
         }
+    }
+
+    fn move_port(
+        &mut self,
+        name: &PortName,
+        pair: Option<u16>,
+        worker: Option<usize>,
+    ) -> Result<Vec<SourceView>, CommandError> {
+        let (id, _) = self
+            .table
+            .find(name)
+            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
+        let destination = worker.map_or(Destination::Automatic, Destination::Pinned);
+        let moved = self.engine.move_sources(id, pair, destination)?;
+        Ok(self.named(moved))
+    }
+
+    fn list_workers(&self) -> WorkersView {
+        WorkersView {
+            workers: self.engine.worker_stats(),
+            sources: self.named(self.engine.sources()),
+        }
+    }
+
+    fn named(&self, sources: Vec<SourceStats>) -> Vec<SourceView> {
+        let named = |stats: SourceStats| {
+            let port = self.table.get(stats.source.port)?.name.clone();
+            Some(SourceView { port, stats })
+        };
+        sources.into_iter().filter_map(named).collect()
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

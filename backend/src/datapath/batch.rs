@@ -4,8 +4,9 @@
 //! frames are written. Destinations are served before the source's chains are given back, so that a driver never
 //! reuses a buffer that is still being read.
 
-use super::counters::WorkerCounters;
+use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Route};
+use super::cpu_time::Sampler;
 use super::frame::{BATCH_FRAMES, Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::{Outbox, Parcel};
 use super::ports::{PortTable, TapPort};
@@ -20,6 +21,17 @@ use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
 /// Frames read from a TAP in one batch: each costs a system call, and others wait.
 const TAP_BATCH_FRAMES: usize = 32;
 
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Frames taken.
+    pub frames: u32,
+    /// Their bytes, without virtio-net headers.
+    pub bytes: u64,
+    /// The batch ended at a bound: more may wait.
+    pub more: bool,
+}
+
 /// A worker's batch machinery.
 pub struct BatchRunner {
     shared: Arc<Shared>,
@@ -32,6 +44,7 @@ pub struct BatchRunner {
     /// The frames for the destination in hand.
     run: Vec<Parcel>,
     courier: Courier,
+    sampler: Sampler,
 }
 
 impl BatchRunner {
@@ -47,6 +60,7 @@ impl BatchRunner {
             batch: Batch::default(),
             outbox: Outbox::default(),
             run: Vec::with_capacity(BATCH_FRAMES),
+            sampler: Sampler::default(),
         }
     }
 
@@ -60,55 +74,67 @@ impl BatchRunner {
         self.ports.load();
     }
 
-    /// One batch from a guest-tx ring; the number of frames taken.
-    pub fn run_queue(&mut self, queue: &Queue) -> usize {
+    /// One batch from a guest-tx ring, which ends at the latest behind the frame that passes `limit_bytes`.
+    pub fn run_queue(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
         if !queue.is_enabled() {
-            return 0;
+            return Served::default();
         }
         let mut slot = queue.worker();
         // Asked again with the slot held: once a front-end was told that the ring is disabled, nothing of it is touched.
         let Some(active) = slot.as_mut().filter(|_| queue.is_enabled()) else {
-            return 0;
+            return Served::default();
         };
         // A silent ring costs one load.
         match active.ring.refresh() {
-            Ok(false) => return 0,
+            Ok(false) => return Served::default(),
             Ok(true) => active.ring.disarm(),
             Err(error) => {
                 self.stop_ring(queue, &mut slot, error);
-                return 0;
+                return Served::default();
             }
         }
+        let started = self.sampler.start();
+        let bytes_before = queue.counters.bytes.get();
         self.pipeline.begin_batch(self.now);
         let pipeline = &mut self.pipeline;
         let port = queue.port;
-        let taken = guest_tx::take_batch(active, &mut self.batch, |header| {
+        let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, |header| {
             pipeline.classify(port, header)
         });
         self.forward(port);
         guest_tx::complete(active, queue, &self.batch);
-        if let Err(error) = taken {
+        let more = taken.unwrap_or_else(|error| {
             self.stop_ring(queue, &mut slot, error);
-        }
-        let frames = self.batch.frames.len();
+            false
+        });
+        let served = Served {
+            frames: self.batch.frames.len() as u32,
+            bytes: queue.counters.bytes.get().wrapping_sub(bytes_before),
+            more,
+        };
         self.batch.clear();
-        self.count(frames);
-        frames
+        self.count(served, started, &queue.counters);
+        served
     }
 
-    /// One batch from the host; the number of frames read.
-    pub fn run_tap(&mut self, port: &TapPort) -> usize {
+    /// One batch from the host, as [`Self::run_queue`] runs a guest's.
+    pub fn run_tap(&mut self, port: &TapPort, limit_bytes: u32) -> Served {
+        let started = self.sampler.start();
         self.batch.clear();
         self.pipeline.begin_batch(self.now);
-        let mut bytes = 0;
-        while self.batch.frames.len() < TAP_BATCH_FRAMES {
+        let (mut bytes, mut more) = (0, true);
+        while self.batch.frames.len() < TAP_BATCH_FRAMES && bytes < limit_bytes as usize {
             match port.tap.read(self.batch.local_room()) {
                 Ok(Some(read)) => {
                     self.add_local(port.id, read);
                     bytes += read.saturating_sub(VNET_HEADER_BYTES);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    more = false;
+                    break;
+                }
                 Err(error) => {
+                    more = false;
                     let reason = format!("reading from {} failed: {error}", port.tap.interface());
                     (self.shared.events)(DatapathEvent::UplinkLost {
                         port: port.id,
@@ -119,12 +145,16 @@ impl BatchRunner {
             }
         }
         self.forward(port.id);
-        let frames = self.batch.frames.len();
-        port.from_host.frames.add(frames as u64);
-        port.from_host.bytes.add(bytes as u64);
+        let served = Served {
+            frames: self.batch.frames.len() as u32,
+            bytes: bytes as u64,
+            more,
+        };
+        port.from_host.frames.add(served.frames.into());
+        port.from_host.bytes.add(served.bytes);
         self.batch.clear();
-        self.count(frames);
-        frames
+        self.count(served, started, &port.from_host);
+        served
     }
 
     /// Switches one frame (without virtio-net header) as if `port` had sent it.
@@ -162,10 +192,15 @@ impl BatchRunner {
         }
     }
 
-    fn count(&self, frames: usize) {
-        if frames > 0 {
-            self.counters.frames.add(frames as u64);
+    fn count(&self, served: Served, started_ns: Option<u64>, source: &QueueCounters) {
+        if served.frames > 0 {
+            self.counters.frames.add(served.frames.into());
             self.counters.batches.add(1);
+        }
+        if started_ns.is_some() {
+            let busy_ns = Sampler::end(started_ns);
+            self.counters.busy_ns.add(busy_ns);
+            source.busy_ns.add(busy_ns);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Takes frames of a batch to one port: picks its ring, locks it once, writes them all, publishes and notifies once.
 
 use super::Shared;
+use super::fair_share::Outcome;
 use super::flow_hash::ring_of;
 use super::frame::{BATCH_FRAMES, Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
 use super::guest_rx::{Undelivered, Writer, Written};
@@ -32,6 +33,8 @@ struct Pending {
 pub struct Courier {
     shared: Arc<Shared>,
     writer: Writer,
+    /// Who sent the run in hand.
+    from: Option<PortId>,
     /// The run in hand, for a port with several rings.
     pending: Vec<Pending>,
     /// What of it goes to one of them.
@@ -46,6 +49,7 @@ impl Courier {
         Self {
             shared,
             writer: Writer::default(),
+            from: None,
             pending: Vec::with_capacity(BATCH_FRAMES),
             share: Vec::with_capacity(BATCH_FRAMES),
             joined: Vec::new(),
@@ -54,6 +58,7 @@ impl Courier {
 
     /// Delivers the batch's frames that are in `run`, in order.
     pub fn deliver(&mut self, ports: &PortTable, route: Route, batch: &mut Batch, run: &[Parcel]) {
+        self.from = Some(route.from);
         match ports.get(route.to) {
             Some(Port::Vhost(port)) => self.deliver_to_guest(port, batch, run),
             Some(Port::Tap(port)) => self.deliver_to_tap(port, batch, run),
@@ -137,13 +142,25 @@ impl Courier {
         let mut too_long = (u64::MAX, DropReason::RxRingFull);
         let mut written = Written::default();
         let mut broken = None;
+        let mut outcome = Outcome::Room;
+        let mut allowance = self
+            .from
+            .map_or(u64::MAX, |from| active.share.allowance(from));
+        if allowance != u64::MAX && active.ring.offers_half() {
+            allowance = u64::MAX;
+        }
         self.writer.expect(run.len());
         for &parcel in run {
             let (room_bytes, reason) = too_long;
-            if room_bytes != u64::MAX || broken.is_some() {
+            if room_bytes != u64::MAX || broken.is_some() || written.bytes >= allowance {
                 let len_bytes = batch.frames.get(parcel.frame).map_or(0, |f| f.len_bytes);
                 if broken.is_some() {
                     port.drops.add(DropReason::RxRingNotReady);
+                    continue;
+                }
+                if written.bytes >= allowance {
+                    port.drops.add(DropReason::RxRingFull);
+                    outcome = Outcome::Short;
                     continue;
                 }
                 if u64::from(len_bytes) > room_bytes {
@@ -158,7 +175,10 @@ impl Courier {
                 Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
-                        DropReason::RxRingFull => too_long = (self.writer.room_bytes(), reason),
+                        DropReason::RxRingFull => {
+                            too_long = (self.writer.room_bytes(), reason);
+                            outcome = Outcome::Short;
+                        }
                         DropReason::RxBufferTooSmall => {
                             // A frame that is cut needs less room than its length.
                             let whole = |f: &&Frame| f.offload.segmentation.is_none();
@@ -177,9 +197,14 @@ impl Courier {
             }
         }
         self.writer.finish(active);
+        if let Some(from) = self.from {
+            active.share.note(from, written.bytes, outcome);
+        }
         queue.counters.frames.add(written.frames);
         queue.counters.bytes.add(written.bytes);
         notify::publish(&mut active.ring, &queue.counters);
+        // The next batch most likely brings as many.
+        active.ring.prefetch_next(run.len());
         if let Some(error) = broken {
             port.ring_stopped(queue.index);
             self.shared.break_ring(queue, &mut slot, error);

@@ -10,23 +10,22 @@ use super::frame::{
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use crate::ring::segment::Payload;
-use crate::ring::{BurstLimit, Chain, RingError, SegmentArena};
+use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena};
 use switch_core::{DropReason, Verdict};
 
-/// A batch ends behind the frame that passes this: a guest's turn is bounded in bytes as well.
-const BATCH_BYTES: u64 = 256 * 1024;
-
-/// Takes what waits, up to a batch; `judge` decides on each frame by its private header. Frames before a broken chain are in
+/// Takes what waits, up to a batch, which ends at the latest behind the frame that passes `limit_bytes`; `judge` decides on each
+/// frame by its private header. Whether the batch ended at a bound, so that more may wait. Frames before a broken chain are in
 /// the batch also when the chain's error is returned.
 pub fn take_batch(
     active: &mut ActiveRing,
     batch: &mut Batch,
+    limit_bytes: u32,
     mut judge: impl FnMut(&[u8]) -> Verdict,
-) -> Result<(), RingError> {
+) -> Result<bool, RingError> {
     batch.clear();
     let limit = BurstLimit {
         chains: BATCH_FRAMES,
-        bytes: BATCH_BYTES,
+        bytes: limit_bytes.into(),
     };
     let taken = active
         .ring
@@ -46,7 +45,7 @@ pub fn take_batch(
             frame.verdict = judge(header.frame());
         }
     }
-    taken.map(|_| ())
+    taken.map(|end| end != BurstEnd::Empty)
 }
 
 // A bit for each frame.

@@ -2,28 +2,36 @@
 //!
 //! In the order a frame meets them:
 //!
-//! * [`worker`]: the thread: which sources to poll, when to sleep;
+//! * [`worker`]: the thread: which sources to poll, when to sleep; [`schedule`]: whose turn it is;
 //! * [`batch`]: one batch from its source to the last destination;
 //! * [`guest_tx`]: chains to private headers; [`frame`]: what a batch holds; [`vnet_header`]: what the sender left undone;
 //! * (`switch_core::Pipeline` decides)
 //! * [`outbox`]: frames by destination; [`courier`]: one destination, its ring picked ([`flow_hash`]) and locked once;
+//! * [`fair_share`]: who may fill a ring that is short of buffers;
 //! * [`guest_rx`] and [`tap_rx`]: one frame to a guest or to the host; [`software_offload`]: what the receiver does not do;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
-//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count. [`Datapath`] is
-//! all of it as the control side sees it.
+//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`cpu_time`] whose
+//! frames took how long. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
+//! changes, by the [`loads`]. [`Datapath`] is all of it as the control side sees it.
 
+pub mod balance;
 pub mod batch;
 pub mod counters;
 pub mod courier;
+pub mod cpu_time;
+pub mod fair_share;
 pub mod flow_hash;
 pub mod frame;
 pub mod guest_rx;
 pub mod guest_tx;
+pub mod loads;
 pub mod notify;
 pub mod outbox;
+pub mod placement;
 pub mod ports;
 pub mod queue;
+pub mod schedule;
 pub mod software_offload;
 pub mod tap_rx;
 mod vhost_port;
@@ -31,18 +39,23 @@ pub mod vnet_header;
 pub mod worker;
 
 pub use counters::{PortCounters, WorkerStats};
+pub use loads::SourceStats;
+pub use placement::{Destination, SourceId};
 pub use queue::QueueIndex;
 pub use vhost_port::VhostPort;
 
 use crate::port::tap::Tap;
 use crate::ring::RingError;
 use arc_swap::ArcSwap;
+use balance::Move;
 use counters::{DropCounters, QueueCounters, WorkerCounters};
 use frame::MAX_FRAME_BYTES;
+use loads::Loads;
+use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
 use ports::{Port, PortTable, TapPort, VhostQueues};
 use queue::{ActiveRing, Queue};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use switch_core::{PortId, Switch};
 use worker::{Command, Mailbox};
@@ -130,18 +143,43 @@ impl Shared {
     }
 }
 
-/// How long a worker may take to answer. A batch takes microseconds; only a stopped process takes this long.
-const SETTLE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
-
-struct WorkerHandle {
-    mailbox: Arc<Mailbox>,
-    counters: Arc<WorkerCounters>,
+/// Why a source was not moved. Nothing has changed, unless it says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// There are fewer workers.
+    #[error("there is no worker {worker}: they are numbered from 0 to {last}")]
+    NoSuchWorker {
+        /// Asked for.
+        worker: usize,
+        /// The last there is.
+        last: usize,
+    },
+    /// The port has fewer queue pairs.
+    #[error("the port has no queue pair {pair}: they are numbered from 0 to {last}")]
+    NoSuchPair {
+        /// Asked for.
+        pair: u16,
+        /// The last it has.
+        last: u16,
+    },
+    /// The port went away meanwhile.
+    #[error("the port is gone")]
+    NoSuchPort,
+    /// A worker did not let go in time, and keeps what it has.
+    #[error("worker {worker} did not answer within {} s, and keeps what it has", placement::SETTLE_TIMEOUT.as_secs())]
+    NoAnswer {
+        /// Which.
+        worker: usize,
+    },
 }
 
 /// All workers and ports. Every method returns in bounded time and may be called from any control thread.
 pub struct Datapath {
     shared: Arc<Shared>,
-    workers: Vec<WorkerHandle>,
+    workers: Arc<Workers>,
+    /// Each worker's counters, and the CPU it is pinned to.
+    counters: Vec<(Arc<WorkerCounters>, Option<usize>)>,
+    loads: Mutex<Loads>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Serialises changes of the port table.
     changing: Mutex<()>,
@@ -162,14 +200,19 @@ impl Datapath {
             ports: Arc::default(),
             events,
         });
+        let count = options.workers.max(1);
+        let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
+        let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
         let mut datapath = Self {
             shared,
-            workers: Vec::new(),
+            workers: Arc::new(Workers::new(mailboxes.clone())),
+            counters: Vec::new(),
+            loads: Mutex::new(Loads::new(count)),
             threads: Mutex::new(Vec::new()),
             changing: Mutex::new(()),
         };
-        for index in 0..options.workers.max(1) {
-            let started = datapath.start_worker(index, options);
+        for (index, mailbox) in mailboxes.into_iter().enumerate() {
+            let started = datapath.start_worker(index, mailbox, options);
             if let Err(error) = started {
                 datapath.stop();
                 return Err(error);
@@ -178,19 +221,21 @@ impl Datapath {
         Ok(Arc::new(datapath))
     }
 
-    fn start_worker(&mut self, index: usize, options: &WorkerOptions) -> io::Result<()> {
-        let mailbox = Arc::new(Mailbox::new()?);
+    fn start_worker(
+        &mut self,
+        index: usize,
+        inbox: Arc<Mailbox>,
+        options: &WorkerOptions,
+    ) -> io::Result<()> {
         let counters = Arc::new(WorkerCounters::default());
-        let (shared, inbox, counted) = (
-            Arc::clone(&self.shared),
-            Arc::clone(&mailbox),
-            Arc::clone(&counters),
-        );
+        let (shared, counted) = (Arc::clone(&self.shared), Arc::clone(&counters));
         let (poll_us, cpu) = (options.poll_us, options.cpus.get(index).copied());
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                counted.thread.get_or_init(|| id);
                 let started = pin(cpu).and_then(|()| {
                     worker::Worker::new(shared, inbox, counted, poll_us).map_err(io::Error::other)
                 });
@@ -209,7 +254,7 @@ impl Datapath {
             .unwrap_or_else(PoisonError::into_inner)
             .push(thread);
         is_ready.recv().map_err(io::Error::other)??;
-        self.workers.push(WorkerHandle { mailbox, counters });
+        self.counters.push((counters, cpu));
         Ok(())
     }
 
@@ -217,28 +262,33 @@ impl Datapath {
     pub fn add_vhost_port(&self, id: PortId, queue_pairs: u16, mtu: Option<u16>) -> Arc<VhostPort> {
         let max_frame_bytes = mtu.map_or(MAX_FRAME_BYTES as u32, max_frame_bytes);
         let queues = Arc::new(VhostQueues::new(id, queue_pairs, max_frame_bytes));
-        self.replace(id, Some(Port::Vhost(Arc::clone(&queues))));
-        let mailboxes = self
-            .workers
-            .iter()
-            .map(|worker| Arc::clone(&worker.mailbox))
-            .collect();
-        Arc::new(VhostPort::new(queues, Arc::clone(&self.shared), mailboxes))
+        self.add(id, Port::Vhost(Arc::clone(&queues)));
+        let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
+        Arc::new(VhostPort::new(queues, shared, workers))
     }
 
     /// Adds a TAP port; a worker reads it from now on.
     pub fn add_tap_port(&self, id: PortId, tap: Tap) {
         let port = Arc::new(TapPort {
             id,
+            placement: Placement::default(),
             tap,
             from_host: QueueCounters::default(),
             to_host: Mutex::new(QueueCounters::default()),
             drops: DropCounters::default(),
         });
-        self.replace(id, Some(Port::Tap(Arc::clone(&port))));
-        if let Some(worker) = self.workers.get(id.index() % self.workers.len().max(1)) {
-            worker.mailbox.post(Command::WatchTap(port));
+        self.add(id, Port::Tap(Arc::clone(&port)));
+        self.workers.watch(&Source::Tap(port));
+    }
+
+    /// Puts a port into the table, its sources where there is least to do.
+    fn add(&self, id: PortId, port: Port) {
+        let ports = self.shared.ports.load();
+        let mut seats = Seats::new(&self.loads().by_worker(&ports), &ports);
+        for source in Source::of_port(&port) {
+            source.placement().place(seats.take());
         }
+        self.replace(id, Some(port));
     }
 
     /// Removes a port: its rings are stopped, and when this returns no worker holds anything of it.
@@ -250,16 +300,84 @@ impl Datapath {
                 for queue in &port.queues {
                     queue.control(|slot| slot.take().map(|active| active.ring.stop()));
                     port.ring_stopped(queue.index);
-                    self.tell_all(|| Command::ForgetQueue(Arc::clone(queue)));
+                    self.workers.forget(&Source::Ring(Arc::clone(queue)));
                 }
             }
-            Some(Port::Tap(port)) => {
-                drop(port);
-                self.tell_all(|| Command::ForgetTap(id));
-            }
+            Some(Port::Tap(port)) => self.workers.forget(&Source::Tap(port)),
             None => {}
         }
         self.settle();
+    }
+
+    /// Serves a port's sources, or that of one queue pair, elsewhere; frames that are on their way neither get lost nor overtake
+    /// each other. Where they are now. Called on the control thread, like [`Self::rebalance`].
+    ///
+    /// # Errors
+    /// See [`MoveError`].
+    pub fn move_sources(
+        &self,
+        port: PortId,
+        pair: Option<u16>,
+        destination: Destination,
+    ) -> Result<Vec<SourceStats>, MoveError> {
+        if let Destination::Pinned(worker) | Destination::Worker(worker) = destination
+            && worker >= self.workers.count()
+        {
+            let last = self.workers.count().saturating_sub(1);
+            return Err(MoveError::NoSuchWorker { worker, last });
+        }
+        let ports = self.shared.ports.load();
+        let all = Source::of_port(ports.get(port).ok_or(MoveError::NoSuchPort)?);
+        let last = all.last().map_or(0, |source| source.id().pair);
+        let mut sources = all;
+        if let Some(pair) = pair {
+            sources.retain(|source| source.id().pair == pair);
+            if sources.is_empty() {
+                return Err(MoveError::NoSuchPair { pair, last });
+            }
+        }
+        for source in &sources {
+            let at = self.workers.place(source, destination);
+            if let Destination::Pinned(wanted) | Destination::Worker(wanted) = destination
+                && at != wanted
+            {
+                return Err(MoveError::NoAnswer { worker: at });
+            }
+        }
+        let loads = self.loads();
+        let stats = |source: &Source| SourceStats::of(source, loads.busy_permille(source.id()));
+        Ok(sources.iter().map(stats).collect())
+    }
+
+    /// Ends a window of measuring, and moves a source if its worker is overloaded and another is not. To be called once a second.
+    pub fn rebalance(&self) {
+        let frames = self
+            .counters
+            .iter()
+            .map(|(counters, _)| counters.frames.get());
+        let ports = self.shared.ports.load();
+        let planned = self.loads().measure(&ports, frames.sum());
+        if let Some(Move { source, from, to }) = planned {
+            let (port, pair) = (source.port, source.pair);
+            match self.move_sources(port, Some(pair), Destination::Worker(to)) {
+                Ok(_) => log::info!(
+                    "port {port}, pair {pair}: from worker {from} to {to}, which has more time"
+                ),
+                Err(error) => {
+                    log::warn!("port {port}, pair {pair}, stays on worker {from}: {error}")
+                }
+            }
+        }
+    }
+
+    /// Every source that runs or was put somewhere by an operator, by port and pair.
+    pub fn sources(&self) -> Vec<SourceStats> {
+        let loads = self.loads();
+        let ports = self.shared.ports.load();
+        Source::of_all(&ports)
+            .filter(|source| source.runs() || source.placement().is_pinned())
+            .map(|source| SourceStats::of(&source, loads.busy_permille(source.id())))
+            .collect()
     }
 
     /// A port's counters; `None` when there is no such port.
@@ -269,15 +387,15 @@ impl Datapath {
 
     /// What each worker did so far.
     pub fn worker_stats(&self) -> Vec<WorkerStats> {
-        self.workers
+        self.counters
             .iter()
-            .map(|worker| worker.counters.stats())
+            .map(|(counters, cpu)| counters.stats(*cpu))
             .collect()
     }
 
     /// Ends the workers after the batch in hand, and waits for them.
     pub fn stop(&self) {
-        self.tell_all(|| Command::Stop);
+        self.workers.tell_all(|| Command::Stop);
         for thread in self
             .threads
             .lock()
@@ -301,21 +419,13 @@ impl Datapath {
         if ended {
             return;
         }
-        let (done, settled) = std::sync::mpsc::channel();
-        self.tell_all(|| Command::Settle(done.clone()));
-        drop(done);
-        for _ in &self.workers {
-            if settled.recv_timeout(SETTLE_TIMEOUT).is_err() {
-                log::warn!("a worker did not answer within {SETTLE_TIMEOUT:?}");
-                return;
-            }
+        if !self.workers.all_settled() {
+            log::warn!("a worker did not answer within {SETTLE_TIMEOUT:?}");
         }
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) {
-        self.workers
-            .iter()
-            .for_each(|worker| worker.mailbox.post(command()));
+    fn loads(&self) -> MutexGuard<'_, Loads> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn replace(&self, id: PortId, port: Option<Port>) {

@@ -4,6 +4,7 @@
 //! id, or a queue without a ring.
 
 use super::counters::{DropCounters, PortCounters, QueueCounters};
+use super::placement::Placement;
 use super::queue::{Queue, QueueIndex};
 use crate::port::tap::Tap;
 use std::sync::Arc;
@@ -111,6 +112,8 @@ impl ActivePairs {
 pub struct TapPort {
     /// The port.
     pub id: PortId,
+    /// Who reads it.
+    pub placement: Placement,
     /// The open interface.
     pub tap: Tap,
     /// Frames the host sent into the switch. One worker reads the TAP, so it alone writes these.
@@ -178,6 +181,7 @@ fn add(sum: &mut PortCounters, queue: &QueueCounters, guest_tx: bool) {
     *bytes += queue.bytes.get();
     sum.notifications_sent += queue.notifications_sent.get();
     sum.notifications_saved += queue.notifications_saved.get();
+    sum.busy_ns += queue.busy_ns.get();
 }
 
 /// All ports by id.
@@ -197,6 +201,11 @@ impl PortTable {
             Port::Vhost(port) => Some(port),
             Port::Tap(_) => None,
         })
+    }
+
+    /// Every port.
+    pub fn iter(&self) -> impl Iterator<Item = &Port> {
+        self.0.iter().flatten()
     }
 
     /// This table with `port` under `id`.

@@ -8,6 +8,8 @@
 //! Lock order: a worker holds at most one guest-tx slot and, inside it, one guest-rx slot at a time. Control holds one slot.
 
 use super::counters::QueueCounters;
+use super::fair_share::FairShare;
+use super::placement::Placement;
 use super::vnet_header::NetFeatures;
 use crate::ring::Ring;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -38,13 +40,28 @@ pub struct ActiveRing {
     pub ring: Ring,
     /// Acked features.
     pub features: NetFeatures,
+    /// Who got how much of it while it was short of buffers.
+    pub share: FairShare,
+}
+
+impl ActiveRing {
+    /// Nobody has served it yet.
+    pub fn new(ring: Ring, features: NetFeatures) -> Self {
+        Self {
+            ring,
+            features,
+            share: FairShare::default(),
+        }
+    }
 }
 
 /// No ring base.
 const NO_BASE: u64 = u64::MAX;
 
-/// One ring of one port, running or not.
+/// One ring of one port, running or not. On cache lines of its own: a worker that serves it does not slow down those that serve its
+/// neighbours.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Queue {
     /// The port it belongs to.
     pub port: PortId,
@@ -52,6 +69,8 @@ pub struct Queue {
     pub index: QueueIndex,
     /// Its traffic.
     pub counters: QueueCounters,
+    /// Who serves it, if the guest transmits on it.
+    pub placement: Placement,
     ring: Mutex<Option<ActiveRing>>,
     /// Where a ring that was broken by its driver came to, until it is asked for; [`NO_BASE`] otherwise.
     broken_at: AtomicU64,
@@ -66,6 +85,7 @@ impl Queue {
             port,
             index,
             counters: QueueCounters::default(),
+            placement: Placement::default(),
             ring: Mutex::new(None),
             broken_at: AtomicU64::new(NO_BASE),
             wanted: AtomicU32::new(0),

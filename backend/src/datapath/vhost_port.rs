@@ -1,9 +1,9 @@
 //! The rings of one vhost-user port, as the control thread handles them.
 
+use super::placement::{Source, Workers};
 use super::ports::VhostQueues;
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::NetFeatures;
-use super::worker::{Command, Mailbox};
 use super::{DatapathEvent, QueueIndex, Shared};
 use crate::ring::{Direction, EventSink, EventSource, GuestMemory, Ring, RingConfig, RingError};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 pub struct VhostPort {
     queues: Arc<VhostQueues>,
     shared: Arc<Shared>,
-    workers: Vec<Arc<Mailbox>>,
+    workers: Arc<Workers>,
 }
 
 impl VhostPort {
     pub(super) fn new(
         queues: Arc<VhostQueues>,
         shared: Arc<Shared>,
-        workers: Vec<Arc<Mailbox>>,
+        workers: Arc<Workers>,
     ) -> Self {
         Self {
             queues,
@@ -50,7 +50,7 @@ impl VhostPort {
         let ring = Ring::start(config, direction, memory)?;
         // Whoever served the ring before may have died between showing used buffers and telling the driver.
         ring.signal_call();
-        queue.control(|slot| *slot = Some(ActiveRing { ring, features }));
+        queue.control(|slot| *slot = Some(ActiveRing::new(ring, features)));
         self.queues.update_active(queue);
         self.watch(queue);
         if memory.is_lost() {
@@ -70,8 +70,7 @@ impl VhostPort {
         let base = running.map(|active| active.ring.stop()).or(broken);
         self.queues.update_active(queue);
         if index.is_guest_tx() {
-            self.worker_of(queue)
-                .post(Command::ForgetQueue(Arc::clone(queue)));
+            self.workers.forget(&Source::Ring(Arc::clone(queue)));
         }
         base
     }
@@ -132,9 +131,7 @@ impl VhostPort {
 
     /// Switches a frame (without virtio-net header) as if this port's guest had sent it.
     pub fn inject(&self, frame: &[u8]) {
-        if let Some(worker) = self.workers.first() {
-            worker.post(Command::Inject(self.queues.id, frame.into()));
-        }
+        self.workers.inject(self.queues.id, frame);
     }
 
     fn queue(&self, index: QueueIndex) -> Option<&Arc<Queue>> {
@@ -168,14 +165,7 @@ impl VhostPort {
     /// Has a worker look at a guest-tx ring, with the kick eventfd it has now.
     fn watch(&self, queue: &Arc<Queue>) {
         if queue.index.is_guest_tx() {
-            self.worker_of(queue)
-                .post(Command::WatchQueue(Arc::clone(queue)));
+            self.workers.watch(&Source::Ring(Arc::clone(queue)));
         }
-    }
-
-    /// The one worker that polls a ring: ports are spread evenly, the pairs of one port over all workers.
-    fn worker_of(&self, queue: &Queue) -> &Mailbox {
-        let nth = queue.port.index() + usize::from(queue.index.pair());
-        &self.workers[nth % self.workers.len()]
     }
 }

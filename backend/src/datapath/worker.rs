@@ -16,14 +16,14 @@
 use super::Shared;
 use super::batch::BatchRunner;
 use super::counters::WorkerCounters;
+use super::cpu_time::now_ns;
 use super::notify::PollWindow;
-use super::ports::TapPort;
-use super::queue::Queue;
+use super::placement::Source;
+use super::schedule::Schedule;
 use crate::ring::{EventSource, sigbus};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
-use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
@@ -33,24 +33,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use switch_core::{Millis, PortId};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Rounds without a frame between two looks at the clock.
+/// Looks at a source without a frame between two looks at the clock.
 const ROUNDS_PER_CLOCK: u32 = 16;
+/// What a batch counts for among those: some microseconds.
+const ROUNDS_PER_BATCH: u32 = 4;
 /// While some source is polled, armed ones are asked about this often.
-const EPOLL_INTERVAL_NS: u64 = 20_000;
+const EPOLL_INTERVAL_NS: u64 = 40_000;
 /// How often a ring that has no kick eventfd is looked at when nothing else keeps the worker awake.
 const KICKLESS_POLL_MS: i32 = 1;
 
 /// What the control thread asks of a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Serve this guest-tx ring: it was started, or has another kick eventfd.
-    WatchQueue(Arc<Queue>),
+    /// Serve this source: it was started, has another kick eventfd, or comes from another worker.
+    Watch(Source),
     /// Forget it.
-    ForgetQueue(Arc<Queue>),
-    /// Serve this TAP.
-    WatchTap(Arc<TapPort>),
-    /// Forget it.
-    ForgetTap(PortId),
+    Forget(Source),
     /// Answer: everything posted before has been done, and nothing of a port removed before is held any more.
     Settle(Sender<()>),
     /// Switch this frame as if `0` had sent it.
@@ -63,17 +61,18 @@ impl Command {
     fn replaces(&self, earlier: &Self) -> bool {
         match (self, earlier) {
             (
-                Self::WatchQueue(queue) | Self::ForgetQueue(queue),
-                Self::WatchQueue(other) | Self::ForgetQueue(other),
-            ) => Arc::ptr_eq(queue, other),
+                Self::Watch(source) | Self::Forget(source),
+                Self::Watch(other) | Self::Forget(other),
+            ) => source.is(other),
             (Self::Inject(port, _), Self::Inject(other, _)) => port == other,
             _ => false,
         }
     }
 }
 
-/// The control thread's end of a worker.
+/// The control thread's end of a worker. On cache lines of its own: the worker looks at it in every round.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Mailbox {
     commands: Mutex<Vec<Command>>,
     pending: AtomicBool,
@@ -112,16 +111,10 @@ impl Mailbox {
     }
 }
 
-/// Where frames come from.
+/// A source that this worker serves.
 #[derive(Debug)]
-enum Origin {
-    Ring(Arc<Queue>),
-    Tap(Arc<TapPort>),
-}
-
-#[derive(Debug)]
-struct Source {
-    origin: Origin,
+struct Watched {
+    source: Source,
     /// Registered with epoll for as long as it is here.
     kick: Option<Arc<EventSource>>,
     polled: bool,
@@ -129,18 +122,18 @@ struct Source {
     last_frame_ns: u64,
 }
 
-impl Source {
+impl Watched {
     fn watched_fd(&self) -> Option<RawFd> {
-        match &self.origin {
-            Origin::Ring(_) => self.kick.as_ref().map(|kick| kick.as_raw_fd()),
-            Origin::Tap(port) => Some(port.tap.as_raw_fd()),
+        match &self.source {
+            Source::Ring(_) => self.kick.as_ref().map(|kick| kick.as_raw_fd()),
+            Source::Tap(port) => Some(port.tap.as_raw_fd()),
         }
     }
 
     /// A TAP cannot be asked to be quiet and costs a system call a look, so it waits in epoll as soon as it is empty; a ring
     /// without kick eventfd can only be polled.
     fn is_kickless(&self) -> bool {
-        matches!(self.origin, Origin::Ring(_)) && self.kick.is_none()
+        matches!(self.source, Source::Ring(_)) && self.kick.is_none()
     }
 }
 
@@ -182,18 +175,17 @@ pub struct Worker {
     doorbells: SubscriberId,
     rung: Rc<RefCell<Vec<u32>>>,
     /// By token.
-    sources: Vec<Option<Source>>,
-    /// Tokens of the sources that are polled.
-    polled: Vec<u32>,
+    sources: Vec<Option<Watched>>,
+    /// Tokens of those without kick eventfd.
+    kickless: Vec<u32>,
+    /// Those that are polled.
+    polled: Schedule,
+    /// How many are polled, and how many there are.
+    counts: (usize, usize),
     runner: BatchRunner,
     window: PollWindow,
     losses: u64,
     stopping: bool,
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 impl Worker {
@@ -222,7 +214,9 @@ impl Worker {
             doorbells,
             rung,
             sources: Vec::new(),
-            polled: Vec::new(),
+            kickless: Vec::new(),
+            polled: Schedule::default(),
+            counts: (0, 0),
             window: PollWindow::new(poll_us),
             losses: sigbus::losses(),
             stopping: false,
@@ -233,7 +227,7 @@ impl Worker {
     pub fn run(&mut self) {
         let mut awake_since_ns = now_ns();
         let mut epoll_at_ns = awake_since_ns;
-        let mut rounds = 0u32;
+        let (mut looks, mut empty_rounds) = (0u32, 0u64);
         loop {
             if self.mailbox.pending.load(Ordering::Acquire) {
                 self.obey();
@@ -241,18 +235,25 @@ impl Worker {
             if self.stopping {
                 return;
             }
-            let frames = self.poll_sources();
-            rounds = rounds.wrapping_add(1);
-            if frames == 0 {
+            let batches = self.poll_sources();
+            if batches == 0 {
                 std::hint::spin_loop();
+                empty_rounds += 1;
+                looks += 1;
+            } else {
+                looks += ROUNDS_PER_BATCH * batches;
             }
-            if frames == 0 && !rounds.is_multiple_of(ROUNDS_PER_CLOCK) && !self.polled.is_empty() {
+            if looks < ROUNDS_PER_CLOCK && !self.polled.is_empty() {
                 continue;
             }
+            looks = 0;
             let now = now_ns();
             self.runner.set_time(Millis(now / 1_000_000));
             self.notice_lost_memory();
             self.arm_silent(now);
+            self.counters
+                .empty_rounds
+                .add(std::mem::take(&mut empty_rounds));
             if self.polled.is_empty() {
                 self.counters
                     .awake_ns
@@ -265,61 +266,61 @@ impl Worker {
                     .add(now.saturating_sub(awake_since_ns));
                 awake_since_ns = now;
                 epoll_at_ns = now;
-                self.wait(0, now);
+                let (polled, all) = self.counts;
+                if polled < all {
+                    self.wait(0, now);
+                }
             }
         }
     }
 
-    /// One batch from each polled source; the number of frames.
-    fn poll_sources(&mut self) -> usize {
-        let mut frames = 0;
-        let mut at = 0;
-        while let Some(&token) = self.polled.get(at) {
-            let Some(source) = self
-                .sources
-                .get_mut(token as usize)
-                .and_then(Option::as_mut)
-            else {
-                self.polled.swap_remove(at);
-                continue;
+    /// One round over the polled sources; the number of batches that had frames.
+    fn poll_sources(&mut self) -> u32 {
+        let Self {
+            polled,
+            sources,
+            runner,
+            counts,
+            ..
+        } = self;
+        polled.round(|token, limit_bytes| {
+            let watched = sources.get_mut(token as usize)?.as_mut()?;
+            let served = match &watched.source {
+                Source::Ring(queue) => runner.run_queue(queue, limit_bytes),
+                Source::Tap(port) => runner.run_tap(port, limit_bytes),
             };
-            let taken = match &source.origin {
-                Origin::Ring(queue) => self.runner.run_queue(queue),
-                Origin::Tap(port) => self.runner.run_tap(port),
-            };
-            frames += taken;
-            if taken > 0 {
-                source.last_frame_ns = 0;
-            } else if matches!(source.origin, Origin::Tap(_)) {
-                source.polled = false;
-                self.polled.swap_remove(at);
-                continue;
+            if served.frames > 0 {
+                watched.last_frame_ns = 0;
+            } else if matches!(watched.source, Source::Tap(_)) {
+                watched.polled = false;
+                counts.0 -= 1;
+                return None;
             }
-            at += 1;
-        }
-        frames
+            Some(served)
+        })
     }
 
     /// Arms each polled ring that was silent for the poll window.
     fn arm_silent(&mut self, now: u64) {
         let window = self.window.ns();
-        let sources = &mut self.sources;
-        self.polled.retain(|&token| {
-            let Some(source) = sources.get_mut(token as usize).and_then(Option::as_mut) else {
+        let (sources, counts) = (&mut self.sources, &mut self.counts);
+        self.polled.retain(|token| {
+            let Some(watched) = sources.get_mut(token as usize).and_then(Option::as_mut) else {
                 return false;
             };
-            if source.last_frame_ns == 0 {
-                source.last_frame_ns = now;
+            if watched.last_frame_ns == 0 {
+                watched.last_frame_ns = now;
                 return true;
             }
-            let Origin::Ring(queue) = &source.origin else {
+            let Source::Ring(queue) = &watched.source else {
                 return true;
             };
-            if now.saturating_sub(source.last_frame_ns) < window {
+            if now.saturating_sub(watched.last_frame_ns) < window {
                 return true;
             }
-            source.polled = BatchRunner::arm(queue);
-            source.polled
+            watched.polled = BatchRunner::arm(queue);
+            counts.0 -= usize::from(!watched.polled);
+            watched.polled
         });
     }
 
@@ -327,19 +328,15 @@ impl Worker {
     fn sleep(&mut self) -> u64 {
         self.counters.sleeps.add(1);
         let before = now_ns();
-        let kickless = self.sources.iter().flatten().any(Source::is_kickless);
+        let kickless = !self.kickless.is_empty();
         self.wait(if kickless { KICKLESS_POLL_MS } else { -1 }, before);
         let now = now_ns();
         self.runner.set_time(Millis(now / 1_000_000));
         self.window.adapt(now.saturating_sub(before));
-        if kickless {
-            let tokens = (0u32..).zip(&self.sources);
-            let silent =
-                tokens.filter(|(_, s)| s.as_ref().is_some_and(|s| s.is_kickless() && !s.polled));
-            let silent: Vec<u32> = silent.map(|(token, _)| token).collect();
-            silent
-                .into_iter()
-                .for_each(|token| self.start_polling(token, now));
+        for at in 0..self.kickless.len() {
+            if let Some(&token) = self.kickless.get(at) {
+                self.start_polling(token, now);
+            }
         }
         now
     }
@@ -358,31 +355,26 @@ impl Worker {
     }
 
     fn start_polling(&mut self, token: u32, now: u64) {
-        let Some(source) = self
+        let Some(watched) = self
             .sources
             .get_mut(token as usize)
             .and_then(Option::as_mut)
         else {
             return;
         };
-        if !source.polled {
-            source.polled = true;
-            source.last_frame_ns = now;
-            self.polled.push(token);
+        if !watched.polled {
+            watched.polled = true;
+            watched.last_frame_ns = now;
+            self.counts.0 += 1;
+            self.polled.add(watched.source.id().port, token);
         }
     }
 
     fn obey(&mut self) {
         for command in self.mailbox.take() {
             match command {
-                Command::WatchQueue(queue) => self.watch(Origin::Ring(queue)),
-                Command::ForgetQueue(queue) => {
-                    self.forget(|origin| matches!(origin, Origin::Ring(other) if Arc::ptr_eq(other, &queue)));
-                }
-                Command::WatchTap(port) => self.watch(Origin::Tap(port)),
-                Command::ForgetTap(id) => {
-                    self.forget(|origin| matches!(origin, Origin::Tap(port) if port.id == id))
-                }
+                Command::Watch(source) => self.watch(source),
+                Command::Forget(source) => self.forget(&source),
                 Command::Inject(port, frame) => self.runner.run_injected(port, &frame),
                 Command::Settle(done) => {
                     self.runner.forget_removed_ports();
@@ -392,29 +384,27 @@ impl Worker {
                 Command::Stop => self.stopping = true,
             }
         }
-        self.counters.sources.store(
-            self.sources.iter().flatten().count() as u64,
-            Ordering::Relaxed,
-        );
+        let (_, sources) = self.counts;
+        self.counters
+            .sources
+            .store(sources as u64, Ordering::Relaxed);
     }
 
     /// Serves a source, with the kick eventfd it has now, and polls it at least once.
-    fn watch(&mut self, origin: Origin) {
-        let kick = match &origin {
-            Origin::Ring(queue) => {
-                self.forget(
-                    |other| matches!(other, Origin::Ring(other) if Arc::ptr_eq(other, queue)),
-                );
+    fn watch(&mut self, source: Source) {
+        self.forget(&source);
+        let kick = match &source {
+            Source::Ring(queue) => {
                 // A queue that is enabled before its ring runs is watched once the ring is started.
                 let kick =
                     queue.control(|ring| ring.as_ref().map(|active| active.ring.kick().cloned()));
                 let Some(kick) = kick else { return };
                 kick
             }
-            Origin::Tap(_) => None,
+            Source::Tap(_) => None,
         };
-        let source = Source {
-            origin,
+        let watched = Watched {
+            source,
             kick,
             polled: false,
             last_frame_ns: 0,
@@ -427,7 +417,7 @@ impl Worker {
             }
         };
         if let (Some(fd), Ok(mut ops)) =
-            (source.watched_fd(), self.events.event_ops(self.doorbells))
+            (watched.watched_fd(), self.events.event_ops(self.doorbells))
         {
             let event =
                 Events::with_data_raw(fd, token as u32, EventSet::IN | EventSet::EDGE_TRIGGERED);
@@ -435,29 +425,38 @@ impl Worker {
                 log::error!("a worker cannot watch descriptor {fd}: {error}");
             }
         }
+        if watched.is_kickless() {
+            self.kickless.push(token as u32);
+        }
         if let Some(slot) = self.sources.get_mut(token) {
-            *slot = Some(source);
+            *slot = Some(watched);
+            self.counts.1 += 1;
         }
         self.start_polling(token as u32, now_ns());
     }
 
-    fn forget(&mut self, is_it: impl Fn(&Origin) -> bool) {
-        for slot in &mut self.sources {
-            let Some(source) = slot.take_if(|source| is_it(&source.origin)) else {
-                continue;
-            };
-            if let (Some(fd), Ok(mut ops)) =
-                (source.watched_fd(), self.events.event_ops(self.doorbells))
-            {
-                let event = Events::with_data_raw(fd, 0, EventSet::IN);
-                if let Err(error) = ops.remove(event) {
-                    log::debug!("descriptor {fd} was no longer watched: {error}");
-                }
+    fn forget(&mut self, source: &Source) {
+        let here = |slot: &Option<Watched>| slot.as_ref().is_some_and(|w| w.source.is(source));
+        let Some(token) = self.sources.iter().position(here) else {
+            return;
+        };
+        let Some(watched) = self.sources.get_mut(token).and_then(Option::take) else {
+            return;
+        };
+        if let (Some(fd), Ok(mut ops)) =
+            (watched.watched_fd(), self.events.event_ops(self.doorbells))
+        {
+            let event = Events::with_data_raw(fd, 0, EventSet::IN);
+            if let Err(error) = ops.remove(event) {
+                log::debug!("descriptor {fd} was no longer watched: {error}");
             }
         }
-        let sources = &self.sources;
-        self.polled
-            .retain(|&token| sources.get(token as usize).is_some_and(Option::is_some));
+        let token = token as u32;
+        self.kickless.retain(|&other| other != token);
+        self.polled.retain(|other| other != token);
+        let (polled, sources) = &mut self.counts;
+        *polled -= usize::from(watched.polled);
+        *sources -= 1;
     }
 
     /// Tells which ports' memory was truncated since the last look.

@@ -6,8 +6,8 @@
 
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::ring::{
-    EventSink, EventSource, GuestMemory, MemoryError, RegionLayout, RingAddresses, RingConfig,
-    RingError,
+    EventSink, EventSource, GuestMemory, MemoryError, RecordFile, RegionLayout, RingAddresses,
+    RingConfig, RingError, is_packed,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +26,9 @@ pub enum AttachError {
     /// A descriptor is not an eventfd.
     #[error("the file descriptor is not a usable eventfd: {0}")]
     Eventfd(io::Error),
+    /// A packed ring has no place for its position.
+    #[error("the ring's position cannot be kept: {0}")]
+    Record(io::Error),
     /// A ring or a region needs memory that the front-end has not shared.
     #[error("no guest memory is shared")]
     NoMemory,
@@ -34,12 +37,14 @@ pub enum AttachError {
 /// What a ring needs to start, as the front-end said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingStart {
-    /// Descriptors, a power of two.
+    /// Descriptors; a power of two unless the ring is packed.
     pub size: u16,
     /// In the front-end's address space.
     pub addresses: RingAddresses,
     /// From SET_VRING_BASE or the last stop.
     pub base: u32,
+    /// The front-end was told where the ring stopped, or began anew: no record knows better.
+    pub base_is_final: bool,
     /// Acked virtio features.
     pub features: u64,
 }
@@ -92,6 +97,8 @@ pub trait Attachment: Send {
     fn inject(&mut self, frame: &[u8]);
     /// The session is over and every ring was stopped: closes its descriptors and unmaps its memory.
     fn forget_session(&mut self);
+    /// Where rings were is of no use to anybody any more.
+    fn discard_positions(&mut self) {}
 }
 
 #[derive(Debug, Default)]
@@ -106,15 +113,17 @@ pub struct DatapathAttachment {
     port: Arc<VhostPort>,
     memory: Option<Arc<GuestMemory>>,
     events: BTreeMap<QueueIndex, RingEvents>,
+    records: Option<RecordFile>,
 }
 
 impl DatapathAttachment {
-    /// Nothing attached yet.
-    pub fn new(port: Arc<VhostPort>) -> Self {
+    /// Nothing attached yet. `records` is where packed rings keep their positions, if the port offers any.
+    pub fn new(port: Arc<VhostPort>, records: Option<RecordFile>) -> Self {
         Self {
             port,
             memory: None,
             events: BTreeMap::new(),
+            records,
         }
     }
 
@@ -208,11 +217,22 @@ impl Attachment for DatapathAttachment {
 
     fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError> {
         let memory = self.memory.clone().ok_or(AttachError::NoMemory)?;
+        // The place may be mapped once only: whoever has the ring lets go of it first.
+        self.port.stop_ring(queue);
+        let record = self
+            .records
+            .as_ref()
+            .filter(|_| is_packed(start.features))
+            .map(|records| records.ring(queue.0, start.size))
+            .transpose()
+            .map_err(AttachError::Record)?;
         let events = self.events(queue);
         let config = RingConfig {
             size: start.size,
             addresses: start.addresses,
             base: start.base,
+            base_is_final: start.base_is_final,
+            record,
             features: start.features,
             kick: events.kick.clone(),
             call: events.call.clone(),
@@ -248,5 +268,11 @@ impl Attachment for DatapathAttachment {
     fn forget_session(&mut self) {
         self.events.clear();
         self.memory = None;
+    }
+
+    fn discard_positions(&mut self) {
+        if let Some(records) = &self.records {
+            records.remove();
+        }
     }
 }

@@ -26,7 +26,7 @@ pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bi
 /// * MTU: shown to a guest only if the front-end was given an MTU.
 /// * ANY_LAYOUT: legacy guests may then share one descriptor between header and data; modern ones always may.
 ///
-/// Not offered: LOG_ALL, RING_PACKED and ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset,
+/// RING_PACKED is offered where it is wanted and the rings' positions can be kept. Not offered: LOG_ALL and ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset,
 /// so freed rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
 const OFFERED_BITS: &[u32] = &[
     VIRTIO_NET_F_CSUM,
@@ -50,6 +50,19 @@ const OFFERED_BITS: &[u32] = &[
     VIRTIO_F_IN_ORDER,
 ];
 
+/// Whether a port offers packed rings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PackedOffer {
+    /// Nobody asked for them.
+    #[default]
+    NotWanted,
+    /// Asked for, and their positions can be kept.
+    Made,
+    /// Asked for, but their positions cannot be kept, for this reason.
+    Withheld(String),
+}
+
 /// Features of a port, frozen for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
@@ -60,13 +73,16 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// The offer of a port with that many queue pairs. MQ appears only where there is more than one.
-    pub fn new(queue_pairs: u16) -> Self {
+    /// The offer of a port with that many queue pairs, with or without packed rings. MQ appears only where there is more than one pair.
+    pub fn new(queue_pairs: u16, packed: &PackedOffer) -> Self {
         let mut virtio = OFFERED_BITS
             .iter()
             .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
         if queue_pairs > 1 {
             virtio |= 1 << VIRTIO_NET_F_MQ;
+        }
+        if *packed == PackedOffer::Made {
+            virtio |= 1 << VIRTIO_F_RING_PACKED;
         }
         let protocol = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::RARP
@@ -168,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_not_offered() {
-        let offer = Offer::new(4);
+        let offer = Offer::new(4, &PackedOffer::Withheld(String::new()));
         for bit in [
             26,
             VIRTIO_F_RING_PACKED,
@@ -195,14 +211,20 @@ mod tests {
 
     #[test]
     fn multiqueue_is_offered_only_by_ports_that_have_it() {
-        assert_eq!(Offer::new(1).virtio & (1 << VIRTIO_NET_F_MQ), 0);
-        assert_ne!(Offer::new(2).virtio & (1 << VIRTIO_NET_F_MQ), 0);
+        assert_eq!(
+            Offer::new(1, &PackedOffer::NotWanted).virtio & (1 << VIRTIO_NET_F_MQ),
+            0
+        );
+        assert_ne!(
+            Offer::new(2, &PackedOffer::Made).virtio & (1 << VIRTIO_NET_F_MQ),
+            0
+        );
     }
 
     #[test]
     fn every_offered_bit_has_a_name() {
         assert!(
-            virtio_names(Offer::new(2).virtio)
+            virtio_names(Offer::new(2, &PackedOffer::Made).virtio)
                 .iter()
                 .all(|name| !name.starts_with("bit "))
         );

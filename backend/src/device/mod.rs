@@ -63,6 +63,8 @@ pub struct VhostPortSpec {
     pub queue_pairs: u16,
     /// The largest MTU a front-end may set; none: any that virtio has.
     pub mtu: Option<u16>,
+    /// For a port that offers packed rings: the folder in which they keep their positions.
+    pub packed: Option<PathBuf>,
 }
 
 /// A port came up or went down.

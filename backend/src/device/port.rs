@@ -10,6 +10,7 @@
 //! ```
 
 use super::attach::Attachment;
+use super::features::PackedOffer;
 use super::listener::{self, Listener};
 use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
@@ -117,6 +118,7 @@ impl Port {
     /// A port without a connection; it starts to look for one when the event loop takes it over.
     pub fn new(
         spec: VhostPortSpec,
+        packed: PackedOffer,
         endpoint: Endpoint,
         attachment: Box<dyn Attachment>,
         events: PortEventSink,
@@ -124,7 +126,7 @@ impl Port {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             id: spec.id,
-            device: DeviceState::new(spec.queue_pairs, spec.mtu),
+            device: DeviceState::new(spec.queue_pairs, spec.mtu, packed),
             name: spec.name,
             socket: spec.socket,
             mode: spec.mode,
@@ -189,6 +191,13 @@ impl Port {
             self.connections.disconnects += 1;
             self.device.end_session(self.attachment.as_mut());
             self.tell_change("the port was removed");
+        }
+    }
+
+    /// The port goes for good. Without a front-end there is no VM that could come back to it.
+    pub fn discard_unused_positions(&mut self) {
+        if self.connected.is_none() {
+            self.attachment.discard_positions();
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use crate::datapath::QueueIndex;
-use crate::ring::RegionLayout;
+use crate::ring::{RegionLayout, is_packed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -210,7 +210,7 @@ impl Attachment for RecordingAttachment {
             "a ring starts only with memory"
         );
         assert!(
-            start.size.is_power_of_two() && start.size >= 2,
+            is_packed(start.features) || start.size.is_power_of_two() && start.size >= 2,
             "a ring starts only with a valid size"
         );
         let table = start.addresses.descriptor_table;

@@ -36,8 +36,11 @@ pub struct RingState {
     pub size: Option<u16>,
     /// SET_VRING_ADDR; none while the descriptor table is at 0, which is how a driver leaves a ring unused.
     pub addresses: Option<RingAddresses>,
-    /// Where to go on: SET_VRING_BASE, or where the ring stopped. The next available index.
-    pub base: u32,
+    /// Where to go on: SET_VRING_BASE, or where the ring stopped; none: where every ring begins. Split: the next available index.
+    /// Packed: both indices with their wrap counters (vhost-user: Vring descriptor indices for packed virtqueues).
+    pub base: Option<u32>,
+    /// The front-end was told where the ring stopped, or reset it, since it last ran.
+    pub base_is_final: bool,
     /// SET_VRING_ENABLE, or implied at the start when VHOST_USER_F_PROTOCOL_FEATURES is not acked.
     pub enabled: bool,
     /// Where it is.

@@ -15,19 +15,21 @@
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use super::features::{
-    LOG_ALL, MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, protocol_names, virtio_names,
+    LOG_ALL, MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, protocol_names, virtio_names,
 };
 use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_used_ring};
 use super::rarp::{self, RARP_FRAME_BYTES};
 use super::ring_state::{RingPhase, RingState};
 use crate::datapath::QueueIndex;
-use crate::ring::{RegionLayout, RingAddresses};
+use crate::ring::{RegionLayout, RingAddresses, is_packed};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
-/// The largest ring (VIRTIO 1.3 §2.7: Queue Size is at most 32768).
+/// The largest ring (VIRTIO 1.3 §2.7, §2.8.10.1: Queue Size is at most 32768).
 const MAX_RING_SIZE: u32 = 32_768;
+/// Where every packed ring begins: index 0 and a wrap counter of 1, twice (VIRTIO 1.3 §2.8.1).
+const PACKED_START: u32 = 0x8000_8000;
 /// VIRTIO 1.3 §5.1.4.1: the device must not offer an MTU below 68.
 const MIN_MTU: u16 = 68;
 
@@ -73,11 +75,13 @@ pub enum Refusal {
         "ring {index} does not exist: the port has {rings} rings; give the port more queue_pairs or the VM fewer queues"
     )]
     RingBeyondPort { index: u32, rings: usize },
-    #[error("ring {queue} of {size} descriptors: a ring has a power of two from 2 to 32768")]
+    #[error(
+        "ring {queue} of {size} descriptors: a ring has a power of two from 2 to 32768, a packed ring any number up to that"
+    )]
     RingSize { queue: u16, size: u32 },
     #[error("ring {queue} is running: stop it with GET_VRING_BASE before its size or base changes")]
     RingRuns { queue: u16 },
-    #[error("ring {queue} has base {base}, which is past 16 bits")]
+    #[error("ring {queue} has base {base}, which is past 16 bits; only a packed ring's is longer")]
     RingBase { queue: u16, base: u32 },
     #[error(
         "ring {queue} has addresses that are not aligned to 16, 2 and 4 bytes, or unknown flags"
@@ -172,6 +176,7 @@ pub struct DeviceCounters {
 pub struct DeviceState {
     queue_pairs: u16,
     mtu_limit: Option<u16>,
+    packed: PackedOffer,
     offer: Offer,
     session: SessionState,
     counters: DeviceCounters,
@@ -179,11 +184,12 @@ pub struct DeviceState {
 
 impl DeviceState {
     /// A device that no front-end has seen. `mtu_limit`: the largest MTU a front-end may set.
-    pub fn new(queue_pairs: u16, mtu_limit: Option<u16>) -> Self {
+    pub fn new(queue_pairs: u16, mtu_limit: Option<u16>, packed: PackedOffer) -> Self {
         Self {
             queue_pairs,
             mtu_limit,
-            offer: Offer::new(queue_pairs),
+            offer: Offer::new(queue_pairs, &packed),
+            packed,
             session: fresh_session(queue_pairs),
             counters: DeviceCounters::default(),
         }
@@ -192,6 +198,11 @@ impl DeviceState {
     /// Frozen for the port's life.
     pub fn offer(&self) -> Offer {
         self.offer
+    }
+
+    /// Whether packed rings are part of that, and if not, why.
+    pub fn packed(&self) -> &PackedOffer {
+        &self.packed
     }
 
     /// What the present front-end negotiated.
@@ -379,7 +390,8 @@ impl DeviceState {
             self.stop(queue, attachment);
             self.set_enabled(queue, false, attachment);
             if let Some(ring) = self.ring_mut(queue) {
-                ring.base = 0;
+                ring.base = None;
+                ring.base_is_final = true;
             }
         }
         Outcome::Done
@@ -457,7 +469,11 @@ impl DeviceState {
     fn set_ring_size(&mut self, index: u32, size: u32, attachment: &mut dyn Attachment) -> Handled {
         let queue = self.queue(index)?;
         let ring_size = u16::try_from(size).ok();
-        let valid = size.is_power_of_two() && (2..=MAX_RING_SIZE).contains(&size);
+        let valid = if self.rings_are_packed() {
+            (1..=MAX_RING_SIZE).contains(&size)
+        } else {
+            size.is_power_of_two() && (2..=MAX_RING_SIZE).contains(&size)
+        };
         let Some(ring_size) = ring_size.filter(|_| valid) else {
             return Err(Refusal::RingSize {
                 queue: queue.0,
@@ -516,7 +532,7 @@ impl DeviceState {
     fn set_ring_base(&mut self, index: u32, base: u32) -> Handled {
         let queue = self.queue(index)?;
         // Bits 16..31 belong to packed rings (vhost-user: Vring state description), which are not offered.
-        if base > u16::MAX.into() {
+        if base > u16::MAX.into() && !self.rings_are_packed() {
             return Err(Refusal::RingBase {
                 queue: queue.0,
                 base,
@@ -526,7 +542,7 @@ impl DeviceState {
             if ring.phase == RingPhase::Running {
                 return Err(Refusal::RingRuns { queue: queue.0 });
             }
-            ring.base = base;
+            ring.base = Some(base);
         }
         Ok(Outcome::Done)
     }
@@ -536,10 +552,13 @@ impl DeviceState {
         let base = match self.queue(index) {
             Ok(queue) => {
                 self.stop(queue, attachment);
-                self.ring(queue).map_or(0, |ring| ring.base)
+                if let Some(ring) = self.ring_mut(queue) {
+                    ring.base_is_final = true;
+                }
+                self.base_of(queue)
             }
             // The request has only its own reply, so a ring that does not exist is told as one that never moved.
-            Err(_) => 0,
+            Err(_) => self.first_base(),
         };
         Outcome::Reply(Reply::Vring { index, base })
     }
@@ -595,12 +614,31 @@ impl DeviceState {
             .is_some_and(|features| features & PROTOCOL_FEATURES == 0)
     }
 
+    fn rings_are_packed(&self) -> bool {
+        self.session.features.is_some_and(is_packed)
+    }
+
+    /// Where a ring begins that nobody has said anything about.
+    fn first_base(&self) -> u32 {
+        if self.rings_are_packed() {
+            PACKED_START
+        } else {
+            0
+        }
+    }
+
+    fn base_of(&self, queue: QueueIndex) -> u32 {
+        let base = self.ring(queue).and_then(|ring| ring.base);
+        base.unwrap_or_else(|| self.first_base())
+    }
+
     /// Hands a waiting ring to a worker if every piece is there. A ring that does not start keeps waiting for a better piece.
     fn try_start(&mut self, queue: QueueIndex, attachment: &mut dyn Attachment) -> Handled {
         let (Some(features), false) = (self.session.features, self.session.memory.is_empty())
         else {
             return Ok(Outcome::Done);
         };
+        let base = self.base_of(queue);
         let Some(ring) = self
             .ring_mut(queue)
             .filter(|ring| ring.phase == RingPhase::Waiting)
@@ -613,7 +651,8 @@ impl DeviceState {
         let start = RingStart {
             size,
             addresses,
-            base: ring.base,
+            base,
+            base_is_final: ring.base_is_final,
             features,
         };
         if let Err(error) = attachment.start_ring(queue, &start) {
@@ -621,6 +660,7 @@ impl DeviceState {
             return Err(ring_refusal(queue, error));
         }
         ring.phase = RingPhase::Running;
+        ring.base_is_final = false;
         ring.fault = None;
         if self.rings_start_enabled() {
             self.set_enabled(queue, true, attachment);
@@ -646,7 +686,7 @@ impl DeviceState {
             return;
         };
         if ring.was_handed_over() {
-            ring.base = attachment.stop_ring(queue).unwrap_or(ring.base);
+            ring.base = attachment.stop_ring(queue).or(ring.base);
         }
         ring.phase = RingPhase::Stopped;
         ring.fault = None;

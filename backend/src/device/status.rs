@@ -4,7 +4,7 @@
 //! operator reads is what the state machine works with.
 
 use super::SocketMode;
-use super::features::{protocol_names, virtio_names};
+use super::features::{PackedOffer, protocol_names, virtio_names};
 use super::ring_state::{RingPhase, RingState};
 use super::state::{DeviceCounters, DeviceState, FrontEnd, SessionState};
 use serde::Serialize;
@@ -63,7 +63,7 @@ pub struct RingStatus {
     pub phase: RingPhase,
     /// Whether a worker has it.
     pub running: bool,
-    /// Next available index when it last started or stopped.
+    /// Where it last started or stopped, as SET_VRING_BASE and GET_VRING_BASE have it.
     pub base: u32,
     /// Why it does not run although it was started.
     pub fault: Option<String>,
@@ -150,7 +150,7 @@ pub fn describe(device: &DeviceState, around: Surroundings) -> DeviceStatus {
     DeviceStatus {
         state: state.to_string(),
         reason,
-        notes: notes(session, &around.connections),
+        notes: notes(device, &around.connections),
         front_end: session.front_end,
         features_offered: virtio_names(device.offer().virtio),
         features_acked: session.features.map(virtio_names),
@@ -188,7 +188,7 @@ fn ring_status(index: u16, ring: &RingState) -> RingStatus {
         enabled: ring.enabled,
         phase: ring.phase,
         running: ring.phase == RingPhase::Running,
-        base: ring.base,
+        base: ring.base.unwrap_or_default(),
         fault: ring.fault.clone(),
     }
 }
@@ -282,8 +282,12 @@ fn explain_unconnected(around: &Surroundings) -> String {
     }
 }
 
-fn notes(session: &SessionState, connections: &ConnectionCounters) -> Vec<String> {
+fn notes(device: &DeviceState, connections: &ConnectionCounters) -> Vec<String> {
+    let session = device.session();
     let mut notes = Vec::new();
+    if let PackedOffer::Withheld(reason) = device.packed() {
+        notes.push(format!("packed rings are not offered: {reason}"));
+    }
     if let Some(index) = session.ring_beyond_port {
         notes.push(format!(
             "the front-end uses rings up to {index}, the port has {}: those past it are ignored; give the port more queue_pairs or \

@@ -5,10 +5,12 @@
 //! `remove_port`; no lock is held while a worker waits.
 
 use super::attach::{Attachment, DatapathAttachment};
+use super::features::PackedOffer;
 use super::port::{Endpoint, Port};
 use super::status::DeviceStatus;
 use super::{DeviceError, PortEventSink, PortId, VhostPortSpec};
 use crate::datapath::{Datapath, DatapathEvent};
+use crate::ring::RecordFile;
 use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
 use std::collections::HashMap;
 use std::io;
@@ -94,9 +96,15 @@ impl DeviceThread {
         // The socket first: a port that cannot have it leaves nothing in the data path.
         let endpoint = Endpoint::open(&spec)?;
         let id = spec.id;
+        let (records, packed) = open_records(&spec);
         let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
-        let attachment = Box::new(DatapathAttachment::new(rings));
-        self.serve(spec, endpoint, attachment, Some(Arc::clone(datapath)))
+        let attachment = Box::new(DatapathAttachment::new(rings, records));
+        let place = Place {
+            endpoint,
+            packed,
+            datapath: Some(Arc::clone(datapath)),
+        };
+        self.serve(spec, place, attachment)
             .inspect_err(|_| datapath.remove_port(id))
     }
 
@@ -108,12 +116,27 @@ impl DeviceThread {
     ) -> Result<(), DeviceError> {
         check_queue_pairs(&spec)?;
         self.check_new(&spec)?;
-        let endpoint = Endpoint::open(&spec)?;
-        self.serve(spec, endpoint, attachment, None)
+        let place = Place {
+            endpoint: Endpoint::open(&spec)?,
+            packed: match spec.packed {
+                Some(_) => PackedOffer::Made,
+                None => PackedOffer::NotWanted,
+            },
+            datapath: None,
+        };
+        self.serve(spec, place, attachment)
     }
 
-    /// Closes the session, removes the socket, removes the rings.
+    /// Closes the session, removes the socket, removes the rings. A VM that is still there may come back to a port of that name and find
+    /// its packed rings as it left them.
     pub fn remove_port(&self, id: PortId) -> Result<(), DeviceError> {
+        if let Some(served) = self.ports().get(&id) {
+            lock(&served.port).discard_unused_positions();
+        }
+        self.close_port(id)
+    }
+
+    fn close_port(&self, id: PortId) -> Result<(), DeviceError> {
         let served = self
             .ports()
             .remove(&id)
@@ -148,7 +171,7 @@ impl DeviceThread {
         let ids: Vec<PortId> = self.ports().keys().copied().collect();
         for id in ids {
             // Someone else may have removed it meanwhile.
-            let _ = self.remove_port(id);
+            let _ = self.close_port(id);
         }
         self.stopping.store(true, Ordering::Release);
         let _ = self.event_loop.kick();
@@ -165,13 +188,18 @@ impl DeviceThread {
     fn serve(
         &self,
         spec: VhostPortSpec,
-        endpoint: Endpoint,
+        place: Place,
         attachment: Box<dyn Attachment>,
-        datapath: Option<Arc<Datapath>>,
     ) -> Result<(), DeviceError> {
         let id = spec.id;
-        let port = Port::new(spec, endpoint, attachment, Arc::clone(&self.events))
-            .map_err(DeviceError::Thread)?;
+        let Place {
+            endpoint,
+            packed,
+            datapath,
+        } = place;
+        let events = Arc::clone(&self.events);
+        let port =
+            Port::new(spec, packed, endpoint, attachment, events).map_err(DeviceError::Thread)?;
         let port = Arc::new(Mutex::new(port));
         let ports = Arc::clone(&self.ports);
         let subscriber = Arc::clone(&port);
@@ -225,6 +253,27 @@ fn deliver(
     };
     if let Ok(mut ops) = ops.event_ops(subscriber) {
         lock(&port).datapath_event(event, &mut ops);
+    }
+}
+
+/// What a port is served with.
+struct Place {
+    endpoint: Endpoint,
+    packed: PackedOffer,
+    datapath: Option<Arc<Datapath>>,
+}
+
+/// Opens what packed rings need. A port that cannot have it works with split rings alone, and says so.
+fn open_records(spec: &VhostPortSpec) -> (Option<RecordFile>, PackedOffer) {
+    let Some(folder) = &spec.packed else {
+        return (None, PackedOffer::NotWanted);
+    };
+    match RecordFile::open(folder, &spec.name, 2 * spec.queue_pairs) {
+        Ok(records) => (Some(records), PackedOffer::Made),
+        Err(error) => {
+            log::warn!("{}: packed rings are not offered: {error}", spec.name);
+            (None, PackedOffer::Withheld(error.to_string()))
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use crate::ring::segment::{ChainWriter, Payload};
 use crate::ring::{
-    Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig, SegmentArena, Taken,
+    Direction, GuestMemory, RecordFile, RegionLayout, Ring, RingAddresses, RingConfig,
+    SegmentArena, Taken, is_packed,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 /// Two regions of this size, with a hole between them.
@@ -14,10 +16,11 @@ const USER_BASE: u64 = 0x7000_0000_0000;
 /// More than any batch takes.
 const MAX_TAKEN: usize = 200;
 
-/// Puts `data` into a guest's memory as ring and buffers, takes every chain, reads or fills it, and gives it back.
+/// Puts `data` into a guest's memory as ring and buffers, takes every chain, reads or fills it, and gives it back. A packed ring is then
+/// served once more by a process that knows no more than the first one's record.
 ///
-/// Byte 0: size (as a power of two) and direction; byte 1: features; bytes 2 and 3: ring base; bytes 4 to 9: where the three parts
-/// are, in units of 16 bytes; the rest: memory from address 0 on.
+/// Byte 0: size and direction; byte 1: features; bytes 2 and 3: ring base; bytes 4 to 9: where the three parts are, in units of 16 bytes;
+/// the rest: memory from address 0 on.
 pub fn run(data: &[u8]) {
     let Some((setup, content)) = data.split_first_chunk::<10>() else {
         return;
@@ -37,26 +40,48 @@ pub fn run(data: &[u8]) {
         [parts[4], parts[5]],
     ]
     .map(|at| USER_BASE + 16 * u64::from(u16::from_le_bytes(at)));
-    let config = RingConfig {
-        size: 1 << (shape & 0x0f),
-        addresses: RingAddresses {
-            descriptor_table,
-            available_ring,
-            used_ring,
-            used_log: None,
-        },
-        base: u16::from_le_bytes([base0, base1]).into(),
-        features: u64::from(features & 1) << VIRTIO_RING_F_EVENT_IDX
-            | u64::from(features >> 1 & 1) << VIRTIO_RING_F_INDIRECT_DESC,
-        kick: None,
-        call: None,
-        error: None,
+    let addresses = RingAddresses {
+        descriptor_table,
+        available_ring,
+        used_ring,
+        used_log: None,
     };
-    let Ok(mut ring) = Ring::start(config, direction, &memory) else {
+    let base = u32::from(u16::from_le_bytes([base0, base1]));
+    let acked = |bit: u32, feature: u32| u64::from(features >> bit & 1) << feature;
+    let features = acked(0, VIRTIO_RING_F_EVENT_IDX)
+        | acked(1, VIRTIO_RING_F_INDIRECT_DESC)
+        | acked(2, VIRTIO_F_RING_PACKED)
+        | acked(3, VIRTIO_F_IN_ORDER);
+    let packed = is_packed(features);
+    let (size, base) = if packed {
+        (3 * u16::from(shape & 0x7f) + 1, base | base << 16)
+    } else {
+        (1 << (shape & 0x0f), base)
+    };
+    let Ok(records) = RecordFile::anonymous(1) else {
         return;
     };
+    for _ in 0..if packed { 2 } else { 1 } {
+        let config = RingConfig {
+            size,
+            addresses,
+            base,
+            features,
+            base_is_final: false,
+            record: records.ring(0, size).ok(),
+            kick: None,
+            call: None,
+            error: None,
+        };
+        if let Ok(ring) = Ring::start(config, direction, &memory) {
+            serve(ring, direction);
+        }
+    }
+}
+
+fn serve(mut ring: Ring, direction: Direction) {
     let mut arena = SegmentArena::default();
-    for _ in 0..MAX_TAKEN {
+    for turn in 0..MAX_TAKEN {
         match ring.take(&mut arena) {
             Ok(Taken::Chain(chain)) => {
                 let segments = arena.chain(chain.segments);
@@ -76,8 +101,12 @@ pub fn run(data: &[u8]) {
             Ok(Taken::ArenaFull) => arena.clear(),
             Ok(Taken::Empty) | Err(_) => break,
         }
-        let _ = ring.publish_used();
+        // Batches of several lengths.
+        if turn % 5 != 3 {
+            let _ = ring.publish_used();
+        }
     }
+    let _ = ring.publish_used();
     let _ = ring.arm_notification();
     ring.stop();
 }

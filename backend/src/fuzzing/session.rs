@@ -1,6 +1,7 @@
 //! The session decoder and the state machine under arbitrary bytes, with simulated descriptors and a recording data path.
 
 use crate::datapath::QueueIndex;
+use crate::device::features::PackedOffer;
 use crate::device::message::{Malformed, Message, Reply};
 use crate::device::recording::{Recording, RecordingAttachment};
 use crate::device::ring_state::RingPhase;
@@ -18,7 +19,7 @@ const QUEUE_PAIRS: u16 = 2;
 pub fn run(input: &[u8]) {
     let attachment = RecordingAttachment::default();
     let mut effects = attachment.clone();
-    let mut device = DeviceState::new(QUEUE_PAIRS, None);
+    let mut device = DeviceState::new(QUEUE_PAIRS, None, PackedOffer::Made);
     let _ = replay(input, &mut device, &mut effects);
     check(&device, &attachment.recording());
 
@@ -30,7 +31,7 @@ pub fn run(input: &[u8]) {
         "no descriptor outlives its session"
     );
     assert!(recording.enabled.is_empty(), "no ring stays enabled");
-    let fresh = DeviceState::new(QUEUE_PAIRS, None);
+    let fresh = DeviceState::new(QUEUE_PAIRS, None, PackedOffer::Made);
     assert_eq!(
         device.session(),
         fresh.session(),

@@ -1,6 +1,7 @@
 //! Every error as a problem details object (RFC 9457): what is wrong, with which field, and what to do.
 use crate::config::InvalidField;
 use crate::control::CommandError;
+use crate::datapath::MoveError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,20 @@ impl From<CommandError> for Problem {
                 Self::new(StatusCode::NOT_FOUND, detail)
                     .about("name")
                     .remedy(remedy)
+            }
+            CommandError::NotMoved(MoveError::NoSuchWorker { .. }) => {
+                let remedy = "GET /v1/workers, or `ringswitch worker list`, shows those there are";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+                    .about("worker")
+                    .remedy(remedy)
+            }
+            CommandError::NotMoved(MoveError::NoSuchPair { .. }) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+                    .about("pair")
+                    .remedy("choose one of these, or none to move them all")
+            }
+            CommandError::NotMoved(MoveError::NoSuchPort | MoveError::NoAnswer { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("try again")
             }
             CommandError::Refused(refused) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, refused.reason)

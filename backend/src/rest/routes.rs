@@ -1,6 +1,8 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::problem::Problem;
-use super::wire::{Fdb, Health, NewPort, Port, PortList, StatsReport};
+use super::wire::{
+    Fdb, Health, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
+};
 use crate::config::{PortConfig, PortName};
 use crate::control::{AddOutcome, ControlHandle};
 use axum::body::Bytes;
@@ -8,8 +10,9 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::de::DeserializeOwned;
 
 /// Largest request body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -20,6 +23,8 @@ pub fn router(control: ControlHandle) -> Router {
         .route("/healthz", get(health))
         .route("/v1/ports", get(list_ports).post(add_port))
         .route("/v1/ports/{name}", get(show_port).delete(remove_port))
+        .route("/v1/ports/{name}/move", post(move_port))
+        .route("/v1/workers", get(list_workers))
         .route("/v1/stats", get(stats))
         .route("/v1/fdb", get(fdb))
         .fallback(no_such_path)
@@ -49,7 +54,7 @@ async fn add_port(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let port = PortConfig::from_fields(new_port(&headers, body)?.into())?;
+    let port = PortConfig::from_fields(parse::<NewPort>(&headers, body)?.into())?;
     let location = format!("/v1/ports/{}", port.name);
     Ok(match control.add_port(port).await? {
         AddOutcome::Added(view) => (
@@ -78,6 +83,23 @@ async fn remove_port(
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn move_port(
+    State(control): State<ControlHandle>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Moved>, Problem> {
+    let MoveRequest { pair, worker } = parse(&headers, body)?;
+    let moved = control.move_port(port_name(name)?, pair, worker).await?;
+    Ok(Json(Moved {
+        sources: moved.into_iter().map(Into::into).collect(),
+    }))
+}
+
+async fn list_workers(State(control): State<ControlHandle>) -> Result<Json<WorkerList>, Problem> {
+    Ok(Json(control.list_workers().await?.into()))
+}
+
 async fn stats(State(control): State<ControlHandle>) -> Result<Json<StatsReport>, Problem> {
     Ok(Json(control.stats().await?.into()))
 }
@@ -94,7 +116,7 @@ async fn no_such_path(uri: Uri) -> Problem {
         StatusCode::NOT_FOUND,
         format!("there is nothing at {}", uri.path()),
     )
-    .remedy("use /healthz, /v1/ports, /v1/ports/{name}, /v1/stats or /v1/fdb")
+    .remedy("use /healthz, /v1/ports, /v1/ports/{name}, /v1/ports/{name}/move, /v1/workers, /v1/stats or /v1/fdb")
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
@@ -115,7 +137,11 @@ fn port_name(name: Result<Path<String>, PathRejection>) -> Result<PortName, Prob
     PortName::parse(&name).map_err(|invalid| Problem::with_status(StatusCode::NOT_FOUND, invalid))
 }
 
-fn new_port(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<NewPort, Problem> {
+/// A request's body.
+fn parse<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Problem> {
     if !is_json(headers) {
         return Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -128,7 +154,7 @@ fn new_port(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<
             StatusCode::PAYLOAD_TOO_LARGE,
             "the body is larger than 64 KiB",
         )
-        .remedy("a port's description is a few hundred bytes: send that alone"),
+        .remedy("what a request asks for is a few hundred bytes: send that alone"),
         status => Problem::new(status, rejection.body_text()).remedy("send the whole body"),
     })?;
     serde_json::from_slice(&body).map_err(|error| {
@@ -138,7 +164,7 @@ fn new_port(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<
         };
         let problem = Problem::new(status, error.to_string())
             .remedy("send one JSON object as docs/rest.md describes it");
-        match field_at_fault(&body) {
+        match field_at_fault::<T>(&body) {
             Some(field) => problem.about(field),
             None => problem,
         }
@@ -146,11 +172,11 @@ fn new_port(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<
 }
 
 /// The first field that is unknown or of a wrong type by itself; `None` when the object as a whole is at fault.
-fn field_at_fault(body: &[u8]) -> Option<String> {
+fn field_at_fault<T: DeserializeOwned>(body: &[u8]) -> Option<String> {
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
     fields.into_iter().find_map(|(name, value)| {
         let alone = serde_json::Map::from_iter([(name.clone(), value)]);
-        serde_json::from_value::<NewPort>(alone.into())
+        serde_json::from_value::<T>(alone.into())
             .is_err()
             .then_some(name)
     })

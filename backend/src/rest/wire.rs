@@ -2,10 +2,10 @@
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
 use crate::config::{PortConfig, PortFields, PortKind, VlanFields};
-use crate::control::{FdbEntry, PortView};
+use crate::control::{FdbEntry, PortView, SourceView, WorkersView};
 use crate::datapath::{PortCounters, WorkerStats};
 use crate::device::SocketMode;
-use crate::metrics::Stats;
+use crate::metrics::{Stats, cpu_mhz};
 use serde::{Deserialize, Serialize};
 use switch_core::{DropReason, VlanId, VlanPolicy};
 
@@ -28,6 +28,9 @@ pub struct NewPort {
     /// vhost-user: 1 to 128.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<i64>,
+    /// vhost-user: whether packed rings are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
     /// tap: the interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -62,6 +65,7 @@ impl From<NewPort> for PortFields {
             socket: port.socket,
             mode: port.mode,
             queue_pairs: port.queue_pairs,
+            packed: port.packed,
             interface: port.interface,
             mtu: port.mtu,
             vlan: port.vlan.map(|vlan| VlanFields {
@@ -81,6 +85,7 @@ impl From<PortFields> for NewPort {
             socket: port.socket,
             mode: port.mode,
             queue_pairs: port.queue_pairs,
+            packed: port.packed,
             interface: port.interface,
             mtu: port.mtu,
             vlan: port.vlan.map(|vlan| Vlan {
@@ -117,6 +122,9 @@ pub struct Port {
     /// vhost-user only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<u16>,
+    /// vhost-user only: whether packed rings are wanted; `device` tells whether they are offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
     /// tap only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -155,6 +163,9 @@ pub struct Counters {
     pub notifications_sent: u64,
     /// Interrupts its guest did not want.
     pub notifications_saved: u64,
+    /// Time that workers spent on the frames its guest sent, delivery included: an estimate from one batch in 16.
+    #[serde(default)]
+    pub busy_ns: u64,
 }
 
 /// Frames dropped for one reason.
@@ -177,6 +188,9 @@ pub struct Drop {
 pub struct StatsReport {
     /// Since the daemon started, read with the counters: what rates are measured against.
     pub uptime_us: u64,
+    /// Clock of the CPU, as the kernel gave it when first asked: what cycles are reckoned with. Absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_mhz: Option<f64>,
     /// By port id.
     pub ports: Vec<PortCountersReport>,
     /// By worker index.
@@ -206,8 +220,70 @@ pub struct Worker {
     pub sleeps: u64,
     /// Time it was not asleep: at work, or polling for some.
     pub awake_ns: u64,
+    /// Time it spent on batches: an estimate from one in 16.
+    #[serde(default)]
+    pub busy_ns: u64,
+    /// CPU time of its thread by the kernel's account; absent where that is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ns: Option<u64>,
+    /// Rounds over all that it polls that found nothing.
+    #[serde(default)]
+    pub empty_rounds: u64,
+    /// The CPU it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<usize>,
     /// Rings and TAPs it polls.
     pub sources: u64,
+}
+
+/// Body of `POST /v1/ports/{name}/move`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// The queue pair; absent: all of the port's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<u16>,
+    /// The worker, which serves it from now on, whatever the load; absent: where it is, until its load says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<usize>,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// What was meant, and where it is now.
+    pub sources: Vec<SourceRow>,
+}
+
+/// `GET /v1/workers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerList {
+    /// By index.
+    pub workers: Vec<Worker>,
+    /// What they serve: every guest-tx ring that runs, every TAP, and what was put somewhere though it does not run.
+    pub sources: Vec<SourceRow>,
+    /// See [`StatsReport::cpu_mhz`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_mhz: Option<f64>,
+}
+
+/// One guest-tx ring or TAP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// The port's name.
+    pub port: String,
+    /// Its queue pair; 0 for a TAP.
+    pub pair: u16,
+    /// The worker that serves it.
+    pub worker: usize,
+    /// Whether it was put there, so that it stays.
+    pub pinned: bool,
+    /// Share of the last second that its worker spent on it, in thousandths.
+    pub busy_permille: u64,
+    /// Time that workers spent on it.
+    pub busy_ns: u64,
+    /// Frames taken from it.
+    pub frames: u64,
 }
 
 /// `GET /v1/fdb`.
@@ -254,18 +330,20 @@ impl From<PortView> for Port {
             counters,
         } = view;
         let r#type = kind.type_name().to_owned();
-        let (socket, mode, queue_pairs, interface) = match kind {
+        let (socket, mode, queue_pairs, packed, interface) = match kind {
             PortKind::VhostUser {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => (
                 Some(socket.to_string()),
                 Some(mode_name(mode).to_owned()),
                 Some(queue_pairs.get()),
+                Some(packed),
                 None,
             ),
-            PortKind::Tap { interface } => (None, None, None, Some(interface.to_string())),
+            PortKind::Tap { interface } => (None, None, None, None, Some(interface.to_string())),
         };
         Self {
             name: name.to_string(),
@@ -274,6 +352,7 @@ impl From<PortView> for Port {
             socket,
             mode,
             queue_pairs,
+            packed,
             interface,
             mtu: mtu.map(|mtu| mtu.get()),
             vlan: vlan_of(&vlan),
@@ -322,6 +401,7 @@ impl From<PortCounters> for Counters {
                 .collect(),
             notifications_sent: counters.notifications_sent,
             notifications_saved: counters.notifications_saved,
+            busy_ns: counters.busy_ns,
         }
     }
 }
@@ -348,6 +428,7 @@ impl From<Stats> for StatsReport {
     fn from(stats: Stats) -> Self {
         Self {
             uptime_us: u64::try_from(stats.uptime.as_micros()).unwrap_or(u64::MAX),
+            cpu_mhz: cpu_mhz(),
             ports: stats
                 .ports
                 .into_iter()
@@ -356,14 +437,38 @@ impl From<Stats> for StatsReport {
                     counters: port.counters.into(),
                 })
                 .collect(),
-            workers: stats
-                .workers
-                .into_iter()
-                .enumerate()
-                .map(worker_row)
-                .collect(),
+            workers: worker_rows(stats.workers),
         }
     }
+}
+
+impl From<WorkersView> for WorkerList {
+    fn from(view: WorkersView) -> Self {
+        Self {
+            workers: worker_rows(view.workers),
+            sources: view.sources.into_iter().map(Into::into).collect(),
+            cpu_mhz: cpu_mhz(),
+        }
+    }
+}
+
+impl From<SourceView> for SourceRow {
+    fn from(view: SourceView) -> Self {
+        let SourceView { port, stats } = view;
+        Self {
+            port: port.to_string(),
+            pair: stats.source.pair,
+            worker: stats.worker,
+            pinned: stats.pinned,
+            busy_permille: stats.busy_permille,
+            busy_ns: stats.busy_ns,
+            frames: stats.frames,
+        }
+    }
+}
+
+fn worker_rows(workers: Vec<WorkerStats>) -> Vec<Worker> {
+    workers.into_iter().enumerate().map(worker_row).collect()
 }
 
 fn worker_row((worker, stats): (usize, WorkerStats)) -> Worker {
@@ -372,9 +477,17 @@ fn worker_row((worker, stats): (usize, WorkerStats)) -> Worker {
         batches,
         sleeps,
         awake_ns,
+        busy_ns,
+        cpu_ns,
+        empty_rounds,
+        cpu,
         sources,
     } = stats;
     Worker {
+        busy_ns,
+        cpu_ns,
+        empty_rounds,
+        cpu,
         worker,
         frames,
         batches,

@@ -1,6 +1,6 @@
 //! Chains as every kind of ring has them: what taking one comes to, and the checks of one descriptor.
 //!
-//! [`split`](super::split) finds the descriptors of a chain its own way and brings each to a `ChainWalker`,
+//! [`split`](super::split) and [`packed`](super::packed) find the descriptors of a chain each its own way and bring each to a `ChainWalker`,
 //! which checks it, translates its buffer and puts it into a [`SegmentArena`]. Indirect tables are read here too.
 //!
 //! Kept true: a descriptor is read once and judged by what was read; a chain is walked in a bounded number of steps.
@@ -39,9 +39,9 @@ pub enum Direction {
 /// What a taken chain is given back by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainHead {
-    /// The driver's name for it: the index of its first descriptor.
+    /// The driver's name for it: the index of its first descriptor, in a packed ring its buffer id.
     pub id: u16,
-    /// How many places of the ring it was taken from.
+    /// How many places of the ring it was taken from: one entry of the available ring, or all its descriptors in a packed ring.
     pub places: u16,
 }
 

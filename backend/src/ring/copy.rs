@@ -3,6 +3,9 @@
 //! Most frames are short, and a call costs more than the copy of 64 bytes. Both kinds read everything before they write where
 //! the two places could overlap: a guest may point both at the same page.
 
+/// What caches move between cores.
+pub(super) const CACHE_LINE_BYTES: usize = 64;
+
 /// Copies `len` bytes; the two places may overlap.
 ///
 /// # Safety

@@ -13,6 +13,10 @@ pub enum RingPart {
     Available,
     /// Used ring.
     Used,
+    /// Driver event suppression structure of a packed ring.
+    DriverEvents,
+    /// Device event suppression structure of a packed ring.
+    DeviceEvents,
 }
 
 impl std::fmt::Display for RingPart {
@@ -21,6 +25,8 @@ impl std::fmt::Display for RingPart {
             Self::Descriptors => "descriptor table",
             Self::Available => "available ring",
             Self::Used => "used ring",
+            Self::DriverEvents => "driver event suppression structure",
+            Self::DeviceEvents => "device event suppression structure",
         })
     }
 }
@@ -29,8 +35,24 @@ impl std::fmt::Display for RingPart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// SET_VRING_NUM with an impossible size.
-    #[error("ring size {0} is not a power of two between 1 and 32768")]
+    #[error(
+        "ring size {0} is not between 1 and 32768, and a power of two unless the ring is packed"
+    )]
     BadSize(u16),
+    /// SET_VRING_BASE with an index that the ring does not have.
+    #[error("ring base {base:#x} points outside a packed ring of {size}")]
+    BadBase {
+        /// As given.
+        base: u32,
+        /// Entries of the ring.
+        size: u16,
+    },
+    /// RING_PACKED was acked though it cannot have been offered, or it changed while the ring ran.
+    #[error("the ring cannot be {} now: RING_PACKED is acked before rings start, and only where it was offered", if *.packed { "packed" } else { "split" })]
+    Kind {
+        /// What was asked for.
+        packed: bool,
+    },
     /// A part is not in one region of the memory table.
     #[error(
         "the {part} at front-end address {addr:#x} ({len_bytes} bytes) is not inside one memory region"
@@ -60,6 +82,12 @@ pub enum RingError {
         avail: u16,
         /// The next one we would take.
         next: u16,
+        /// Entries of the ring.
+        size: u16,
+    },
+    /// More descriptors of a packed ring offered than it has, some of them not given back yet.
+    #[error("more descriptors are offered than a packed ring of {size} has")]
+    Overrun {
         /// Entries of the ring.
         size: u16,
     },

@@ -4,6 +4,7 @@
 //! that `Arc` beside every host address they derive from it, so an address never outlives its mapping. A map never
 //! changes: a changed table is a new map that shares the mappings that stayed.
 
+use super::record::RingIdentity;
 use super::sigbus::Watch;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -147,6 +148,8 @@ struct Region {
     layout: RegionLayout,
     /// Host address of the region's first byte.
     host: NonNull<u8>,
+    /// st_dev and st_ino of its file.
+    file: (u64, u64),
     mapping: Arc<Mapping>,
 }
 
@@ -286,6 +289,19 @@ impl GuestMemory {
             (left >= len).then_some(host)
         })
     }
+
+    /// In which file the byte at a front-end's address is, and where.
+    pub(super) fn identify_user(&self, addr: u64) -> Option<RingIdentity> {
+        self.regions.iter().find_map(|region| {
+            let at = addr.wrapping_sub(region.layout.user_addr);
+            let (device, inode) = region.file;
+            (at < region.layout.size_bytes).then(|| RingIdentity {
+                device,
+                inode,
+                offset: region.layout.mmap_offset + at,
+            })
+        })
+    }
 }
 
 /// One region by one kind of address: what a ring remembers of the last translation, since the next buffer nearly always lies
@@ -337,9 +353,8 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
         return Err(MemoryError::NotMemory { guest_phys_addr });
     }
     let system = rustix::fs::fstatfs(&file).map_err(|e| refused(e.into()))?;
-    let file_bytes = rustix::fs::fstat(&file)
-        .map_err(|e| refused(e.into()))?
-        .st_size as u64;
+    let stat = rustix::fs::fstat(&file).map_err(|e| refused(e.into()))?;
+    let file_bytes = stat.st_size as u64;
     let needed_bytes = mmap_offset + size_bytes;
     if file_bytes < needed_bytes {
         return Err(MemoryError::FileTooShort {
@@ -370,6 +385,7 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
     Ok(Region {
         layout,
         host,
+        file: (stat.st_dev, stat.st_ino),
         mapping: Arc::new(Mapping {
             watch,
             _region: region,

@@ -6,7 +6,8 @@
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
 //! * [`virtqueue`]: a started ring: chains out, used elements in, notifications suppressed both ways;
-//!   [`split`]: a split one, device side; `parts`: where it lies; [`error`]: what its driver can do wrong;
+//!   [`split`] and [`packed`]: the two kinds, device side; `parts`: where they lie; [`error`]: what their drivers can do wrong;
+//! * [`record`]: where packed rings came to, in memory that outlives the process;
 //! * [`chain`]: a chain taken from a ring, and the checks of each of its descriptors;
 //! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it; `copy`: how;
 //! * [`syscalls`]: the few system calls that take raw pointers (vectored I/O from guest memory, TAP ioctls).
@@ -18,7 +19,13 @@ mod copy;
 pub mod doorbell;
 pub mod error;
 pub mod guest_memory;
+#[cfg(test)]
+mod kill;
+pub mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod parts;
+pub mod record;
 pub mod segment;
 pub mod sigbus;
 mod signaller;
@@ -31,5 +38,6 @@ pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
 pub use parts::RingAddresses;
+pub use record::{RecordError, RecordFile, RingRecord};
 pub use segment::{SegmentArena, SegmentRange};
-pub use virtqueue::{Ring, RingConfig};
+pub use virtqueue::{Ring, RingConfig, is_packed};

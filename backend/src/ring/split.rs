@@ -10,7 +10,7 @@ use super::chain::{
     Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
     MAX_CHAIN_DESCRIPTORS, NEXT, Taken, WRITE, bad_table, endless,
 };
-use super::copy::prefetch_read;
+use super::copy::{CACHE_LINE_BYTES, prefetch_read, prefetch_write};
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
 use super::parts::{Parts, RingAddresses};
@@ -213,6 +213,12 @@ impl SplitRing {
         Ok(waiting)
     }
 
+    /// As [`Ring::offers_half`](super::Ring::offers_half).
+    pub fn offers_half(&mut self) -> bool {
+        // A broken index is reported when a chain is taken.
+        self.refresh().is_ok_and(|waiting| waiting >= self.size / 2)
+    }
+
     /// Takes the next chain and adds its segments to `arena`. Looks at the available index again only when what was seen
     /// last is used up.
     ///
@@ -254,12 +260,12 @@ impl SplitRing {
         arena.hold(self.chains.memory());
         let waiting = usize::from(self.avail_seen.wrapping_sub(self.next_avail));
         let count = waiting.min(limit.chains);
-        // The driver's core has written these lines last. All are asked for before the first is waited for.
+        // The driver's core has had these lines last. All are asked for before the first is waited for.
         for index in 0..count as u16 {
             let head = self.available_entry(self.next_avail.wrapping_add(index));
-            let table = self.parts.descriptors.as_ptr().cast::<Descriptor>();
-            prefetch_read(table.wrapping_add(usize::from(head & self.mask)).cast());
+            self.prefetch_descriptor(head);
         }
+        self.prefetch_used(count);
         let burst = limit.bytes;
         let first = chains.len();
         let mut bytes = 0u64;
@@ -284,6 +290,41 @@ impl SplitRing {
         } else {
             BurstEnd::Limit
         })
+    }
+
+    /// Asks the caches for what taking `count` chains more will read, as far as the driver is known to have them there. That their
+    /// heads follow each other is a guess; a wrong one costs nothing but its prefetch.
+    pub fn prefetch_next(&self, count: usize) {
+        let waiting = self.avail_seen.wrapping_sub(self.next_avail);
+        let count = count.min(usize::from(waiting)) as u16;
+        if count == 0 {
+            return;
+        }
+        for index in (0..count).step_by(CACHE_LINE_BYTES / 2) {
+            let slot = usize::from(self.next_avail.wrapping_add(index) & self.mask);
+            prefetch_read(self.parts.available.as_ptr().wrapping_add(4 + 2 * slot));
+        }
+        let last = self.available_entry(self.next_avail.wrapping_sub(1));
+        for index in (1..=count).step_by(CACHE_LINE_BYTES / size_of::<Descriptor>()) {
+            self.prefetch_descriptor(last.wrapping_add(index));
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_descriptor(&self, head: u16) {
+        let table = self.parts.descriptors.as_ptr().cast::<Descriptor>();
+        prefetch_read(table.wrapping_add(usize::from(head & self.mask)).cast());
+    }
+
+    /// Asks the caches for where the next `count` used elements go.
+    #[inline(always)]
+    fn prefetch_used(&self, count: usize) {
+        let slot = usize::from(self.next_used & self.mask);
+        let first = self.parts.used.as_ptr().wrapping_add(4 + 8 * slot);
+        let room = 8 * count.min(usize::from(self.size) - slot);
+        for at in (0..room).step_by(CACHE_LINE_BYTES) {
+            prefetch_write(first.wrapping_add(at));
+        }
     }
 
     /// Takes up to `count` chains of one descriptor each, until one that is not or `limit_bytes`; their bytes.

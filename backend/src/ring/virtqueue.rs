@@ -1,4 +1,4 @@
-//! A started ring of whichever kind the driver asked for, with the eventfds around it.
+//! A started ring, split or packed as the driver asked, with the eventfds around it.
 //!
 //! The control thread builds a [`Ring`] when a front-end starts one; from then on whoever holds it (a worker, behind the lock
 //! of its queue) takes chains out, gives them back in the same order, and decides about notifications in both directions.
@@ -8,10 +8,13 @@ use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
 use super::doorbell::{EventSink, EventSource};
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
+use super::packed::PackedRing;
 use super::parts::RingAddresses;
+use super::record::RingRecord;
 use super::segment::SegmentArena;
 use super::split::SplitRing;
 use std::sync::Arc;
+use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 
 /// Largest ring (VIRTIO 1.3 §2.7, §2.8.10.1: "The maximum Queue Size value is 32768").
 pub const MAX_RING_SIZE: u16 = 32_768;
@@ -19,12 +22,17 @@ pub const MAX_RING_SIZE: u16 = 32_768;
 /// All that is needed to start a ring.
 #[derive(Debug)]
 pub struct RingConfig {
-    /// Entries; a power of two, 1 to 32,768.
+    /// Entries, 1 to 32,768; a power of two unless the ring is packed.
     pub size: u16,
     /// Where its parts are.
     pub addresses: RingAddresses,
-    /// Where to go on, as SET_VRING_BASE says it: the next available index. The used index in memory wins when it disagrees.
+    /// Where to go on, as SET_VRING_BASE says it. Split: the next available index; the used index in memory wins when it disagrees.
+    /// Packed: both indices with their wrap counters.
     pub base: u32,
+    /// The front-end knows where the ring stopped last, or that it begins anew: its base wins over the record.
+    pub base_is_final: bool,
+    /// Where a packed ring keeps its position; without it there is none.
+    pub record: Option<RingRecord>,
     /// Acked virtio features.
     pub features: u64,
     /// What the driver kicks; `None` when the front-end asked for polling.
@@ -40,6 +48,8 @@ pub struct RingConfig {
 enum Kind {
     /// VIRTIO 1.3 §2.7.
     Split(SplitRing),
+    /// VIRTIO 1.3 §2.8.
+    Packed(PackedRing),
 }
 
 /// A started virtqueue, device side.
@@ -58,12 +68,19 @@ impl Ring {
     /// # Errors
     /// A size that no such ring has, or a part that is misaligned or not inside one region.
     pub fn start(
-        config: RingConfig,
+        mut config: RingConfig,
         direction: Direction,
         memory: &Arc<GuestMemory>,
     ) -> Result<Self, RingError> {
+        let kind = if is_packed(config.features) {
+            let record = config.record.take();
+            let record = record.ok_or(RingError::Kind { packed: true })?;
+            Kind::Packed(PackedRing::start(&config, record, direction, memory)?)
+        } else {
+            Kind::Split(SplitRing::start(&config, direction, memory)?)
+        };
         Ok(Self {
-            kind: Kind::Split(SplitRing::start(&config, direction, memory)?),
+            kind,
             addresses: config.addresses,
             kick: config.kick,
             call: config.call,
@@ -75,13 +92,19 @@ impl Ring {
     pub fn replace_memory(&mut self, memory: &Arc<GuestMemory>) -> Result<(), RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.replace_memory(&self.addresses, memory),
+            Kind::Packed(ring) => ring.replace_memory(&self.addresses, memory),
         }
     }
 
     /// Applies acked features to a running ring; where it is stays.
     pub fn set_features(&mut self, features: u64) -> Result<(), RingError> {
-        match &mut self.kind {
-            Kind::Split(ring) => ring.set_features(&self.addresses, features),
+        match (&mut self.kind, is_packed(features)) {
+            (Kind::Split(ring), false) => ring.set_features(&self.addresses, features),
+            (Kind::Packed(ring), true) => {
+                ring.set_features(features);
+                Ok(())
+            }
+            (_, packed) => Err(RingError::Kind { packed }),
         }
     }
 
@@ -89,6 +112,7 @@ impl Ring {
     pub fn stop(self) -> u32 {
         match self.kind {
             Kind::Split(ring) => ring.stop(),
+            Kind::Packed(ring) => ring.stop(),
         }
     }
 
@@ -96,6 +120,7 @@ impl Ring {
     pub fn memory(&self) -> &Arc<GuestMemory> {
         match &self.kind {
             Kind::Split(ring) => ring.memory(),
+            Kind::Packed(ring) => ring.memory(),
         }
     }
 
@@ -103,6 +128,7 @@ impl Ring {
     pub fn base(&self) -> u32 {
         match &self.kind {
             Kind::Split(ring) => ring.base(),
+            Kind::Packed(ring) => ring.base(),
         }
     }
 
@@ -149,6 +175,15 @@ impl Ring {
     pub fn refresh(&mut self) -> Result<bool, RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.refresh().map(|waiting| waiting > 0),
+            Kind::Packed(ring) => Ok(ring.refresh()),
+        }
+    }
+
+    /// Whether the driver offers at least half as many chains as the ring has places.
+    pub fn offers_half(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.offers_half(),
+            Kind::Packed(ring) => ring.offers_half(),
         }
     }
 
@@ -160,6 +195,7 @@ impl Ring {
     pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.take(arena),
+            Kind::Packed(ring) => ring.take(arena),
         }
     }
 
@@ -177,6 +213,16 @@ impl Ring {
     ) -> Result<BurstEnd, RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.take_burst(arena, chains, limit),
+            Kind::Packed(ring) => ring.take_burst(arena, chains, limit),
+        }
+    }
+
+    /// Asks the caches for what taking `count` chains more will read.
+    #[inline]
+    pub fn prefetch_next(&self, count: usize) {
+        match &self.kind {
+            Kind::Split(ring) => ring.prefetch_next(count),
+            Kind::Packed(ring) => ring.prefetch_next(count),
         }
     }
 
@@ -184,6 +230,7 @@ impl Ring {
     pub fn undo_take(&mut self, places: u16) {
         match &mut self.kind {
             Kind::Split(ring) => ring.undo_take(places),
+            Kind::Packed(ring) => ring.undo_take(places),
         }
     }
 
@@ -193,6 +240,7 @@ impl Ring {
     pub fn push_used(&mut self, head: ChainHead, written_bytes: u32) {
         match &mut self.kind {
             Kind::Split(ring) => ring.push_used(head.id, written_bytes),
+            Kind::Packed(ring) => ring.push_used(head, written_bytes),
         }
     }
 
@@ -202,6 +250,7 @@ impl Ring {
     pub fn publish_used(&mut self) -> Option<bool> {
         match &mut self.kind {
             Kind::Split(ring) => ring.publish_used(),
+            Kind::Packed(ring) => ring.publish_used(),
         }
     }
 
@@ -212,6 +261,7 @@ impl Ring {
     pub fn arm_notification(&mut self) -> Result<bool, RingError> {
         match &mut self.kind {
             Kind::Split(ring) => ring.arm_notification(),
+            Kind::Packed(ring) => Ok(ring.arm_notification()),
         }
     }
 
@@ -219,6 +269,7 @@ impl Ring {
     pub fn suppress_kicks(&mut self) {
         match &mut self.kind {
             Kind::Split(ring) => ring.suppress_kicks(),
+            Kind::Packed(ring) => ring.suppress_kicks(),
         }
     }
 
@@ -227,6 +278,12 @@ impl Ring {
     pub fn disarm(&mut self) {
         match &mut self.kind {
             Kind::Split(ring) => ring.disarm(),
+            Kind::Packed(ring) => ring.disarm(),
         }
     }
+}
+
+/// Whether RING_PACKED is among acked features.
+pub fn is_packed(features: u64) -> bool {
+    features & 1 << VIRTIO_F_RING_PACKED != 0
 }

@@ -3,7 +3,9 @@ use ringswitch::config::SocketPath;
 use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
 use ringswitch::control::{ControlThread, Engine, PortId, StepError};
-use ringswitch::datapath::{PortCounters, WorkerStats};
+use ringswitch::datapath::{
+    Destination, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
+};
 use ringswitch::rest::{Limits, router, serve};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -64,6 +66,25 @@ impl Engine for RecordingEngine {
             ..WorkerStats::default()
         }]
     }
+    fn sources(&self) -> Vec<SourceStats> {
+        vec![source(1, true)]
+    }
+    fn move_sources(
+        &mut self,
+        id: PortId,
+        pair: Option<u16>,
+        destination: Destination,
+    ) -> Result<Vec<SourceStats>, MoveError> {
+        assert_eq!(id.get(), 0);
+        match (pair, destination) {
+            (Some(pair @ 1..), _) => Err(MoveError::NoSuchPair { pair, last: 0 }),
+            (_, Destination::Pinned(worker @ 2..)) => {
+                Err(MoveError::NoSuchWorker { worker, last: 1 })
+            }
+            (_, Destination::Pinned(worker)) => Ok(vec![source(worker, true)]),
+            (_, Destination::Automatic | Destination::Worker(_)) => Ok(vec![source(0, false)]),
+        }
+    }
     fn fdb(&self) -> Vec<MacEntry> {
         let entry = |vlan, last, port| MacEntry {
             vlan: VlanId::new(vlan),
@@ -76,6 +97,20 @@ impl Engine for RecordingEngine {
     }
     fn tick(&mut self) {}
     fn stop(&mut self) {}
+}
+
+fn source(worker: usize, pinned: bool) -> SourceStats {
+    SourceStats {
+        source: SourceId {
+            port: PortId::new(0).unwrap(),
+            pair: 0,
+        },
+        worker,
+        pinned,
+        frames: 7,
+        busy_ns: 700,
+        busy_permille: 125,
+    }
 }
 
 /// An admin socket with a control thread behind it.

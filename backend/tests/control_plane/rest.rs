@@ -128,6 +128,53 @@ fn stats_count_per_port_and_worker_and_explain_drops() {
 }
 
 #[test]
+fn workers_are_listed_with_what_they_serve() {
+    let switch = switch();
+    switch.post(&vm(1));
+    let list = switch.get("/v1/workers").json();
+    assert_eq!(list["workers"][0]["frames"], 7);
+    let expected = json!([{"port": "vm1", "pair": 0, "worker": 1, "pinned": true, "busy_permille": 125, "busy_ns": 700, "frames": 7}]);
+    assert_eq!(list["sources"], expected);
+}
+
+#[test]
+fn a_port_is_moved_to_a_worker_and_left_to_its_load_again() {
+    let switch = switch();
+    switch.post(&vm(1));
+    for (body, worker, pinned) in [
+        (r#"{"worker": 1}"#, 1, true),
+        (r#"{"pair": 0, "worker": 0}"#, 0, true),
+        ("{}", 0, false),
+    ] {
+        let answer = switch.request("POST", "/v1/ports/vm1/move", body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let moved = &answer.json()["sources"][0];
+        assert_eq!(
+            (&moved["worker"], &moved["pinned"]),
+            (&json!(worker), &json!(pinned))
+        );
+    }
+}
+
+#[test]
+fn a_move_that_cannot_be_is_refused_with_the_field() {
+    let switch = switch();
+    switch.post(&vm(1));
+    for (path, body, status, field) in [
+        ("vm1", r#"{"worker": 2}"#, 422, "worker"),
+        ("vm1", r#"{"worker": -1}"#, 422, "worker"),
+        ("vm1", r#"{"worker": 0, "pair": 1}"#, 422, "pair"),
+        ("vm1", r#"{"worker": 0, "queue": 1}"#, 422, "queue"),
+        ("vm2", r#"{"worker": 0}"#, 404, "name"),
+    ] {
+        let answer = switch.request("POST", &format!("/v1/ports/{path}/move"), body);
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        assert_eq!(answer.problem()["field"], field, "{body}");
+    }
+    assert_eq!(switch.get("/v1/ports/vm1/move").status, 405);
+}
+
+#[test]
 fn the_fdb_names_ports_and_leaves_out_those_that_are_gone() {
     let switch = switch();
     switch.post(&vm(1));

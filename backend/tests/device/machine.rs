@@ -3,6 +3,7 @@
 use crate::rig::{MEMORY_BYTES, USER_BASE, memfd, new_eventfd};
 use ringswitch::datapath::QueueIndex;
 use ringswitch::device::attach::RingStart;
+use ringswitch::device::features::PackedOffer;
 use ringswitch::device::message::{Header, Reply, Request, RequestCode, VringAddresses};
 use ringswitch::device::recording::{Effect, Recording, RecordingAttachment};
 use ringswitch::device::ring_state::RingPhase;
@@ -13,6 +14,8 @@ use std::sync::MutexGuard;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// VERSION_1 with VHOST_USER_F_PROTOCOL_FEATURES.
 pub const MODERN: u64 = 1 << 32 | PROTOCOL_FEATURES;
+/// VIRTIO_F_RING_PACKED.
+pub const RING_PACKED: u64 = 1 << 34;
 /// MQ, RARP, REPLY_ACK, NET_MTU, RESET_DEVICE, CONFIGURE_MEM_SLOTS: what QEMU acks.
 const QEMU: u64 = 0x1 | 0x4 | 0x8 | 0x10 | 0x2000 | 0x8000;
 
@@ -46,9 +49,20 @@ impl Machine {
     /// Nothing said yet.
     pub fn bare(queue_pairs: u16) -> Self {
         Self {
-            device: DeviceState::new(queue_pairs, None),
+            device: DeviceState::new(queue_pairs, None, PackedOffer::NotWanted),
             attachment: RecordingAttachment::default(),
         }
+    }
+
+    /// Packed rings offered and acked, none set up.
+    pub fn packed() -> Self {
+        let mut machine = Self::new(1);
+        machine.device = DeviceState::new(1, None, PackedOffer::Made);
+        machine.tell(Request::SetProtocolFeatures(QEMU));
+        machine.share_memory();
+        machine.ok(Request::SetFeatures(MODERN | RING_PACKED));
+        machine.effects();
+        machine
     }
 
     /// Protocol features acked, as QEMU does.
@@ -62,7 +76,7 @@ impl Machine {
 
     pub fn with_mtu_limit(limit: Option<u16>) -> Self {
         let mut machine = Self::new(1);
-        machine.device = DeviceState::new(1, limit);
+        machine.device = DeviceState::new(1, limit, PackedOffer::NotWanted);
         machine
     }
 
@@ -102,6 +116,12 @@ impl Machine {
         let answer = self.ask(request);
         assert!(answer.refusal.is_none(), "{:?}", answer.refusal);
         assert_eq!(answer.reply, Some(Reply::Value(0)));
+    }
+
+    /// On a session without REPLY_ACK.
+    pub fn ok_untold(&mut self, request: Request) {
+        let answer = self.tell(request);
+        assert!(answer.refusal.is_none(), "{:?}", answer.refusal);
     }
 
     pub fn refused(&mut self, request: Request) {

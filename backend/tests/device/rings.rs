@@ -189,6 +189,83 @@ fn ring_sizes_are_powers_of_two_from_2_to_32768() {
     assert_eq!(machine.device.session().rings[0].size, Some(32_768));
 }
 
+/// Index 0 and a wrap counter of 1, twice.
+const PACKED_START: u32 = 0x8000_8000;
+
+#[test]
+fn packed_rings_have_any_size_and_bases_of_32_bits() {
+    let mut machine = Machine::packed();
+    for size in [1, 3, 255, 256, 1000, 32_768] {
+        machine.ok(Request::SetVringNum { index: 0, size });
+    }
+    for size in [0, 32_769, 65_536, u32::MAX] {
+        machine.refused(Request::SetVringNum { index: 0, size });
+    }
+    for base in [0, 0x8005_0007, u32::MAX] {
+        machine.ok(Request::SetVringBase { index: 0, base });
+        assert_eq!(machine.stop(0), base);
+    }
+}
+
+#[test]
+fn packed_rings_are_offered_only_where_they_were_asked_for() {
+    let mut machine = Machine::new(1);
+    assert_eq!(machine.value(Request::GetFeatures) & RING_PACKED, 0);
+    machine.refused(Request::SetFeatures(MODERN | RING_PACKED));
+    let mut machine = Machine::packed();
+    assert_ne!(machine.value(Request::GetFeatures) & RING_PACKED, 0);
+    // The driver may still want split ones, which have their own bounds.
+    machine.ok(Request::SetFeatures(MODERN));
+    machine.refused(Request::SetVringNum { index: 0, size: 3 });
+    machine.refused(Request::SetVringBase {
+        index: 0,
+        base: PACKED_START,
+    });
+}
+
+#[test]
+fn a_packed_ring_starts_at_its_beginning_or_where_the_front_end_says() {
+    let mut machine = Machine::packed();
+    machine.ok(Request::SetVringNum { index: 0, size: 3 });
+    machine.ok(Request::SetVringAddr(addresses(0)));
+    let start = machine.kick(0).unwrap();
+    assert_eq!(start.base, PACKED_START);
+    assert!(
+        !start.base_is_final,
+        "a switch that died may have known better"
+    );
+
+    machine
+        .recorded()
+        .stop_at
+        .insert(QueueIndex(0), 0x0002_0002);
+    assert_eq!(machine.stop(0), 0x0002_0002);
+    let start = machine.kick(0).unwrap();
+    assert_eq!(start.base, 0x0002_0002);
+    assert!(start.base_is_final, "the front-end was told");
+
+    machine.ok(Request::ResetDevice);
+    let start = machine.kick(0).unwrap();
+    assert_eq!(start.base, PACKED_START);
+    assert!(start.base_is_final, "the front-end reset it");
+}
+
+#[test]
+fn what_a_front_end_was_told_counts_for_one_start_and_one_session() {
+    let mut machine = Machine::packed();
+    machine.ok(Request::SetVringNum { index: 0, size: 4 });
+    machine.ok(Request::SetVringAddr(addresses(0)));
+    machine.stop(0);
+    assert!(machine.kick(0).unwrap().base_is_final);
+    machine.end_session();
+    machine.share_memory();
+    machine.ok_untold(Request::SetFeatures(MODERN | RING_PACKED));
+    machine.ok_untold(Request::SetVringNum { index: 0, size: 4 });
+    machine.ok_untold(Request::SetVringAddr(addresses(0)));
+    machine.ok_untold(Request::SetVringKick(0, Some(new_eventfd())));
+    assert!(!machine.start_of(0).unwrap().base_is_final);
+}
+
 #[test]
 fn misaligned_addresses_and_unknown_flags_are_refused() {
     let mut machine = Machine::new(1);
@@ -422,6 +499,7 @@ fn the_end_of_a_session_takes_everything_back() {
     );
     assert_eq!(effects.last(), Some(&Effect::ForgetSession));
     assert!(machine.recorded().descriptors.is_empty() && machine.recorded().enabled.is_empty());
-    let fresh = ringswitch::device::state::DeviceState::new(2, None);
+    let fresh =
+        ringswitch::device::state::DeviceState::new(2, None, machine.device.packed().clone());
     assert_eq!(machine.device.session(), fresh.session());
 }

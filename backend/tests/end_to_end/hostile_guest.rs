@@ -3,15 +3,16 @@
 use guest_sim::frame::FrameBuilder;
 use guest_sim::frame::vnet_header::{GsoType, NEEDS_CSUM};
 use guest_sim::misbehave::chains::Side;
-use guest_sim::misbehave::{chains, kick_storm};
+use guest_sim::misbehave::{HostileChain, chains, kick_storm, packed_chains};
+use guest_sim::ring::raw::NEXT;
 use guest_sim::{
-    ChainLayout, Descriptor, Features, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions,
-    RawRing, Refill, VnetHeader,
+    ChainLayout, Descriptor, EventSuppression, Features, Frame, GuestMemory, GuestMemoryLayout,
+    Nic, NicOptions, PackedDescriptor, RawPackedRing, RawRing, Refill, VnetHeader,
 };
 
 use crate::rig::{
-    Bystanders, Switch, WITHIN, exchange, guest_options, mac, named, numbered, one_way, settle,
-    until, verify_arrival, verify_quiet,
+    Bystanders, PACKED, Switch, WITHIN, exchange, guest_options, mac, named, numbered, one_way,
+    settle, until, verify_arrival, verify_quiet,
 };
 
 fn switch() -> Switch {
@@ -30,6 +31,38 @@ fn small_memory() -> GuestMemory {
     GuestMemory::new(&GuestMemoryLayout::one_region(8 << 20)).unwrap()
 }
 
+/// A rule to break, for the format at hand.
+#[derive(Debug)]
+enum Case {
+    Split(HostileChain),
+    Packed(HostileChain<RawPackedRing>),
+}
+
+impl Case {
+    fn all() -> Vec<Self> {
+        if PACKED {
+            packed_chains().into_iter().map(Self::Packed).collect()
+        } else {
+            chains().into_iter().map(Self::Split).collect()
+        }
+    }
+
+    fn side(&self) -> Side {
+        match self {
+            Self::Split(case) => case.side,
+            Self::Packed(case) => case.side,
+        }
+    }
+
+    fn play(&self, guest: &Nic, ring: u16, memory: &GuestMemory) {
+        match self {
+            Self::Split(case) => case.play(&guest.raw_ring(ring).unwrap(), memory),
+            Self::Packed(case) => case.play(&guest.raw_packed_ring(ring).unwrap(), memory),
+        }
+        .unwrap();
+    }
+}
+
 #[test]
 fn no_chain_a_guest_can_make_disturbs_others_or_its_own_next_life() {
     let switch = switch();
@@ -37,8 +70,8 @@ fn no_chain_a_guest_can_make_disturbs_others_or_its_own_next_life() {
     let mut neighbour = switch.guest("vm2", guest_options());
     bystanders.during(|| {
         for ring_size in [256, 4] {
-            for case in chains() {
-                named(&(ring_size, case), || {
+            for case in Case::all() {
+                named(&(ring_size, &case), || {
                     let memory = small_memory();
                     let options = NicOptions {
                         guest_rx_ring_size: ring_size,
@@ -46,11 +79,11 @@ fn no_chain_a_guest_can_make_disturbs_others_or_its_own_next_life() {
                         ..hostile_options()
                     };
                     let mut guest = switch.guest_in(&memory, "vm1", options);
-                    let ring = match case.side {
+                    let ring = match case.side() {
                         Side::GuestRx => 0,
                         Side::GuestTx => 1,
                     };
-                    case.play(&guest.raw_ring(ring).unwrap(), &memory).unwrap();
+                    case.play(&guest, ring, &memory);
                     // Frames for it, which a hostile guest-rx ring is to receive.
                     neighbour.send(&numbered(1, 2, 1)).unwrap();
                     neighbour.send(&numbered(2, 2, 1)).unwrap();
@@ -83,8 +116,46 @@ impl Random {
     }
 }
 
-/// Words over a whole ring: at random, or likely enough to be taken for chains.
-fn scribble(ring: &RawRing, random: &mut Random) {
+/// Words over a whole ring of either format.
+fn scribble(guest: &Nic, ring: u16, random: &mut Random) {
+    if PACKED {
+        scribble_packed(&guest.raw_packed_ring(ring).unwrap(), random);
+    } else {
+        scribble_split(&guest.raw_ring(ring).unwrap(), random);
+    }
+}
+
+/// At random, or likely enough to be taken for chains.
+fn scribble_packed(ring: &RawPackedRing, random: &mut Random) {
+    let plausible = random.below(2) == 0;
+    for index in 0..ring.size() {
+        let descriptor = if plausible {
+            PackedDescriptor {
+                address: random.below(9 << 20),
+                len: random.below(3000) as u32,
+                id: random.below(u64::from(ring.size()) + 2) as u16,
+                flags: random.below(8) as u16 | [0x80, 0x8000][random.below(2) as usize],
+            }
+        } else {
+            PackedDescriptor {
+                address: random.next(),
+                len: random.next() as u32,
+                id: random.next() as u16,
+                flags: random.next() as u16,
+            }
+        };
+        ring.set_descriptor(index, descriptor).unwrap();
+    }
+    ring.set_driver_event(EventSuppression {
+        position: random.next() as u16,
+        flags: random.next() as u16,
+    })
+    .unwrap();
+    ring.kick().unwrap();
+}
+
+/// At random, or likely enough to be taken for chains.
+fn scribble_split(ring: &RawRing, random: &mut Random) {
     let plausible = random.below(2) == 0;
     for index in 0..ring.size() {
         let descriptor = if plausible {
@@ -137,9 +208,8 @@ fn garbage_all_over_the_rings_for_many_rounds_harms_nobody_else() {
                 let mut bytes = vec![0; 1 << 20];
                 bytes.fill_with(|| random.next() as u8);
                 memory.write(1 << 20, &bytes).unwrap();
-                let rings = [0, 1].map(|ring| guest.raw_ring(ring).unwrap());
                 for _ in 0..10 {
-                    rings.iter().for_each(|ring| scribble(ring, &mut random));
+                    (0..2).for_each(|ring| scribble(&guest, ring, &mut random));
                     neighbour.send(&numbered(3, 2, 1)).unwrap();
                     neighbour.pair(0).guest_tx.drain(WITHIN).unwrap();
                 }
@@ -250,11 +320,11 @@ fn storms_of_kicks_without_chains_do_not_starve_others() {
     let switch = switch();
     let mut bystanders = Bystanders::on(&switch);
     let guest = switch.guest("vm1", guest_options());
-    let rings = [0, 1].map(|ring| guest.raw_ring(ring).unwrap());
+    let rings = [0, 1].map(|ring| guest.ring(ring).unwrap());
     bystanders.during(|| {
         for _ in 0..20 {
             for ring in &rings {
-                kick_storm(ring, 10_000).unwrap();
+                kick_storm(ring.kick_eventfd(), 10_000).unwrap();
             }
         }
     });
@@ -568,14 +638,12 @@ fn a_broken_ring_says_so_and_the_other_ring_of_its_guest_goes_on() {
     let mut guest = switch.guest("vm1", guest_options());
     let mut other = switch.guest("vm2", guest_options());
     exchange((1, &mut guest), (2, &mut other));
-    let tx: RawRing = guest.raw_ring(1).unwrap();
-    let next = tx.avail_index().unwrap();
-    tx.set_avail_index(next.wrapping_add(1000)).unwrap();
-    tx.kick().unwrap();
+    break_guest_tx(&guest);
     let show = until("the ring to be stopped", || {
         let show = switch.show("vm1");
         let text = show["device"].to_string();
-        text.contains("jumped").then_some(show)
+        text.contains(if PACKED { "does not end" } else { "jumped" })
+            .then_some(show)
     });
     assert_eq!(show["device"]["rings"][1]["phase"], "faulted", "{show}");
     receive_only(&mut guest, &mut other);
@@ -585,6 +653,25 @@ fn a_broken_ring_says_so_and_the_other_ring_of_its_guest_goes_on() {
     settle(&mut guest);
     exchange((1, &mut guest), (2, &mut other));
     switch.finish();
+}
+
+fn break_guest_tx(guest: &Nic) {
+    if PACKED {
+        let tx = guest.raw_packed_ring(1).unwrap();
+        let endless = PackedDescriptor {
+            address: 0x1000,
+            len: 1,
+            id: 0,
+            flags: NEXT,
+        };
+        tx.post(&vec![endless; tx.size().into()]).unwrap();
+        tx.kick().unwrap();
+    } else {
+        let tx = guest.raw_ring(1).unwrap();
+        let next = tx.avail_index().unwrap();
+        tx.set_avail_index(next.wrapping_add(1000)).unwrap();
+        tx.kick().unwrap();
+    }
 }
 
 fn receive_only(guest: &mut Nic, other: &mut Nic) {

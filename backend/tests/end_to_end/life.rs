@@ -11,8 +11,8 @@ use guest_sim::{
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::rig::{
-    Bystanders, Switch, WITHIN, arrival, assortment, exchange, guest_options, memory, numbered,
-    one_way, settle, until, verify_arrival, verify_quiet,
+    Bystanders, Switch, WITHIN, arrival, assortment, exchange, guest_options, in_format, introduce,
+    memory, numbered, one_way, settle, until, verify_arrival, verify_quiet,
 };
 
 /// Memory plugged in next to what [`memory`] has.
@@ -92,7 +92,7 @@ fn in_client_mode_the_switch_connects_again_and_again() {
             } else {
                 cloud_hypervisor()
             };
-            let mut guest = Nic::introduce(&memory(), options, stream).unwrap();
+            let mut guest = introduce(options, stream);
             guest.start().unwrap();
             settle(&mut guest);
             exchange((1, &mut guest), (2, &mut other));
@@ -362,10 +362,10 @@ fn a_stopped_ring_says_where_to_go_on_and_is_not_written_any_more() {
                 from.pair(0).guest_tx.drain(WITHIN).unwrap();
             });
             to.pause().unwrap();
-            let used = to.raw_ring(0).unwrap().used_index().unwrap();
-            assert_eq!(to.stopped_at()[0], u32::from(used), "round {round}");
+            let used = to.ring(0).unwrap().used_base().unwrap();
+            assert_eq!(to.stopped_at()[0], used, "round {round}");
             sending.join().unwrap();
-            assert_eq!(to.raw_ring(0).unwrap().used_index().unwrap(), used);
+            assert_eq!(to.ring(0).unwrap().used_base().unwrap(), used);
         });
         // What came before the stop is complete, what is posted is untouched.
         while to.pair(0).guest_rx.try_receive().unwrap().is_some() {}
@@ -392,8 +392,8 @@ fn a_transmit_ring_stopped_under_load_goes_on_without_loss_or_repetition() {
         from.pair(0).guest_tx.publish().unwrap();
         // Somewhere in the middle of them.
         from.pause().unwrap();
-        let used = from.raw_ring(1).unwrap().used_index().unwrap();
-        assert_eq!(from.stopped_at()[1], u32::from(used), "round {round}");
+        let used = from.ring(1).unwrap().used_base().unwrap();
+        assert_eq!(from.stopped_at()[1], used, "round {round}");
         from.resume().unwrap();
         for frame in &frames {
             verify_arrival(frame, &mut to);
@@ -452,7 +452,8 @@ fn ports_come_and_go_under_load_and_the_others_lose_nothing() {
     bystanders.during(|| {
         for round in 0..30 {
             let socket = switch.daemon.socket("vm3");
-            let port = format!("name=vm3,type=vhost-user,socket={}", socket.display());
+            let more = in_format(&format!("socket={}", socket.display()));
+            let port = format!("name=vm3,type=vhost-user,{more}");
             switch.command(&["port", "add", &port]);
             let mut guest = switch.guest("vm3", guest_options());
             // Removed with frames of its own under way.

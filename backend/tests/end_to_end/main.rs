@@ -1,7 +1,7 @@
 //! The daemon as a process, between simulated guests: what the hypervisor and the guests see of it, and nothing of its insides.
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
-//! `vlan`, `many_ports`, `multiqueue` -> `life` (of a port), `restart` (of the daemon) -> `hostile_guest`, `hostile_front_end` ->
+//! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart` (of the daemon) -> `hostile_guest`, `hostile_front_end` ->
 //! `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
@@ -16,3 +16,7 @@ mod offload;
 mod restart;
 mod rig;
 mod vlan;
+mod workers;
+
+/// Which format modern guests ask for; `end_to_end_packed` has another.
+const FORMAT: guest_sim::Features = guest_sim::Features::NONE;

@@ -9,14 +9,20 @@ use guest_sim::{
 };
 
 use crate::rig::{
-    Switch, WITHIN, arrival, guest_options, mac, named, one_way, verify_arrival, verify_quiet,
+    PACKED, Switch, WITHIN, arrival, guest_options, mac, named, one_way, verify_arrival,
+    verify_quiet,
 };
 
 /// Header included, the longest frame of the matrix just fits one receive buffer of VIRTIO 1.3 §5.1.6.3.1.
 const BIG_BUFFER_BYTES: u32 = 65_562;
 /// Longest chain that the switch takes (docs/adr/0003-bounded-chains.md).
 const LONGEST_CHAIN: usize = 1024;
-const RING_SIZES: [u16; 5] = [2, 4, 256, 1024, 32_768];
+/// Of packed rings any number will do.
+const RING_SIZES: [u16; 5] = if PACKED {
+    [3, 5, 257, 1000, 32_768]
+} else {
+    [2, 4, 256, 1024, 32_768]
+};
 
 /// The ring options of one guest.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +59,15 @@ impl RingOptions {
         ];
         let chosen = choices.into_iter().filter(|(wanted, _)| *wanted);
         chosen.fold(Features::OFFLOADS, |all, (_, feature)| all | feature)
+    }
+
+    /// A ring of that size, or the next that an old guest can have.
+    fn ring_size(self, size: u16) -> u16 {
+        if self.modern {
+            size
+        } else {
+            size.next_power_of_two()
+        }
     }
 
     fn table(self) -> DescriptorTable {
@@ -165,8 +180,9 @@ fn receiver(options: RingOptions, ring_size: u16) -> NicOptions {
     // A small ring still has room for the longest frame.
     let buffer_bytes = match ring_size {
         _ if !options.mergeable => BIG_BUFFER_BYTES,
-        2 => 32_784,
-        4 => 16_400,
+        2 | 3 => 32_784,
+        4 | 5 => 16_400,
+        8 => 8_208,
         _ => 1536,
     };
     NicOptions {
@@ -194,8 +210,8 @@ fn sweep(pairing: usize, any_layout: bool) {
     for number in 0..RingOptions::COUNT {
         let sending = RingOptions::nth(number);
         let receiving = RingOptions::nth((number * 5 + 11 * pairing + 3) % RingOptions::COUNT);
-        let tx_size = RING_SIZES[(number + pairing) % RING_SIZES.len()];
-        let rx_size = RING_SIZES[(2 * number + pairing) % RING_SIZES.len()];
+        let tx_size = sending.ring_size(RING_SIZES[(number + pairing) % RING_SIZES.len()]);
+        let rx_size = receiving.ring_size(RING_SIZES[(2 * number + pairing) % RING_SIZES.len()]);
         named(&(sending, receiving, tx_size, rx_size), || {
             let mut from = switch.guest("vm1", sender(sending, tx_size, any_layout));
             let mut to = switch.guest("vm2", receiver(receiving, rx_size));
@@ -254,7 +270,7 @@ fn every_combination_works_in_a_third_pairing() {
 #[test]
 fn rings_of_every_size_go_round_more_than_once() {
     let switch = Switch::of(&["vm1", "vm2"]);
-    for size in [2, 4, 64, 1024, 32_768] {
+    for size in RING_SIZES {
         for in_order in [Features::NONE, Features::IN_ORDER] {
             named(&(size, in_order), || {
                 let options = NicOptions {

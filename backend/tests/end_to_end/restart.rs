@@ -5,7 +5,7 @@ use guest_sim::nic::session::connect;
 use guest_sim::{Frame, Listener, Nic, NicOptions, RingBase};
 
 use crate::rig::{
-    Switch, WITHIN, arrival, exchange, guest_options, memory, named, numbered, settle,
+    PACKED, Switch, WITHIN, arrival, exchange, guest_options, introduce, named, numbered, settle,
     verify_arrival, verify_quiet,
 };
 
@@ -35,7 +35,7 @@ impl Sockets {
 fn two_guests(switch: &Switch, sockets: &Sockets, options: &NicOptions) -> [Nic; 2] {
     [0, 1].map(|number| {
         let stream = sockets.stream(switch, number);
-        let mut nic = Nic::introduce(&memory(), options.clone(), stream).unwrap();
+        let mut nic = introduce(options.clone(), stream);
         nic.start().unwrap();
         settle(&mut nic);
         nic
@@ -120,11 +120,13 @@ fn a_base_that_skips_posted_buffers_is_not_believed() {
     let mut from = switch.guest("vm1", guest_options());
     let mut to = switch.guest("vm2", guest_options());
     exchange((1, &mut from), (2, &mut to));
-    for base in [
+    // Nothing in a packed ring's memory would tell that another value is wrong.
+    let bases = [
         RingBase::AvailIndex,
         RingBase::Value(0),
         RingBase::Value(777),
-    ] {
+    ];
+    for &base in &bases[..if PACKED { 1 } else { 3 }] {
         to.session().raw().hang_up();
         let stream = connect(&switch.daemon.socket("vm2"), WITHIN).unwrap();
         to.reconnect_from(stream, base).unwrap();

@@ -1,6 +1,7 @@
 //! A running switch, guests on it, and frames between them that are verified where they arrive.
 
 use std::fmt::Debug;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use guest_sim::{
     Features, Frame, GuestMemory, GuestMemoryLayout, Nic, NicOptions, Patience, Waiting,
 };
 use serde_json::Value;
+use vmm_sys_util::tempdir::TempDir;
 
 /// Longest wait for anything: far more than it takes, so that a slow machine does not matter.
 pub const WITHIN: Duration = Duration::from_secs(20);
@@ -24,16 +26,37 @@ pub const fn mac(number: u8) -> MacAddr {
     [0x52, 0x54, 0, 0, 0, number]
 }
 
+/// Whether modern guests have packed rings.
+pub const PACKED: bool = !crate::FORMAT.is_empty();
+
 /// A running `ringswitch run`.
 pub struct Switch {
     pub daemon: Daemon,
+    /// In memory, which the folder of its sockets need not be.
+    #[allow(dead_code, reason = "split rings leave nothing there")]
+    pub ring_state: TempDir,
 }
 
 impl Switch {
     pub fn new(ports: &[PortArgument<'_>], arguments: &[&str]) -> Self {
         let binary = Path::new(env!("CARGO_BIN_EXE_ringswitch"));
+        let ring_state = TempDir::new_with_prefix("/dev/shm/ringswitch-test-").unwrap();
+        let wanted: Vec<_> = ports.iter().map(|port| in_format(port.more)).collect();
+        let ports: Vec<_> = ports
+            .iter()
+            .zip(&wanted)
+            .map(|(port, more)| PortArgument { more, ..*port })
+            .collect();
+        let folder = ring_state.as_path().to_str().unwrap();
+        // Unless the test has a folder of its own.
+        let arguments = if arguments.contains(&"--ring-state") {
+            arguments.to_vec()
+        } else {
+            [&["--ring-state", folder], arguments].concat()
+        };
         let switch = Self {
-            daemon: Daemon::start(binary, ports, arguments).unwrap(),
+            daemon: Daemon::start(binary, &ports, &arguments).unwrap(),
+            ring_state,
         };
         switch.await_ready();
         switch
@@ -83,13 +106,13 @@ impl Switch {
         port: &str,
         options: NicOptions,
     ) -> Result<Nic, guest_sim::Error> {
-        Nic::attach(memory, options, &self.daemon.socket(port))
+        Nic::attach(memory, formatted(options), &self.daemon.socket(port))
     }
 
     /// A guest that is known to the switch but has not started its rings.
     pub fn introduced(&self, port: &str, options: NicOptions) -> Nic {
         let stream = connect(&self.daemon.socket(port), WITHIN).unwrap();
-        Nic::introduce(&memory(), options, stream).unwrap()
+        introduce(options, stream)
     }
 
     pub fn command(&self, arguments: &[&str]) -> String {
@@ -151,6 +174,32 @@ impl Switch {
         assert!(self.daemon.is_running().unwrap(), "the daemon has died");
         let status = self.daemon.terminate(WITHIN).unwrap();
         assert_eq!(status.code(), Some(0), "{status}");
+    }
+}
+
+/// A guest with memory of its own that is known to the switch but has not started its rings.
+pub fn introduce(options: NicOptions, stream: UnixStream) -> Nic {
+    Nic::introduce(&memory(), formatted(options), stream).unwrap()
+}
+
+/// Modern guests with the rings that these tests are about.
+fn formatted(options: NicOptions) -> NicOptions {
+    if options.features.contains(Features::VERSION_1) {
+        NicOptions {
+            features: options.features | crate::FORMAT,
+            ..options
+        }
+    } else {
+        options
+    }
+}
+
+/// The options of a port that such guests can be on.
+pub fn in_format(more: &str) -> String {
+    match (PACKED, more) {
+        (false, more) => more.to_owned(),
+        (true, "") => "packed=true".to_owned(),
+        (true, more) => format!("{more},packed=true"),
     }
 }
 
@@ -350,7 +399,7 @@ impl Bystanders {
 }
 
 /// Ends the traffic also when what it accompanies panics.
-struct Finished<'a>(&'a AtomicBool);
+pub struct Finished<'a>(pub &'a AtomicBool);
 
 impl Drop for Finished<'_> {
     fn drop(&mut self) {

@@ -4,18 +4,26 @@
 #![allow(dead_code, reason = "each test and bench uses a part of the rig")]
 
 use guest_sim::{Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair, RawRing};
-use ringswitch::datapath::batch::BatchRunner;
+use ringswitch::datapath::batch::{BatchRunner, Served};
 use ringswitch::datapath::counters::WorkerCounters;
 use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
 use ringswitch::datapath::queue::ActiveRing;
+use ringswitch::datapath::schedule::BATCH_BYTES;
 use ringswitch::datapath::vnet_header::NetFeatures;
 use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
 use ringswitch::ring::{
-    Direction, GuestMemory as Mapped, RegionLayout, Ring, RingAddresses, RingConfig,
+    Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring, RingAddresses, RingConfig,
 };
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
+
+/// What makes a ring split, packed, or packed with one used element for a batch.
+pub const FORMATS: [Features; 3] = [
+    Features::NONE,
+    Features::RING_PACKED,
+    Features::from_bits(Features::RING_PACKED.bits() | Features::IN_ORDER.bits()),
+];
 
 /// A guest on the rig.
 pub struct Guest {
@@ -67,8 +75,21 @@ impl Rig {
 
     /// Runs one batch of a guest's guest-tx ring; the frames it took.
     pub fn run(&mut self, guest: usize) -> usize {
+        self.serve(guest, BATCH_BYTES).frames as usize
+    }
+
+    /// The same, bounded in bytes.
+    pub fn serve(&mut self, guest: usize, limit_bytes: u32) -> Served {
         let queue = Arc::clone(&self.guests[guest].queues.queues[1]);
-        self.runner.run_queue(&queue)
+        self.runner.run_queue(&queue, limit_bytes)
+    }
+
+    /// Another worker's runner, for another thread.
+    pub fn another_runner(&self) -> BatchRunner {
+        BatchRunner::new(
+            Arc::clone(&self.shared),
+            Arc::new(WorkerCounters::default()),
+        )
     }
 
     /// Takes a guest's ring out of service, to be looked at by itself.
@@ -113,7 +134,7 @@ impl Guest {
             };
             let ring = Ring::start(config(ring, acked), direction, &map(&memory)).unwrap();
             let features = NetFeatures::new(acked.bits());
-            queues.queues[index].control(|slot| *slot = Some(ActiveRing { ring, features }));
+            queues.queues[index].control(|slot| *slot = Some(ActiveRing::new(ring, features)));
             queues.queues[index].enable();
             queues.update_active(&queues.queues[index]);
         }
@@ -123,6 +144,11 @@ impl Guest {
             memory,
             queues,
         }
+    }
+
+    /// One batch of its guest-tx ring, on whichever thread.
+    pub fn run_on(&self, runner: &mut BatchRunner) -> Served {
+        runner.run_queue(&self.queues.queues[1], BATCH_BYTES)
     }
 
     /// Any word of its guest-tx ring.
@@ -159,6 +185,7 @@ pub fn map(memory: &GuestMemory) -> Arc<Mapped> {
 /// What SET_VRING_* would say of a ring, without eventfds: nobody sleeps on the rig.
 pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
     let memory = ring.memory();
+    let records = RecordFile::anonymous(1).unwrap();
     RingConfig {
         size: ring.size(),
         addresses: RingAddresses {
@@ -167,8 +194,10 @@ pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
             used_ring: memory.used().user_address(),
             used_log: None,
         },
-        base: 0,
+        base: ring.start_base(),
         features: acked.bits(),
+        base_is_final: true,
+        record: Some(records.ring(0, ring.size()).unwrap()),
         kick: None,
         call: None,
         error: None,

@@ -13,8 +13,8 @@ use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::{Block, GuestMemory};
 use crate::nic::Nic;
-use crate::ring::{DescriptorTable, Direction, Segment};
 use crate::ring::view::View;
+use crate::ring::{DescriptorTable, Direction, Segment};
 
 /// Used chains taken back at a time.
 const RECLAIM: usize = 256;

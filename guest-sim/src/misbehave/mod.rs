@@ -15,6 +15,8 @@ mod split_cases;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use vmm_sys_util::eventfd::EventFd;
+
 pub use chains::{HostileChain, chains, packed_chains};
 pub use descriptors::PassedDescriptor;
 pub use messages::{HostileMessage, messages};
@@ -22,14 +24,13 @@ pub use messages::{HostileMessage, messages};
 use crate::driver::wait::Patience;
 use crate::error::{Doing, Error};
 use crate::message::{RawFrontend, Request, VERSION, header};
-use crate::ring::RawRing;
 
 /// Kicks `count` times as fast as it goes, with nothing new in the ring.
 ///
 /// # Errors
 /// When the eventfd's counter is full.
-pub fn kick_storm(ring: &RawRing, count: usize) -> Result<(), Error> {
-    (0..count).try_for_each(|_| ring.kick())
+pub fn kick_storm(kick: &EventFd, count: usize) -> Result<(), Error> {
+    (0..count).try_for_each(|_| kick.write(1).doing("kicking"))
 }
 
 /// Sends GET_FEATURES over and over and never reads an answer, until the socket takes no more for `patience`; the answer is how many went

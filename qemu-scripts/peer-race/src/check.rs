@@ -15,6 +15,8 @@ use crate::switch::Side;
 pub const HEADING: &str = "## Recorded ratios";
 /// What must be left of a recorded ratio.
 pub const LEAST: f64 = 0.9;
+/// One round alone proves nothing.
+const LEAST_ROUNDS: usize = 2;
 const PEERS: [Side; 2] = [Side::Ovs, Side::Io];
 
 /// How many times better Ringswitch was than a peer.
@@ -30,12 +32,15 @@ pub struct Ratio {
     pub times: f64,
 }
 
-/// Every ratio of a run.
-pub fn ratios(outcomes: &[Outcome]) -> Vec<Ratio> {
+/// Every ratio of a run that was taken in at least so many rounds.
+pub fn ratios(outcomes: &[Outcome], least_rounds: usize) -> Vec<Ratio> {
     let mut all = Vec::new();
     for outcome in outcomes {
         for distance in [Distance::Near, Distance::Far] {
             let rounds = stats::at(&outcome.rounds, distance);
+            if rounds.len() < least_rounds {
+                continue;
+            }
             for peer in PEERS {
                 if let Some(Spread { median, .. }) = stats::ratios(&rounds, Side::Ringswitch, peer)
                 {
@@ -141,7 +146,7 @@ impl Verdict {
 /// Holds a run against the record. Ratios at a distance of the cores that was not met, or that is not on record, are not compared.
 pub fn compare(outcomes: &[Outcome], record: &[Ratio]) -> Verdict {
     let mut verdict = Verdict::default();
-    let now = ratios(outcomes);
+    let now = ratios(outcomes, LEAST_ROUNDS);
     for recorded in record {
         let same = now.iter().find(|ratio| {
             (&ratio.case, ratio.distance, ratio.peer)
@@ -183,7 +188,7 @@ pub fn compare(outcomes: &[Outcome], record: &[Ratio]) -> Verdict {
     if verdict.compared == 0 {
         verdict
             .complaints
-            .push("nothing that was measured is on record".into());
+            .push("nothing that was measured, in two rounds or more, is on record".into());
     }
     verdict
 }
@@ -205,18 +210,19 @@ mod tests {
             work: None,
         };
         let case = case::all().into_iter().find(|case| case.name == name);
+        let round = Round {
+            distance,
+            round_trips_ns: vec![50.0],
+            bare_wake: None,
+            turns: vec![
+                turn(Side::Ringswitch, ours),
+                turn(Side::Ovs, ovs),
+                turn(Side::Io, io),
+            ],
+        };
         Outcome {
             case: case.unwrap(),
-            rounds: vec![Round {
-                distance,
-                round_trips_ns: vec![50.0],
-                bare_wake: None,
-                turns: vec![
-                    turn(Side::Ringswitch, ours),
-                    turn(Side::Ovs, ovs),
-                    turn(Side::Io, io),
-                ],
-            }],
+            rounds: vec![round.clone(), round],
             absent: Vec::new(),
         }
     }
@@ -227,10 +233,11 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_what_is_read() {
-        let ratios = ratios(&[
+        let outcomes = [
             outcome("64", Distance::Near, 15.0, 10.0, 20.0),
             outcome("512", Distance::Far, 5.0, 4.0, 5.0),
-        ]);
+        ];
+        let ratios = ratios(&outcomes, 1);
         assert_eq!(ratios.len(), 4);
         let document = format!("{HEADING}\n{}", table(&ratios));
         assert_eq!(parse(&document), Ok(ratios));
@@ -275,6 +282,16 @@ mod tests {
         assert!(far.is_good(), "{far:?}");
         let near = compare(&[outcome("64", Distance::Near, 12.0, 10.0, 13.0)], &record);
         assert!(!near.is_good());
+    }
+
+    #[test]
+    fn one_round_alone_is_not_compared() {
+        let record = parse(DOCUMENT).unwrap();
+        let mut single = outcome("64", Distance::Near, 1.0, 10.0, 10.0);
+        single.rounds.pop();
+        let verdict = compare(&[single], &record);
+        assert_eq!(verdict.compared, 0);
+        assert!(!verdict.is_good());
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let document = json::document(&machine, &processor, &effort, &outcomes, verdict.as_ref());
         println!("{document:#}");
     } else {
-        println!("\n{}", check::table(&check::ratios(&outcomes)));
+        println!("\n{}", check::table(&check::ratios(&outcomes, 1)));
     }
     for complaint in verdict.iter().flat_map(|verdict| &verdict.complaints) {
         eprintln!("peer-race: {complaint}");

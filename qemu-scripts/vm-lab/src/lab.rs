@@ -24,6 +24,7 @@ pub struct Station {
     vlan: Vlan,
     mtu: Option<u16>,
     qemu_end: QemuEnd,
+    packed: bool,
     nic_properties: Vec<String>,
 }
 
@@ -37,6 +38,7 @@ impl Station {
             vlan: Vlan::Untagged,
             mtu: None,
             qemu_end: QemuEnd::Connects,
+            packed: false,
             nic_properties: Vec::new(),
         }
     }
@@ -72,6 +74,13 @@ impl Station {
         }
     }
 
+    /// Packed rings, on the port and in the guest.
+    #[must_use]
+    pub fn packed(mut self) -> Self {
+        self.packed = true;
+        self.nic("packed=on")
+    }
+
     /// Further properties of the NIC.
     #[must_use]
     pub fn nic(mut self, property: &str) -> Self {
@@ -94,6 +103,7 @@ impl Station {
             socket: self.socket(folder),
             mode,
             queue_pairs: self.queue_pairs,
+            packed: self.packed,
         };
         PortSpec {
             name: self.name.clone(),

@@ -14,14 +14,14 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use crate::Result;
 use crate::error::Doing;
 
-/// Ends what `$1/pids` lists and removes `$1`. Reading `keep` instead of the end of input leaves everything.
+/// Ends what `$1/pids` lists and removes `$1` and what it has in memory. Reading `keep` instead of the end of input leaves everything.
 const REAPER: &str = r#"
 trap '' INT TERM HUP
 read -r word && [ "$word" = keep ] && exit 0
 while read -r pid; do
     grep -qsF -- "$1" "/proc/$pid/cmdline" && kill -KILL "$pid"
 done <"$1/pids"
-rm -rf -- "$1"
+rm -rf -- "$1" "/dev/shm/${1##*/}"
 "#;
 
 /// A folder that vanishes with its owner, unless kept.
@@ -61,6 +61,12 @@ impl RunDir {
     #[must_use]
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// A folder for what must be in memory, and go with this one. Whoever needs it makes it.
+    #[must_use]
+    pub fn in_memory(&self) -> PathBuf {
+        Path::new("/dev/shm").join(self.path.file_name().unwrap_or_default())
     }
 
     /// Leaves the folder, and the processes that run from it, to the person who wants to look at them.

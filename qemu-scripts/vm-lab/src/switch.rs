@@ -51,6 +51,8 @@ pub enum PortKind {
         mode: SwitchEnd,
         /// Pairs of rings offered.
         queue_pairs: u16,
+        /// Whether packed rings are offered.
+        packed: bool,
     },
     /// An interface of the host, or of the network namespace the switch runs in.
     Tap {
@@ -78,9 +80,10 @@ impl PortSpec {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => write!(
                 text,
-                "type = \"vhost-user\"\nsocket = {socket:?}\nmode = \"{}\"\nqueue_pairs = {queue_pairs}\n",
+                "type = \"vhost-user\"\nsocket = {socket:?}\nmode = \"{}\"\nqueue_pairs = {queue_pairs}\npacked = {packed}\n",
                 mode.word()
             ),
             PortKind::Tap { interface } => {
@@ -106,9 +109,10 @@ impl PortSpec {
                 socket,
                 mode,
                 queue_pairs,
+                packed,
             } => write!(
                 text,
-                ",type=vhost-user,socket={},mode={},queue_pairs={queue_pairs}",
+                ",type=vhost-user,socket={},mode={},queue_pairs={queue_pairs},packed={packed}",
                 socket.display(),
                 mode.word()
             ),
@@ -199,7 +203,9 @@ impl Switch {
     ) -> Result<Self> {
         let admin = folder.join("admin.sock");
         let config = folder.join("ringswitch.toml");
-        let mut text = format!("[switch]\nworkers = 1\nadmin = {admin:?}\n");
+        let ring_state = folder.in_memory();
+        let mut text =
+            format!("[switch]\nworkers = 1\nadmin = {admin:?}\nring_state = {ring_state:?}\n");
         text.extend(ports.iter().map(PortSpec::toml));
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let notify = folder.join("notify.sock");
@@ -358,18 +364,19 @@ mod tests {
                 socket: "/x/vm1.sock".into(),
                 mode: SwitchEnd::Connects,
                 queue_pairs: 2,
+                packed: true,
             },
             vlan: Vlan::Trunk(vec![10, 20]),
             mtu: Some(9000),
         };
         assert_eq!(
             port.flag(),
-            "name=vm1,type=vhost-user,socket=/x/vm1.sock,mode=client,queue_pairs=2,vlan=trunk:10+20,mtu=9000"
+            "name=vm1,type=vhost-user,socket=/x/vm1.sock,mode=client,queue_pairs=2,packed=true,vlan=trunk:10+20,mtu=9000"
         );
         assert_eq!(
             port.toml(),
             "\n[[port]]\nname = \"vm1\"\ntype = \"vhost-user\"\nsocket = \"/x/vm1.sock\"\nmode = \"client\"\n\
-             queue_pairs = 2\nvlan = { trunk = [10, 20] }\nmtu = 9000\n"
+             queue_pairs = 2\npacked = true\nvlan = { trunk = [10, 20] }\nmtu = 9000\n"
         );
     }
 }

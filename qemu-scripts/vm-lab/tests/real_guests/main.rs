@@ -7,6 +7,7 @@ mod jumbo;
 mod lifecycle;
 mod memory;
 mod multiqueue;
+mod packed;
 mod ports;
 mod restart;
 mod tap;

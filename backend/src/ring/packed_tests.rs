@@ -1,0 +1,282 @@
+//! Packed rings against guest-sim's driver: killed at every store, and given to another driver.
+
+use super::kill;
+use super::record::RecordFile;
+use super::segment::SegmentArena;
+use super::{
+    ChainHead, Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig, Taken,
+};
+use guest_sim::ring::{DescriptorTable, Direction as Use, Segment, Virtqueue};
+use guest_sim::{
+    Features, GuestMemory as VmMemory, GuestMemoryLayout, NicOptions, PackedDescriptor, Position,
+    QueuePair,
+};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+const START: u32 = 0x8000_8000;
+const IN_ORDER: Features =
+    Features::from_bits(Features::RING_PACKED.bits() | Features::IN_ORDER.bits());
+
+/// A driver, and what a process that serves it finds again.
+struct Bench {
+    memory: VmMemory,
+    pair: QueuePair,
+    direction: Direction,
+    features: Features,
+    records: RecordFile,
+    next_token: u32,
+    /// Posted and not come back, in order.
+    due: VecDeque<u32>,
+}
+
+impl Bench {
+    fn new(features: Features, direction: Direction, size: u16) -> Self {
+        let memory = VmMemory::new(&GuestMemoryLayout::one_region(1 << 20)).unwrap();
+        let features = features | Features::VERSION_1;
+        let options = NicOptions {
+            features,
+            guest_rx_ring_size: size,
+            guest_tx_ring_size: size,
+            guest_rx_buffer_bytes: Some(64),
+            ..NicOptions::bench()
+        };
+        Self {
+            pair: QueuePair::new(0, &memory, &options, features).unwrap(),
+            memory,
+            direction,
+            features,
+            records: RecordFile::anonymous(1).unwrap(),
+            next_token: 0,
+            due: VecDeque::new(),
+        }
+    }
+
+    fn queue(&mut self) -> &mut Virtqueue {
+        match self.direction {
+            Direction::Readable => self.pair.guest_tx.ring_mut(),
+            Direction::Writable => self.pair.guest_rx.ring_mut(),
+        }
+    }
+
+    /// A process begins to serve the ring, told the base that its front-end last knew.
+    fn serve(&mut self) -> Ring {
+        let queue = match self.direction {
+            Direction::Readable => self.pair.guest_tx.ring(),
+            Direction::Writable => self.pair.guest_rx.ring(),
+        };
+        let place = queue.memory();
+        let config = RingConfig {
+            size: place.size(),
+            addresses: RingAddresses {
+                descriptor_table: place.descriptors().user_address(),
+                available_ring: place.avail().user_address(),
+                used_ring: place.used().user_address(),
+                used_log: None,
+            },
+            base: START,
+            base_is_final: false,
+            record: Some(self.records.ring(0, place.size()).unwrap()),
+            features: self.features.bits(),
+            kick: None,
+            call: None,
+            error: None,
+        };
+        let regions = self.memory.regions().into_iter().map(|region| {
+            let info = region.message_region();
+            let layout = RegionLayout {
+                guest_phys_addr: info.guest_phys_addr,
+                size_bytes: info.memory_size,
+                user_addr: info.userspace_addr,
+                mmap_offset: info.mmap_offset,
+            };
+            (layout, OwnedFd::from(region.memfd().try_clone().unwrap()))
+        });
+        let memory: Arc<GuestMemory> = GuestMemory::map(regions.collect()).unwrap();
+        Ring::start(config, self.direction, &memory).unwrap()
+    }
+
+    /// Posts chains of these lengths as far as there is room.
+    fn post(&mut self, lengths: &[usize]) {
+        let segment = Segment {
+            address: 0x8000,
+            len: 16,
+            direction: match self.direction {
+                Direction::Readable => Use::DeviceReads,
+                Direction::Writable => Use::DeviceWrites,
+            },
+        };
+        for &length in lengths {
+            let token = self.next_token;
+            if usize::from(self.queue().free_descriptors()) < length {
+                break;
+            }
+            self.queue()
+                .add(&vec![segment; length], DescriptorTable::Direct, token)
+                .unwrap();
+            self.next_token += 1;
+            self.due.push_back(token);
+        }
+        self.queue().publish().unwrap();
+    }
+
+    /// What came back, which must be what was posted first: guest-sim checks ids, lengths and places.
+    fn reclaim(&mut self) {
+        while let Some(completion) = self.queue().pop_used().unwrap() {
+            assert_eq!(Some(completion.token), self.due.pop_front());
+            if self.direction == Direction::Writable {
+                assert_eq!(completion.written, 16);
+            }
+        }
+    }
+}
+
+fn take_all(ring: &mut Ring) -> Vec<ChainHead> {
+    let mut arena = SegmentArena::default();
+    let taken = std::iter::from_fn(|| match ring.take(&mut arena).unwrap() {
+        Taken::Chain(chain) => Some(chain.head),
+        Taken::Empty | Taken::ArenaFull => None,
+    });
+    taken.collect()
+}
+
+fn give_back(ring: &mut Ring, heads: &[ChainHead], direction: Direction) {
+    let written = match direction {
+        Direction::Readable => 0,
+        Direction::Writable => 16,
+    };
+    heads.iter().for_each(|head| ring.push_used(*head, written));
+    let _ = ring.publish_used();
+}
+
+/// What the driver does while nobody serves the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Nothing,
+    Reposts,
+}
+
+/// Rounds of a batch that is interrupted after ever more stores, and of a next process, interrupted as well, that finishes it.
+fn killed_everywhere(features: Features, direction: Direction, size: u16, meanwhile: Meanwhile) {
+    const SHAPES: [&[usize]; 5] = [&[1], &[1, 1, 1], &[2, 1], &[1, 2, 1], &[3]];
+    let mut bench = Bench::new(features, direction, size);
+    let mut survived = 0;
+    for round in 0..700 {
+        let (stores, stores_at_start) = (round as u32 % 9, round as u32 / 9 % 14);
+        bench.post(SHAPES[round % SHAPES.len()]);
+        let mut ring = bench.serve();
+        let heads = take_all(&mut ring);
+        let finished = kill::after(stores, || give_back(&mut ring, &heads, direction));
+        survived += usize::from(finished.is_some());
+        drop(ring);
+        if meanwhile == Meanwhile::Reposts {
+            bench.reclaim();
+            bench.post(SHAPES[(round + 1) % SHAPES.len()]);
+        }
+        if let Some(ring) = kill::after(stores_at_start, || bench.serve()) {
+            drop(ring);
+        }
+        let mut ring = bench.serve();
+        let heads = take_all(&mut ring);
+        give_back(&mut ring, &heads, direction);
+        drop(ring);
+        bench.reclaim();
+        assert!(
+            bench.due.is_empty(),
+            "round {round}: {:?} are lost",
+            bench.due
+        );
+    }
+    assert!((50..650).contains(&survived), "{survived}");
+}
+
+#[test]
+fn a_ring_killed_at_any_store_goes_on_without_loss_or_repetition() {
+    for features in [Features::RING_PACKED, IN_ORDER] {
+        for direction in [Direction::Readable, Direction::Writable] {
+            for size in [3, 4, 7, 64] {
+                for meanwhile in [Meanwhile::Nothing, Meanwhile::Reposts] {
+                    eprintln!("{features}, {direction:?}, {size} entries, {meanwhile:?}");
+                    killed_everywhere(features, direction, size, meanwhile);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_driver_that_begins_anew_unseen_is_not_taken_for_the_one_before() {
+    const SIZE: u16 = 6;
+    for posted_anew in [0, 1, 3, SIZE] {
+        for served in 0..4 * SIZE {
+            let mut bench = Bench::new(Features::RING_PACKED, Direction::Readable, SIZE);
+            let mut ring = bench.serve();
+            for _ in 0..served {
+                bench.post(&[1]);
+                let heads = take_all(&mut ring);
+                give_back(&mut ring, &heads, Direction::Readable);
+                bench.reclaim();
+            }
+            drop(ring);
+            // What a reset of the VM leaves: the same place, cleared, and a driver at its start.
+            bench.queue().memory().clear();
+            let raw = bench.queue().raw_packed().unwrap();
+            let buffer = PackedDescriptor {
+                address: 0x8000,
+                len: 16,
+                id: 5,
+                flags: 0,
+            };
+            raw.post_at(Position::START, &vec![buffer; posted_anew.into()])
+                .unwrap();
+            let mut ring = bench.serve();
+            assert_eq!(ring.base(), START, "{posted_anew} posted, {served} served");
+            assert_eq!(take_all(&mut ring).len(), usize::from(posted_anew));
+        }
+    }
+}
+
+#[test]
+fn a_ring_goes_on_where_it_was_left_at_every_position() {
+    const SIZE: u16 = 6;
+    for reposted in 0..=SIZE {
+        let mut bench = Bench::new(Features::RING_PACKED, Direction::Readable, SIZE);
+        let mut expected = Position::START;
+        for served in 0..4 * SIZE {
+            bench.post(&vec![1; reposted.into()]);
+            let mut ring = bench.serve();
+            let half = u32::from(expected.offset) | u32::from(expected.wrap) << 15;
+            assert_eq!(
+                ring.base(),
+                half | half << 16,
+                "{reposted} reposted, {served} served"
+            );
+            if reposted == 0 {
+                bench.post(&[1]);
+            }
+            let mut arena = SegmentArena::default();
+            let Taken::Chain(chain) = ring.take(&mut arena).unwrap() else {
+                panic!("nothing to take");
+            };
+            give_back(&mut ring, &[chain.head], Direction::Readable);
+            expected = expected.advance(1, SIZE);
+            bench.reclaim();
+        }
+    }
+}
+
+#[test]
+fn another_vms_memory_is_another_ring() {
+    let mut bench = Bench::new(Features::RING_PACKED, Direction::Readable, 8);
+    bench.post(&[1, 1]);
+    let mut ring = bench.serve();
+    let heads = take_all(&mut ring);
+    give_back(&mut ring, &heads, Direction::Readable);
+    let left = ring.base();
+    drop(ring);
+    assert_eq!(bench.serve().base(), left);
+    let mut other = Bench::new(Features::RING_PACKED, Direction::Readable, 8);
+    std::mem::swap(&mut bench.records, &mut other.records);
+    assert_eq!(other.serve().base(), START);
+}

@@ -1,0 +1,83 @@
+//! Guests with packed rings: whatever happens to others happens to them.
+
+use serde_json::json;
+use vm_lab::Result;
+use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
+
+use crate::{MIB, exchange, expect, running_flow};
+
+fn packed_pair() -> LabSpec {
+    LabSpec::of([Station::new("vm1").packed(), Station::new("vm2").packed()])
+}
+
+/// Both guests really have packed rings.
+fn expect_packed(lab: &mut Lab) -> Result<()> {
+    for port in ["vm1", "vm2"] {
+        let show = lab.switch()?.cli_json(&["port", "show", port])?;
+        let acked = show["device"]["features_acked"].to_string();
+        expect(
+            &format!("{port} has acked RING_PACKED: {acked}"),
+            acked.contains("RING_PACKED"),
+        )?;
+    }
+    Ok(())
+}
+
+fn a_crash_under_load_costs_no_byte(spec: &LabSpec) {
+    with_lab(spec, |lab| {
+        let flow = running_flow(lab)?;
+        expect_packed(lab)?;
+        for _ in 0..4 {
+            lab.switch()?.crash()?;
+            lab.restart_switch()?;
+            flow.wait_more(8 * MIB)?;
+        }
+        flow.stop()?;
+        exchange(lab, (1, 2), MIB)
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_transfer_on_packed_rings_outlives_the_switch_being_killed_and_restarted() {
+    a_crash_under_load_costs_no_byte(&packed_pair());
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_transfer_on_several_packed_rings_outlives_it_when_qemu_listens() {
+    let spec = LabSpec::of([
+        Station::new("vm1").packed().qemu_listens(),
+        Station::new("vm2").packed().qemu_listens().queue_pairs(2),
+    ]);
+    a_crash_under_load_costs_no_byte(&spec);
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_with_packed_rings_may_pause_reboot_and_be_replaced() {
+    with_lab(&packed_pair(), |lab| {
+        let flow = running_flow(lab)?;
+        expect_packed(lab)?;
+        for number in [1, 2] {
+            let qmp = lab.guest_mut(number)?.qmp();
+            qmp.clear_events();
+            qmp.execute("stop", json!({}))?;
+            qmp.wait_event("STOP", |_| true)?;
+            qmp.execute("cont", json!({}))?;
+            qmp.wait_event("RESUME", |_| true)?;
+            flow.wait_more(2 * MIB)?;
+        }
+        flow.stop()?;
+        // Told where its rings stopped, QEMU is killed or begins anew; the switch is killed in between.
+        lab.guest(2)?.agent().reboot()?;
+        lab.guest(2)?.configure_network()?;
+        exchange(lab, (1, 2), MIB)?;
+        lab.switch()?.crash()?;
+        lab.restart_switch()?;
+        lab.wait_connected(2)?;
+        exchange(lab, (1, 2), MIB)?;
+        lab.replace_guest(2)?;
+        exchange(lab, (1, 2), MIB)
+    });
+}
