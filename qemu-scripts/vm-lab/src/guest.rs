@@ -314,9 +314,7 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         Backend::Tap(interface) => {
             command.args([
                 "-netdev",
-                &format!(
-                    "tap,id=net0,ifname={interface},script=no,downscript=no,vhost=off"
-                ),
+                &format!("tap,id=net0,ifname={interface},script=no,downscript=no,vhost=off"),
             ]);
             nic += ",rx_queue_size=1024,ctrl_guest_offloads=off";
         }

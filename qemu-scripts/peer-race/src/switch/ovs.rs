@@ -6,8 +6,8 @@ use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
 use crate::error::Result;
 use crate::machine::Machine;
-use crate::process::Process;
 use crate::ovs::{Options, OvsDpdk, PortKind};
+use crate::process::Process;
 
 /// Its caches in front of the flow tables (ovs-vswitchd.conf.db(5)): which is best depends on the number of flows.
 const CACHES: [(&str, [(&str, &str); 2]); 3] = [

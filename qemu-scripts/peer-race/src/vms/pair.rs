@@ -18,7 +18,7 @@ use vm_lab::{process as lab_process, traffic};
 use super::iperf::{Case, PROGRAM};
 use super::outcome::Turn;
 use super::{Side, usage};
-use crate::case::{Frames, Player, Ring, Rig};
+use crate::case::{Frames, Player, Rig, Ring};
 use crate::error::{Doing, Error, Result};
 use crate::machine::Machine;
 use crate::process::{SOON, eventually, run};
@@ -48,7 +48,9 @@ pub struct Pair {
 enum Middle {
     Switch(Box<dyn Switch>),
     /// The process that holds the bridge's network namespace.
-    Bridge { _holder: lab_process::Process },
+    Bridge {
+        _holder: lab_process::Process,
+    },
 }
 
 impl Pair {
