@@ -36,7 +36,7 @@ pub enum Backend {
     VhostUser(QemuEnd, PathBuf),
     /// QEMU's own stream netdev: two guests back to back, no switch at all.
     Stream(QemuEnd, PathBuf),
-    /// A TAP interface that exists already, in the network QEMU is started in.
+    /// A TAP interface that exists already, in the network QEMU is started in. QEMU gives it a guest-tx ring of 256 entries at most.
     Tap(String),
 }
 

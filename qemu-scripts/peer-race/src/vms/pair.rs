@@ -33,6 +33,14 @@ const RIG: Rig = Rig {
     // Of no concern to switches.
     player: Player::Testpmd,
 };
+/// Feature bits that every guest has to have, whatever its NIC hangs on (virtio 1.2, 5.1.3).
+const OFFLOADS: [(usize, &str); 5] = [
+    (0, "VIRTIO_NET_F_CSUM"),
+    (1, "VIRTIO_NET_F_GUEST_CSUM"),
+    (7, "VIRTIO_NET_F_GUEST_TSO4"),
+    (11, "VIRTIO_NET_F_HOST_TSO4"),
+    (15, "VIRTIO_NET_F_MRG_RXBUF"),
+];
 const INTERFACES: [&str; 2] = ["vm0", "vm1"];
 /// What a turn may take beyond its seconds: emulated guests are slow to start programs.
 const SLACK: Duration = Duration::from_secs(40);
@@ -87,6 +95,7 @@ impl Pair {
         for guest in &mut guests {
             guest.wait_booted()?;
             guest.configure_network()?;
+            check_offloads(side, guest)?;
         }
         let mut pair = Self {
             side,
@@ -113,12 +122,13 @@ impl Pair {
             switch.thaw()?;
         }
         let turn = self.measure(case, seconds);
-        if turn.is_err() {
+        let ready = match &turn {
+            Ok(_) => Ok(()),
             // A client that hung has left a busy server.
-            let restarted = self.start_server();
-            return self.freeze().and(restarted).and(turn);
-        }
-        self.freeze().and(turn)
+            Err(_) => self.start_server(),
+        };
+        let frozen = self.freeze();
+        turn.and_then(|turn| ready.and(frozen).map(|()| turn))
     }
 
     fn measure(&mut self, case: Case, seconds: u32) -> Result<Turn> {
@@ -255,6 +265,17 @@ fn start_guest(
         launcher: launcher.to_vec(),
     };
     Ok(Guest::start(artefacts, folder, &spec)?)
+}
+
+fn check_offloads(side: Side, guest: &Guest) -> Result<()> {
+    for (bit, name) in OFFLOADS {
+        if !guest.negotiated(bit)? {
+            return Err(Error::Invalid(format!(
+                "a guest on {side} has no {name}, which the others have: no comparison"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Runs a program in a guest, ended there when it takes too long; its output, whatever its status.
