@@ -55,6 +55,9 @@ pub enum Error {
     /// The simulated guest.
     #[error(transparent)]
     Guest(#[from] guest_sim::Error),
+    /// A real guest.
+    #[error(transparent)]
+    Lab(#[from] vm_lab::Error),
     /// This switch, in this build, does not do what the case needs.
     #[error("not offered: {0}")]
     NotOffered(String),

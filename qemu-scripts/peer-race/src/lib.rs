@@ -6,7 +6,8 @@
 //! 3. [`testpmd`] and [`ovs`]: DPDK's testpmd through its prompt; an OVS-DPDK of our own, for other benches as well.
 //! 4. [`switch`] and [`guest`]: the three sides, and who drives them.
 //! 5. [`wake`]: what waking a bare thread takes.
-//! 6. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`] and [`json`]: what is printed. [`check`]: what is on record.
+//! 6. [`vms`]: the same with real guests, and a kernel bridge for a peer.
+//! 7. [`race`]: turns and rounds. [`stats`]: medians and ratios. [`report`] and [`json`]: what is printed. [`check`]: what is on record.
 
 pub mod case;
 pub mod check;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod stats;
 pub mod switch;
 pub mod testpmd;
+pub mod vms;
 pub mod wake;
 
 pub use error::{Error, Result};

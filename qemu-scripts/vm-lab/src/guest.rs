@@ -36,6 +36,8 @@ pub enum Backend {
     VhostUser(QemuEnd, PathBuf),
     /// QEMU's own stream netdev: two guests back to back, no switch at all.
     Stream(QemuEnd, PathBuf),
+    /// A TAP interface that exists already, in the network QEMU is started in. QEMU gives it a guest-tx ring of 256 entries at most.
+    Tap(String),
 }
 
 /// A guest to be.
@@ -51,6 +53,8 @@ pub struct GuestSpec {
     pub backend: Backend,
     /// Further properties of the NIC, as after `-device virtio-net-pci,`.
     pub nic_properties: Vec<String>,
+    /// What QEMU's command line is given to, such as `taskset --cpu-list 0`; nothing for most.
+    pub launcher: Vec<String>,
 }
 
 impl GuestSpec {
@@ -223,7 +227,14 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
     let name = &spec.name;
     let pairs = spec.queue_pairs;
     let listening = |socket: PathBuf| format!("path={},server=on,wait=off", socket.display());
-    let mut command = Command::new(QEMU);
+    let mut command = match spec.launcher.split_first() {
+        None => Command::new(QEMU),
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(QEMU);
+            command
+        }
+    };
     command.args([
         "-name",
         name,
@@ -299,6 +310,13 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
                 "-netdev",
                 &format!("stream,id=net0,addr.type=unix,addr.path={path},server={server}"),
             ]);
+        }
+        Backend::Tap(interface) => {
+            command.args([
+                "-netdev",
+                &format!("tap,id=net0,ifname={interface},script=no,downscript=no,vhost=off"),
+            ]);
+            nic += ",rx_queue_size=1024,ctrl_guest_offloads=off";
         }
     }
     for property in &spec.nic_properties {

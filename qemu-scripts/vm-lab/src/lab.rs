@@ -126,6 +126,7 @@ impl Station {
             queue_pairs: self.queue_pairs,
             backend,
             nic_properties,
+            launcher: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::process::Process;
 use crate::testpmd::Testpmd;
 
 /// A running I/O forwarder.
@@ -82,12 +83,8 @@ impl Switch for Io {
         socket(&self.folder, port)
     }
 
-    fn freeze(&mut self) -> Result<()> {
-        self.testpmd.process().freeze()
-    }
-
-    fn thaw(&mut self) -> Result<()> {
-        self.testpmd.process().thaw()
+    fn process(&mut self) -> &mut Process {
+        self.testpmd.process()
     }
 
     fn begin(&mut self) -> Result<()> {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::case::Rig;
 use crate::error::Result;
 use crate::machine::Machine;
+use crate::process::Process;
 
 /// Who races.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,16 +71,22 @@ pub trait Switch {
     fn connects(&self) -> bool {
         false
     }
+    /// What forwards.
+    fn process(&mut self) -> &mut Process;
     /// Off its core.
     ///
     /// # Errors
     /// It ended.
-    fn freeze(&mut self) -> Result<()>;
+    fn freeze(&mut self) -> Result<()> {
+        self.process().freeze()
+    }
     /// Back on its core.
     ///
     /// # Errors
     /// It ended.
-    fn thaw(&mut self) -> Result<()>;
+    fn thaw(&mut self) -> Result<()> {
+        self.process().thaw()
+    }
     /// How many settings it has for traffic of many flows; the first is the default.
     fn settings(&self) -> usize {
         1

@@ -7,6 +7,7 @@ use crate::case::{Frames, Rig};
 use crate::error::Result;
 use crate::machine::Machine;
 use crate::ovs::{Options, OvsDpdk, PortKind};
+use crate::process::Process;
 
 /// Its caches in front of the flow tables (ovs-vswitchd.conf.db(5)): which is best depends on the number of flows.
 const CACHES: [(&str, [(&str, &str); 2]); 3] = [
@@ -81,12 +82,8 @@ impl Switch for Ovs {
         self.kind == PortKind::Client
     }
 
-    fn freeze(&mut self) -> Result<()> {
-        self.ovs.process().freeze()
-    }
-
-    fn thaw(&mut self) -> Result<()> {
-        self.ovs.process().thaw()
+    fn process(&mut self) -> &mut Process {
+        self.ovs.process()
     }
 
     fn settings(&self) -> usize {

@@ -161,12 +161,8 @@ impl Switch for Ringswitch {
         socket(&self.folder, port)
     }
 
-    fn freeze(&mut self) -> Result<()> {
-        self.process.freeze()
-    }
-
-    fn thaw(&mut self) -> Result<()> {
-        self.process.thaw()
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     fn begin(&mut self) -> Result<()> {
