@@ -3,6 +3,7 @@
 //! Made by `guest_tx`, `guest_rx`, `bounce` and tests; the same for split and packed rings.
 
 use super::raw;
+use crate::error::DeviceFault;
 
 /// Who may do what with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,4 +90,29 @@ pub(super) struct Used {
     /// Bytes written; `None` when IN_ORDER skipped it.
     pub written: Option<u32>,
     pub chain: Chain,
+}
+
+impl Used {
+    /// What the caller gets of it.
+    ///
+    /// # Errors
+    /// The device says it wrote more than the chain of `ring` has room for.
+    #[inline]
+    pub fn completion(&self, ring: u16) -> Result<Completion, DeviceFault> {
+        let writable = self.chain.writable;
+        let written = self.written.unwrap_or(writable);
+        if written > writable {
+            return Err(DeviceFault::WrittenTooLong {
+                ring,
+                id: self.id,
+                written,
+                writable,
+            });
+        }
+        Ok(Completion {
+            token: self.chain.token,
+            written,
+            writable,
+        })
+    }
 }

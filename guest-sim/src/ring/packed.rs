@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::chain::{Chain, Segment, Used};
+use super::chain::{Chain, Completion, Segment, Used};
 use super::packed_view::PackedView;
 use super::position::Position;
 use super::raw::{INDIRECT, NEXT, WRITE};
@@ -281,9 +281,19 @@ impl PackedDriver {
         }
     }
 
-    /// The next chain that came back, if any. It stays with the device until it is released.
+    /// Takes back the next chain that came back, if any; one that breaks a rule stays with the device.
     #[inline]
-    pub fn next_used(&mut self, view: &PackedView<'_>) -> Result<Option<Used>, DeviceFault> {
+    pub fn pop_used(&mut self, view: &PackedView<'_>) -> Result<Option<Completion>, DeviceFault> {
+        let Some(used) = self.next_used(view)? else {
+            return Ok(None);
+        };
+        let completion = used.completion(self.ring)?;
+        self.release(&used);
+        Ok(Some(completion))
+    }
+
+    #[inline]
+    fn next_used(&mut self, view: &PackedView<'_>) -> Result<Option<Used>, DeviceFault> {
         let end = match self.batch_end {
             Some(end) => Some(end),
             None => self.read_used(view)?,
@@ -362,7 +372,7 @@ impl PackedDriver {
 
     /// Takes the chain back that [`Self::next_used`] named.
     #[inline]
-    pub fn release(&mut self, used: &Used) {
+    fn release(&mut self, used: &Used) {
         self.chains[usize::from(used.id)].in_use = false;
         if self.in_order {
             self.oldest_id = self.following(used.id);

@@ -3,10 +3,9 @@
 //! Called by `virtqueue`, on the driver's thread. Keeps true: what the driver does is legal (VIRTIO 1.3 §2.7), with IN_ORDER too; nothing
 //! the device writes is believed before it has been checked, and a broken rule is a [`DeviceFault`].
 
-use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
-use super::chain::{Chain, Segment, Used};
+use super::chain::{Chain, Completion, Segment, Used};
 use super::raw::{Descriptor, INDIRECT, NEXT};
 use super::split_view::SplitView;
 use super::tables::Table;
@@ -28,8 +27,8 @@ pub(super) struct SplitDriver {
     next: Vec<u16>,
     free_head: u16,
     free_count: u16,
-    /// Heads in the order they were made available; kept with IN_ORDER only.
-    order: VecDeque<u16>,
+    /// With IN_ORDER heads go round as the ring does: the oldest with the device.
+    oldest: u16,
     /// The head that ends the IN_ORDER batch being handed out, and its length.
     batch_end: Option<(u16, u32)>,
     avail_next: u16,
@@ -45,6 +44,8 @@ struct Entry {
     chain: Chain,
     /// Whether it is with the device.
     outstanding: bool,
+    /// The available index it has.
+    number: u16,
 }
 
 impl SplitDriver {
@@ -59,7 +60,7 @@ impl SplitDriver {
             next: vec![0; entries],
             free_head: 0,
             free_count: size,
-            order: VecDeque::with_capacity(entries),
+            oldest: 0,
             batch_end: None,
             avail_next: 0,
             avail_published: 0,
@@ -81,7 +82,7 @@ impl SplitDriver {
         }
         self.free_head = 0;
         self.free_count = self.size;
-        self.order.clear();
+        self.oldest = 0;
         self.batch_end = None;
         (self.avail_next, self.avail_published) = (0, 0);
         (self.used_next, self.used_seen) = (0, 0);
@@ -150,10 +151,8 @@ impl SplitDriver {
         self.chains[usize::from(head)] = Entry {
             chain,
             outstanding: true,
+            number: self.avail_next,
         };
-        if self.in_order {
-            self.order.push_back(head);
-        }
         view.set_avail_entry(view.slot(self.avail_next), head);
         self.avail_next = self.avail_next.wrapping_add(1);
     }
@@ -175,9 +174,19 @@ impl SplitDriver {
         })
     }
 
-    /// The next chain that came back, if any. It stays with the device until it is released.
+    /// Takes back the next chain that came back, if any; one that breaks a rule stays with the device.
     #[inline]
-    pub fn next_used(&mut self, view: &SplitView<'_>) -> Result<Option<Used>, DeviceFault> {
+    pub fn pop_used(&mut self, view: &SplitView<'_>) -> Result<Option<Completion>, DeviceFault> {
+        let Some(used) = self.next_used(view)? else {
+            return Ok(None);
+        };
+        let completion = used.completion(self.ring)?;
+        self.release(view, &used);
+        Ok(Some(completion))
+    }
+
+    #[inline]
+    fn next_used(&mut self, view: &SplitView<'_>) -> Result<Option<Used>, DeviceFault> {
         if self.used_next == self.used_seen {
             let used = view.load_used_index();
             let outstanding = self.outstanding();
@@ -211,27 +220,21 @@ impl SplitDriver {
         }
         let slot = view.slot(self.used_next);
         let (id, len) = view.used_entry(slot);
-        let known = u16::try_from(id)
-            .ok()
-            .filter(|&id| id < self.size && self.chains[usize::from(id)].outstanding);
-        let Some(head) = known else {
+        let entry = self.chains.get(id as usize);
+        let Some(entry) = entry.filter(|entry| entry.outstanding) else {
             return Err(DeviceFault::UnknownUsedId {
                 ring: self.ring,
                 slot,
                 id,
             });
         };
+        let head = id as u16;
         if !self.in_order {
             return Ok((head, Some(len)));
         }
         // VIRTIO 1.3 §2.7.9: one element may stand for a batch; it names the batch's last chain, and the index moves by its length.
         let waiting = self.used_seen.wrapping_sub(self.used_next);
-        if !self
-            .order
-            .iter()
-            .take(usize::from(waiting))
-            .any(|&other| other == head)
-        {
+        if entry.number.wrapping_sub(self.used_next) >= waiting {
             return Err(DeviceFault::OutOfOrder {
                 ring: self.ring,
                 slot,
@@ -241,23 +244,22 @@ impl SplitDriver {
         Ok(self.next_of_batch(head, len))
     }
 
+    #[inline]
     fn next_of_batch(&mut self, end: u16, len: u32) -> (u16, Option<u32>) {
-        let head = self.order.pop_front().unwrap_or(end);
-        if head == end {
-            self.batch_end = None;
-            (head, Some(len))
-        } else {
-            self.batch_end = Some((end, len));
-            (head, None)
-        }
+        let head = self.oldest;
+        self.batch_end = (head != end).then_some((end, len));
+        (head, (head == end).then_some(len))
     }
 
     /// Takes the chain back that [`Self::next_used`] named.
     #[inline]
-    pub fn release(&mut self, view: &SplitView<'_>, used: &Used) {
+    fn release(&mut self, view: &SplitView<'_>, used: &Used) {
         let (head, descriptors) = (used.id, used.chain.descriptors);
         self.chains[usize::from(head)].outstanding = false;
-        if !self.in_order {
+        if self.in_order {
+            // The free descriptors are always the run from `free_head` on: nothing to link.
+            self.oldest = view.slot(head.wrapping_add(descriptors));
+        } else {
             let mut last = head;
             for _ in 1..descriptors {
                 last = self.next[usize::from(last)];
@@ -265,7 +267,6 @@ impl SplitDriver {
             self.next[usize::from(last)] = self.free_head;
             self.free_head = head;
         }
-        // With IN_ORDER the free descriptors are always the run from `free_head` on: nothing to link.
         self.free_count += descriptors;
         self.used_next = self.used_next.wrapping_add(1);
         if let Some(at) = self.declined_at

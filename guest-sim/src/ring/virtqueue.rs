@@ -238,35 +238,12 @@ impl Virtqueue {
     }
 
     pub(crate) fn pop_used_with(&mut self, view: &View<'_>) -> Result<Option<Completion>, Error> {
-        let used = match (&mut self.driver, view) {
-            (Driver::Split(driver), View::Split(view)) => driver.next_used(view)?,
-            (Driver::Packed(driver), View::Packed(view)) => driver.next_used(view)?,
+        let completion = match (&mut self.driver, view) {
+            (Driver::Split(driver), View::Split(view)) => driver.pop_used(view),
+            (Driver::Packed(driver), View::Packed(view)) => driver.pop_used(view),
             _ => return Err(OTHER_FORMAT),
         };
-        let Some(used) = used else {
-            return Ok(None);
-        };
-        let writable = used.chain.writable;
-        let written = used.written.unwrap_or(writable);
-        if written > writable {
-            return Err(DeviceFault::WrittenTooLong {
-                ring: self.index,
-                id: used.id,
-                written,
-                writable,
-            }
-            .into());
-        }
-        match (&mut self.driver, view) {
-            (Driver::Split(driver), View::Split(view)) => driver.release(view, &used),
-            (Driver::Packed(driver), _) => driver.release(&used),
-            _ => return Err(OTHER_FORMAT),
-        }
-        Ok(Some(Completion {
-            token: used.chain.token,
-            written,
-            writable,
-        }))
+        Ok(completion?)
     }
 
     /// Asks for a call on the next used chain. True if some came back meanwhile: then look before waiting.

@@ -204,7 +204,10 @@ fn race_all(
     effort: &Effort,
     cases: &[Case],
 ) -> Result<Vec<Outcome>> {
-    let folder = std::env::temp_dir().join(format!("peer-race-{}", std::process::id()));
+    // In memory: Ringswitch keeps the positions of packed rings beside its admin socket, and offers such rings only where that is tmpfs.
+    let parent =
+        std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
+    let folder = parent.join(format!("peer-race-{}", std::process::id()));
     let doing = |what| {
         move |source| Error::Io {
             doing: format!("{what} a private folder"),
