@@ -16,6 +16,7 @@ use super::{DatapathEvent, Shared, guest_tx};
 use crate::ring::{ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
+use std::time::Instant;
 use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
 
 /// Frames read from a TAP in one batch: each costs a system call, and others wait.
@@ -196,13 +197,13 @@ impl BatchRunner {
         }
     }
 
-    fn count(&self, served: Served, started_ns: Option<u64>, source: &QueueCounters) {
+    fn count(&self, served: Served, started: Option<Instant>, source: &QueueCounters) {
         if served.frames > 0 {
             self.counters.frames.add(served.frames.into());
             self.counters.batches.add(1);
         }
-        if started_ns.is_some() {
-            let busy_ns = Sampler::end(started_ns);
+        if started.is_some() {
+            let busy_ns = Sampler::end(started);
             self.counters.busy_ns.add(busy_ns);
             source.busy_ns.add(busy_ns);
         }

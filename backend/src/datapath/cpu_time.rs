@@ -9,6 +9,7 @@
 //! counts as well. Give workers CPUs of their own.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::time::Instant;
 
 /// One batch in so many is timed.
 pub const SAMPLED: u64 = 16;
@@ -41,7 +42,7 @@ impl Default for Sampler {
 impl Sampler {
     /// Called at the start of a batch that has frames: the time, if this one is timed.
     #[inline]
-    pub fn start(&mut self) -> Option<u64> {
+    pub fn start(&mut self) -> Option<Instant> {
         match self.left.checked_sub(1) {
             Some(left) => {
                 self.left = left;
@@ -52,19 +53,19 @@ impl Sampler {
     }
 
     #[cold]
-    fn start_timed(&mut self) -> u64 {
+    fn start_timed(&mut self) -> Instant {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         // 0 to 30 pass by, 15 on average: one in 16 is timed.
         self.left = self.random % (2 * SAMPLED as u32 - 1);
-        now_ns()
+        Instant::now()
     }
 
     /// What the batch counts for, now that it is done: nothing if it was not timed.
     #[inline]
-    pub fn end(started_ns: Option<u64>) -> u64 {
-        started_ns.map_or(0, |start| now_ns().saturating_sub(start) * SAMPLED)
+    pub fn end(started: Option<Instant>) -> u64 {
+        started.map_or(0, |start| start.elapsed().as_nanos() as u64 * SAMPLED)
     }
 }
 
