@@ -36,6 +36,17 @@ pub struct Segment {
     pub direction: Direction,
 }
 
+impl Segment {
+    /// Bytes that the device may write.
+    #[inline]
+    pub(super) fn writable(&self) -> u32 {
+        match self.direction {
+            Direction::DeviceReads => 0,
+            Direction::DeviceWrites => self.len,
+        }
+    }
+}
+
 /// Where a chain's descriptors are put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DescriptorTable {

@@ -50,10 +50,10 @@ pub(super) struct PackedDriver {
     used: Position,
     /// The id that ends the IN_ORDER batch being handed out, and its length.
     batch_end: Option<(u16, u32)>,
-    /// Chains added, and chains published, since the start.
+    /// Chains added, published, and come back, since the start.
     added: u64,
     shown: u64,
-    outstanding: u16,
+    returned: u64,
 }
 
 /// A descriptor that is not as it was left: its second word.
@@ -92,7 +92,7 @@ impl PackedDriver {
             batch_end: None,
             added: 0,
             shown: 0,
-            outstanding: 0,
+            returned: 0,
         };
         driver.reset(features);
         driver
@@ -113,8 +113,7 @@ impl PackedDriver {
         self.first_word = None;
         self.used = Position::START;
         self.batch_end = None;
-        (self.added, self.shown) = (0, 0);
-        self.outstanding = 0;
+        (self.added, self.shown, self.returned) = (0, 0, 0);
     }
 
     #[inline]
@@ -123,8 +122,9 @@ impl PackedDriver {
     }
 
     /// Chains published and not come back.
+    #[inline]
     pub fn outstanding(&self) -> u16 {
-        self.outstanding
+        (self.shown - self.returned) as u16
     }
 
     /// The first descriptor the device has not been shown.
@@ -163,10 +163,15 @@ impl PackedDriver {
         &mut self,
         view: &PackedView<'_>,
         segments: &[Segment],
-        chain: Chain,
+        token: u32,
     ) -> Result<(), Error> {
         let id = self.take_id();
         let last = segments.len() - 1;
+        let mut chain = Chain {
+            descriptors: segments.len() as u16,
+            writable: 0,
+            token,
+        };
         let mut at = self.avail;
         let mut first_word = 0;
         for (position, segment) in segments.iter().enumerate() {
@@ -184,6 +189,7 @@ impl PackedDriver {
             } else {
                 self.write(view, at, descriptor.word())?;
             }
+            chain.writable += segment.writable();
             at = at.advance(1, self.size);
         }
         self.make_available(view, id, first_word, chain)
@@ -209,7 +215,8 @@ impl PackedDriver {
 
     /// Writes the chain's first descriptor after the rest of it (VIRTIO 1.3 §2.8.17), and that of a batch's first chain not before
     /// [`Self::publish`].
-    #[inline]
+    // Always: otherwise `chain` passes through memory, written in parts and read as a whole, which stalls.
+    #[inline(always)]
     fn make_available(
         &mut self,
         view: &PackedView<'_>,
@@ -246,7 +253,6 @@ impl PackedDriver {
         };
         self.write(view, self.published, word)?;
         let old = std::mem::replace(&mut self.published, self.avail);
-        self.outstanding += (self.added - self.shown) as u16;
         self.shown = self.added;
         // VIRTIO 1.3 §2.8.21.2.1: the descriptors are visible before the device's wish is read.
         fence(Ordering::SeqCst);
@@ -348,7 +354,7 @@ impl PackedDriver {
         let state = flags & (AVAIL | USED);
         if state == self.used.used_flags() {
             Ok(true)
-        } else if state == self.used.available_flags() || self.outstanding == 0 {
+        } else if state == self.used.available_flags() || self.outstanding() == 0 {
             // Without a chain at the device, what stands there is from the turn before.
             Ok(false)
         } else {
@@ -380,7 +386,7 @@ impl PackedDriver {
             self.free_ids.push(used.id);
         }
         self.free_count += used.chain.descriptors;
-        self.outstanding -= 1;
+        self.returned += 1;
         self.used = self.used.advance(used.chain.descriptors, self.size);
     }
 
@@ -432,7 +438,7 @@ impl PackedDriver {
         let mut at = self.used;
         let mut oldest = self.oldest_id;
         let mut named = self.batch_end.map(|(end, _)| end);
-        for _ in 0..self.outstanding {
+        for _ in 0..self.outstanding() {
             let descriptor = PackedDescriptor::from_words(0, view.word(at.offset)?);
             let is_used = descriptor.flags & (AVAIL | USED) == at.used_flags();
             let end = match named {

@@ -110,9 +110,14 @@ impl SplitDriver {
 
     /// Puts a chain, for which there is room, into the next slot of the available ring, unpublished.
     #[inline]
-    pub fn place(&mut self, view: &SplitView<'_>, segments: &[Segment], chain: Chain) {
+    pub fn place(&mut self, view: &SplitView<'_>, segments: &[Segment], token: u32) {
         let head = self.free_head;
         let last = segments.len() - 1;
+        let mut chain = Chain {
+            descriptors: segments.len() as u16,
+            writable: 0,
+            token,
+        };
         let mut at = head;
         for (position, segment) in segments.iter().enumerate() {
             // With IN_ORDER the free list is the table's own order, so `next` is x+1, or 0 at the end (VIRTIO 1.3 §2.7.9).
@@ -125,6 +130,7 @@ impl SplitDriver {
                 next: if position < last { next } else { 0 },
             };
             view.set_descriptor(at, segment.address, descriptor.word());
+            chain.writable += segment.writable();
             at = next;
         }
         self.free_head = at;
@@ -145,7 +151,8 @@ impl SplitDriver {
         self.make_available(view, head, chain);
     }
 
-    #[inline]
+    // Always: otherwise `chain` passes through memory, written in parts and read as a whole, which stalls.
+    #[inline(always)]
     fn make_available(&mut self, view: &SplitView<'_>, head: u16, chain: Chain) {
         self.free_count -= chain.descriptors;
         self.chains[usize::from(head)] = Entry {

@@ -9,7 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::chain::{Chain, Completion, DescriptorTable, Direction, Segment};
+use super::chain::{Chain, Completion, DescriptorTable, Segment};
 use super::layout::{Format, RingMemory};
 use super::notifier::{NotificationCounts, Notifier};
 use super::packed::{Overwritten, PackedDriver};
@@ -166,44 +166,57 @@ impl Virtqueue {
     ) -> Result<(), Error> {
         // VIRTIO 1.3 §2.7.5.3.1, §2.8.17: no chain is longer than the queue size, indirect or not.
         if segments.is_empty() || segments.len() > usize::from(self.size()) {
-            let bytes = segments.iter().map(|segment| segment.len as usize).sum();
-            return Err(Error::ChainTooLong {
-                bytes,
-                descriptors: segments.len(),
-                ring_size: self.size(),
-            });
+            return Err(self.too_long(segments));
         }
         let indirect = table.is_indirect(segments.len());
         let descriptors = if indirect { 1 } else { segments.len() as u16 };
         if self.free_descriptors() < descriptors {
             return Err(Error::RingFull);
         }
-        let writable = segments
-            .iter()
-            .filter(|segment| segment.direction == Direction::DeviceWrites)
-            .map(|segment| segment.len)
-            .sum();
+        if indirect {
+            return self.add_table(view, segments, token);
+        }
+        match (&mut self.driver, view) {
+            (Driver::Split(driver), View::Split(view)) => {
+                driver.place(view, segments, token);
+                Ok(())
+            }
+            (Driver::Packed(driver), View::Packed(view)) => driver.place(view, segments, token),
+            _ => Err(OTHER_FORMAT),
+        }
+    }
+
+    fn add_table(
+        &mut self,
+        view: &View<'_>,
+        segments: &[Segment],
+        token: u32,
+    ) -> Result<(), Error> {
         let chain = Chain {
-            descriptors,
-            writable,
+            descriptors: 1,
+            writable: segments.iter().map(Segment::writable).sum(),
             token,
         };
         match (&mut self.driver, view) {
-            (Driver::Split(driver), View::Split(view)) if indirect => {
+            (Driver::Split(driver), View::Split(view)) => {
                 let table = self.tables.fill(driver.next_id(), segments)?;
                 driver.place_table(view, table, chain);
                 Ok(())
             }
-            (Driver::Split(driver), View::Split(view)) => {
-                driver.place(view, segments, chain);
-                Ok(())
-            }
-            (Driver::Packed(driver), View::Packed(view)) if indirect => {
+            (Driver::Packed(driver), View::Packed(view)) => {
                 let table = self.tables.fill(driver.next_id(), segments)?;
                 driver.place_table(view, table, chain)
             }
-            (Driver::Packed(driver), View::Packed(view)) => driver.place(view, segments, chain),
             _ => Err(OTHER_FORMAT),
+        }
+    }
+
+    #[cold]
+    fn too_long(&self, segments: &[Segment]) -> Error {
+        Error::ChainTooLong {
+            bytes: segments.iter().map(|segment| segment.len as usize).sum(),
+            descriptors: segments.len(),
+            ring_size: self.size(),
         }
     }
 

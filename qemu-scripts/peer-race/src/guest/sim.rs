@@ -65,10 +65,14 @@ pub fn options(rig: &Rig) -> NicOptions {
         Ring::Split => Features::NONE,
         Ring::Packed | Ring::PackedVectorised => Features::RING_PACKED | Features::IN_ORDER,
     };
+    let (mergeable, refused) = match rig.ring {
+        Ring::Split | Ring::Packed => (Features::MRG_RXBUF, Features::NONE),
+        Ring::PackedVectorised => (Features::NONE, Features::MRG_RXBUF),
+    };
     let ring = if rig.ports > 2 { 256 } else { 1024 };
     NicOptions {
-        features: Features::VERSION_1 | Features::MRG_RXBUF | tso | packed,
-        optional_features: Features::LINUX,
+        features: Features::VERSION_1 | mergeable | tso | packed,
+        optional_features: Features::LINUX - refused,
         guest_rx_ring_size: ring,
         guest_tx_ring_size: ring,
         refill: Refill::Manual,
@@ -371,6 +375,22 @@ fn bounce_for(guests: &mut [(Nic, Bounce)], time: Duration) -> Result<Rate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case;
+
+    #[test]
+    fn the_rig_decides_on_rings_and_mergeable_buffers() {
+        let wanted = |name: &str| {
+            let case = case::all().into_iter().find(|case| case.name == name);
+            let options = options(&case.unwrap().rig);
+            options.features | options.optional_features
+        };
+        let packed = Features::RING_PACKED | Features::IN_ORDER;
+        assert!((wanted("64") & packed).is_empty());
+        assert!(wanted("64").contains(Features::MRG_RXBUF));
+        assert!(wanted("packed-64").contains(packed | Features::MRG_RXBUF));
+        assert!(wanted("packed-64-vectorised").contains(packed));
+        assert!(!wanted("packed-64-vectorised").contains(Features::MRG_RXBUF));
+    }
 
     #[test]
     fn frames_that_change_ports_on_the_way_carry_no_checksum() {
