@@ -15,8 +15,8 @@ mod measure;
 mod rig;
 
 use criterion::{Throughput, criterion_group, criterion_main};
-use guest_sim::NicOptions;
 use guest_sim::frame::FrameBuilder;
+use guest_sim::{Features, NicOptions};
 use measure::{Group, TimeAndCycles, bench, bench_after};
 use rig::Rig;
 use ringswitch::ring::segment::{ChainWriter, Payload};
@@ -39,7 +39,19 @@ fn mac(guest: usize) -> [u8; 6] {
 fn ring(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ring");
     group.throughput(Throughput::Elements(BATCH as u64));
-    turn_over(&mut group, "split, take and give back", NicOptions::bench());
+    let packed = Features::RING_PACKED;
+    for (name, format) in [
+        ("split, take and give back", Features::NONE),
+        ("packed, take and give back", packed),
+        (
+            "packed in order, take and give back",
+            packed | Features::IN_ORDER,
+        ),
+    ] {
+        let bench = NicOptions::bench();
+        let features = bench.features | format;
+        turn_over(&mut group, name, NicOptions { features, ..bench });
+    }
     group.finish();
 }
 
