@@ -156,7 +156,10 @@ impl OvsDpdk {
         let mut vswitchd = Process::start(
             folder,
             "ovs-vswitchd",
-            own_places(Command::new(daemon), folder)
+            // With a network of its own: its bridge is a TAP there, which stays when the daemon is killed, and may have a namesake here.
+            own_places(Command::new("unshare"), folder)
+                .args(["--net", "--"])
+                .arg(daemon)
                 .arg(format!("unix:{}", socket(folder, "db")))
                 .arg(format!("--unixctl={}", socket(folder, "ctl")))
                 .arg("-vfile:off"),
