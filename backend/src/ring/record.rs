@@ -369,6 +369,11 @@ impl RingRecord {
 
     /// The same ring in a map of the memory that says otherwise where it is.
     pub(super) fn set_identity(&self, identity: RingIdentity) {
+        let known = [DEVICE, INODE, OFFSET].map(|word| self.load(word));
+        if known == [identity.device, identity.inode, identity.offset] {
+            // Most changes of memory leave the ring where it is: no reason to lose its position to a kill right here.
+            return;
+        }
         self.store(MAGIC, 0);
         self.store(DEVICE, identity.device);
         self.store(INODE, identity.inode);
