@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 
 /// Where guests have it; `qemu-scripts/iperf3-guest` puts it there.
 pub const PROGRAM: &str = "/bin/iperf3";
+/// Where it writes its process id in a guest, server or client: neither guest runs both.
+pub const PID_FILE: &str = "/iperf3.pid";
 /// With IPv4, UDP and Ethernet headers and FCS: a frame of 64 bytes.
 const SMALL_PAYLOAD_BYTES: u16 = 18;
 
@@ -58,6 +60,8 @@ impl Case {
     pub fn command(self, server: IpAddr, seconds: u32) -> Vec<String> {
         let mut command = vec![
             PROGRAM.to_owned(),
+            "--pidfile".to_owned(),
+            PID_FILE.to_owned(),
             "--client".into(),
             server.to_string(),
             "--time".into(),

@@ -15,7 +15,7 @@ use vm_lab::guest::{Backend, Guest, GuestSpec, QemuEnd};
 use vm_lab::run_dir::RunDir;
 use vm_lab::{process as lab_process, traffic};
 
-use super::iperf::{Case, PROGRAM};
+use super::iperf::{Case, PID_FILE, PROGRAM};
 use super::outcome::Turn;
 use super::{Side, usage};
 use crate::case::{Frames, Player, Rig, Ring};
@@ -178,11 +178,12 @@ impl Pair {
     fn start_server(&self) -> Result<()> {
         let [client, server] = &self.guests;
         for guest in [client, server] {
-            // Usually there is none.
-            let _status = guest.agent().exec(["killall", "-q", "-9", "iperf3"])?;
+            // Usually there is none: one that ends removes its file.
+            let end = format!("[ ! -f {PID_FILE} ] || kill -9 $(cat {PID_FILE}); rm -f {PID_FILE}");
+            let _status = guest.agent().exec(["/bin/sh", "-c", &end])?;
         }
         let agent = server.agent();
-        agent.run(&format!("{PROGRAM} --server --daemon"))?;
+        agent.run(&format!("{PROGRAM} --server --daemon --pidfile {PID_FILE}"))?;
         eventually(SOON, "iperf3 to listen in a guest", || {
             let listening = agent.run("netstat -l -n -t")?;
             Ok(if listening.contains(":5201 ") {
