@@ -20,7 +20,7 @@ use guest_sim::{Features, NicOptions};
 use measure::{Group, TimeAndCycles, bench, bench_after};
 use rig::Rig;
 use ringswitch::ring::segment::{ChainWriter, Payload};
-use ringswitch::ring::{SegmentArena, SegmentRange, Taken};
+use ringswitch::ring::{BurstLimit, Ring, SegmentArena, SegmentRange};
 use std::cell::RefCell;
 use std::hint::black_box;
 
@@ -62,7 +62,11 @@ fn turn_over(group: &mut Group<'_>, name: &str, options: NicOptions) {
     let rig = RefCell::new(rig);
     let frame = FrameBuilder::udp4(22).macs(mac(0), mac(1)).build();
     let mut arena = SegmentArena::default();
-    let mut heads = Vec::with_capacity(BATCH);
+    let mut chains = Vec::with_capacity(BATCH);
+    let limit = BurstLimit {
+        chains: BATCH,
+        bytes: u64::MAX,
+    };
     bench_after(
         group,
         name,
@@ -77,12 +81,13 @@ fn turn_over(group: &mut Group<'_>, name: &str, options: NicOptions) {
         || {
             active.ring.refresh().unwrap();
             arena.clear();
-            while let Taken::Chain(chain) = active.ring.take(&mut arena).unwrap() {
-                heads.push(chain.head);
-            }
-            assert_eq!(heads.len(), BATCH);
-            for head in heads.drain(..) {
-                active.ring.push_used(head, 0);
+            active
+                .ring
+                .take_burst(&mut arena, &mut chains, limit)
+                .unwrap();
+            assert_eq!(chains.len(), BATCH);
+            for chain in chains.drain(..) {
+                active.ring.push_used(chain.head, 0);
             }
             black_box(active.ring.publish_used());
         },
@@ -105,10 +110,10 @@ fn copy(criterion: &mut Criterion) {
         let mut sender = rig.take_ring(0, 1);
         let mut receiver = rig.take_ring(1, 0);
         let (mut from, mut to) = (SegmentArena::default(), SegmentArena::default());
-        assert!(take(&mut from, |arena| sender.ring.take(arena).unwrap()) >= bytes as u64);
+        assert!(take(&mut sender.ring, &mut from) >= bytes as u64);
         let mut room = 0;
         while room < bytes as u64 {
-            room += take(&mut to, |arena| receiver.ring.take(arena).unwrap());
+            room += take(&mut receiver.ring, &mut to);
         }
         group.throughput(Throughput::Bytes(bytes as u64));
         bench(&mut group, &format!("{bytes} bytes"), || {
@@ -125,11 +130,10 @@ fn copy(criterion: &mut Criterion) {
 }
 
 /// Takes one chain; its length.
-fn take(arena: &mut SegmentArena, take: impl FnOnce(&mut SegmentArena) -> Taken) -> u64 {
-    match take(arena) {
-        Taken::Chain(chain) => chain.len_bytes,
-        nothing => panic!("a chain should wait: {nothing:?}"),
-    }
+fn take(ring: &mut Ring, arena: &mut SegmentArena) -> u64 {
+    let chains = rig::take(ring, arena, 1).unwrap();
+    assert_eq!(chains.len(), 1, "a chain should wait");
+    chains[0].len_bytes
 }
 
 fn all(arena: &SegmentArena) -> SegmentRange {

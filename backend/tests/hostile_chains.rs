@@ -14,7 +14,7 @@ use guest_sim::{
 };
 use rig::Rig;
 use ringswitch::datapath::{DatapathEvent, QueueIndex};
-use ringswitch::ring::{Direction, Ring, RingError, SegmentArena, Taken};
+use ringswitch::ring::{Direction, Ring, RingError, SegmentArena};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -300,7 +300,7 @@ fn a_jump_is_told_also_to_whoever_asks_after_somebody_else_saw_it() {
     let far = raw.avail_index().unwrap().wrapping_add(5000);
     raw.set_avail_index(far).unwrap();
     assert!(!ring.offers_half());
-    let taken = ring.take(&mut SegmentArena::default());
+    let taken = rig::take(&mut ring, &mut SegmentArena::default(), 1);
     assert!(
         matches!(taken, Err(RingError::AvailJump { avail, .. }) if avail == far),
         "{taken:?}"
@@ -343,11 +343,8 @@ fn empty_descriptors_count_towards_what_a_batch_walks() {
     }
     raw.set_avail_index(8).unwrap();
     let mut arena = SegmentArena::default();
-    let chains = std::iter::from_fn(|| match ring.take(&mut arena).unwrap() {
-        Taken::Chain(chain) => Some(chain),
-        Taken::Empty | Taken::ArenaFull => None,
-    });
-    assert_eq!(chains.count(), 4, "the arena has room for 4,096 pieces");
+    let chains = rig::take(&mut ring, &mut arena, 64).unwrap();
+    assert_eq!(chains.len(), 4, "the arena has room for 4,096 pieces");
 }
 
 #[test]

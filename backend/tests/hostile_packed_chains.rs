@@ -12,7 +12,7 @@ use guest_sim::frame::FrameBuilder;
 use guest_sim::{EventSuppression, Features, NicOptions, PackedDescriptor, RawPackedRing};
 use rig::Rig;
 use ringswitch::datapath::{DatapathEvent, QueueIndex};
-use ringswitch::ring::{Direction, Ring, RingError, SegmentArena, Taken};
+use ringswitch::ring::{Direction, Ring, RingError, SegmentArena};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -204,14 +204,12 @@ fn more_on_offer_than_the_ring_has_stops_that_ring_alone() {
     let raw = pair.guest_tx.ring().raw_packed().unwrap();
     let mut arena = SegmentArena::default();
     raw.post(&[descriptor(INSIDE, 64, 0); 4]).unwrap();
-    for _ in 0..4 {
-        assert!(matches!(ring.take(&mut arena), Ok(Taken::Chain(_))));
-    }
-    assert!(matches!(ring.take(&mut arena), Ok(Taken::Empty)));
+    assert_eq!(rig::take(&mut ring, &mut arena, 64).unwrap().len(), 4);
+    assert_eq!(rig::take(&mut ring, &mut arena, 64).unwrap().len(), 0);
     // Offered again although nothing came back.
     raw.post(&[descriptor(INSIDE, 64, 0)]).unwrap();
     assert!(matches!(
-        ring.take(&mut arena),
+        rig::take(&mut ring, &mut arena, 64),
         Err(RingError::Overrun { size: 4 })
     ));
 }
@@ -297,11 +295,8 @@ fn empty_descriptors_count_towards_what_a_batch_walks() {
         raw.post(&chain).unwrap();
     }
     let mut arena = SegmentArena::default();
-    let chains = std::iter::from_fn(|| match ring.take(&mut arena).unwrap() {
-        Taken::Chain(chain) => Some(chain),
-        Taken::Empty | Taken::ArenaFull => None,
-    });
-    assert_eq!(chains.count(), 4, "the arena has room for 4,096 pieces");
+    let chains = rig::take(&mut ring, &mut arena, 64).unwrap();
+    assert_eq!(chains.len(), 4, "the arena has room for 4,096 pieces");
 }
 
 #[test]

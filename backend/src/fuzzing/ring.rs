@@ -2,8 +2,8 @@
 
 use crate::ring::segment::{ChainWriter, Payload};
 use crate::ring::{
-    Direction, GuestMemory, RecordFile, RegionLayout, Ring, RingAddresses, RingConfig,
-    SegmentArena, Taken, is_packed,
+    BurstEnd, BurstLimit, Direction, GuestMemory, RecordFile, RegionLayout, Ring, RingAddresses,
+    RingConfig, SegmentArena, is_packed,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
@@ -13,8 +13,8 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 const REGION_BYTES: u64 = 0x4000;
 const SECOND_REGION: u64 = 0x8000;
 const USER_BASE: u64 = 0x7000_0000_0000;
-/// More than any batch takes.
-const MAX_TAKEN: usize = 200;
+/// So many are more than the largest of these rings has chains for.
+const MAX_BURSTS: usize = 80;
 
 /// Puts `data` into a guest's memory as ring and buffers, takes every chain, reads or fills it, and gives it back. A packed ring is then
 /// served once more by a process that knows no more than the first one's record.
@@ -81,26 +81,39 @@ pub fn run(data: &[u8]) {
 
 fn serve(mut ring: Ring, direction: Direction) {
     let mut arena = SegmentArena::default();
-    for turn in 0..MAX_TAKEN {
-        match ring.take(&mut arena) {
-            Ok(Taken::Chain(chain)) => {
-                let segments = arena.chain(chain.segments);
-                if direction == Direction::Readable {
-                    let mut bytes = [0; 300];
-                    Payload::Guest {
-                        chain: segments,
-                        skip_bytes: 12,
-                    }
-                    .cursor()
-                    .read(&mut bytes);
-                } else {
-                    ChainWriter::new(segments).write(&[0xa5; 300]);
-                }
-                ring.push_used(chain.head, chain.len_bytes as u32);
-            }
-            Ok(Taken::ArenaFull) => arena.clear(),
-            Ok(Taken::Empty) | Err(_) => break,
+    let mut chains = Vec::new();
+    for turn in 0..MAX_BURSTS {
+        arena.clear();
+        let limit = BurstLimit {
+            // Bursts of several lengths, some with an end in bytes.
+            chains: 1 + turn % 5,
+            bytes: if turn % 3 == 2 { 1 } else { u64::MAX },
+        };
+        let ended = ring.take_burst(&mut arena, &mut chains, limit);
+        let nothing_more = chains.is_empty() && !matches!(ended, Ok(BurstEnd::ArenaFull));
+        if turn % 7 == 6 {
+            // As a run does that found more chains than it had frames for.
+            ring.undo_take(chains.drain(..).map(|chain| chain.head.places).sum());
         }
+        for chain in chains.drain(..) {
+            let segments = arena.chain(chain.segments);
+            if direction == Direction::Readable {
+                let mut bytes = [0; 300];
+                Payload::Guest {
+                    chain: segments,
+                    skip_bytes: 12,
+                }
+                .cursor()
+                .read(&mut bytes);
+            } else {
+                ChainWriter::new(segments).write(&[0xa5; 300]);
+            }
+            ring.push_used(chain.head, chain.len_bytes as u32);
+        }
+        if nothing_more || ended.is_err() {
+            break;
+        }
+        ring.prefetch_next(limit.chains);
         // Batches of several lengths.
         if turn % 5 != 3 {
             let _ = ring.publish_used();

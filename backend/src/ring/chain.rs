@@ -1,4 +1,4 @@
-//! Chains as every kind of ring has them: what taking one comes to, and the checks of one descriptor.
+//! Chains as every kind of ring has them: how many are taken at once, and the checks of one descriptor.
 //!
 //! [`split`](super::split) and [`packed`](super::packed) find the descriptors of a chain each its own way and bring each to a `ChainWalker`,
 //! which checks it, translates its buffer and puts it into a [`SegmentArena`]. Indirect tables are read here too.
@@ -54,17 +54,6 @@ pub struct Chain {
     pub segments: SegmentRange,
     /// Sum of its descriptors' lengths.
     pub len_bytes: u64,
-}
-
-/// What taking a chain came to.
-#[derive(Clone, Copy, Debug)]
-pub enum Taken {
-    /// Here it is.
-    Chain(Chain),
-    /// The driver offers no more for now.
-    Empty,
-    /// The arena is full: go on with what it holds; the chain stays in the ring.
-    ArenaFull,
 }
 
 /// How much to take at once.

@@ -33,7 +33,7 @@ pub mod split;
 pub mod syscalls;
 pub mod virtqueue;
 
-pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
+pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};

@@ -12,7 +12,7 @@ mod resume;
 
 use super::chain::{
     Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
-    MAX_CHAIN_DESCRIPTORS, NEXT, Taken, WRITE, bad_table, endless,
+    MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_write};
 use super::error::RingError;
@@ -208,42 +208,6 @@ impl PackedRing {
         }
     }
 
-    /// Takes the next chain and adds its segments to `arena`.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the chain; it is then still in the ring, and the ring must be stopped.
-    #[inline(always)]
-    pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
-        let word = Word(self.word(self.next).load(Ordering::Acquire));
-        let differs = word.flags() ^ (self.offered | self.direction);
-        if differs & (AVAIL | USED) != 0 {
-            return Ok(Taken::Empty);
-        }
-        arena.hold(self.chains.memory());
-        if differs & LONE == 0 && self.taken < self.size {
-            let start = arena.len() as u32;
-            let segment = self
-                .chains
-                .translate_lone(self.address(self.next), word.len());
-            if segment.is_some_and(|segment| arena.push(segment)) {
-                self.taken += 1;
-                self.step();
-                return Ok(Taken::Chain(Chain {
-                    head: ChainHead {
-                        id: word.id(),
-                        places: 1,
-                    },
-                    segments: SegmentRange {
-                        start,
-                        end: start + 1,
-                    },
-                    len_bytes: word.len().into(),
-                }));
-            }
-        }
-        self.take_any(word, arena)
-    }
-
     /// As [`Ring::take_burst`](super::Ring::take_burst).
     pub fn take_burst(
         &mut self,
@@ -268,12 +232,12 @@ impl PackedRing {
                 return Ok(BurstEnd::Empty);
             }
             match self.take_any(word, arena)? {
-                Taken::Chain(chain) => {
+                Some(chain) => {
                     bytes += chain.len_bytes;
                     arena.prefetch(chain.segments.start, self.direction == WRITE);
                     chains.push(chain);
                 }
-                Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
+                None => return Ok(BurstEnd::ArenaFull),
             }
         }
     }
@@ -319,10 +283,14 @@ impl PackedRing {
         bytes
     }
 
-    /// A chain of any shape, or the reason why it is none.
+    /// A chain of any shape, or the reason why it is none; `None` when the arena has no room for it.
     #[cold]
     #[inline(never)]
-    fn take_any(&mut self, first: Word, arena: &mut SegmentArena) -> Result<Taken, RingError> {
+    fn take_any(
+        &mut self,
+        first: Word,
+        arena: &mut SegmentArena,
+    ) -> Result<Option<Chain>, RingError> {
         let start = arena.len();
         match self.walk(first, arena) {
             Ok((head, len_bytes)) => {
@@ -330,7 +298,7 @@ impl PackedRing {
                 for _ in 0..head.places {
                     self.step();
                 }
-                Ok(Taken::Chain(Chain {
+                Ok(Some(Chain {
                     head,
                     segments: SegmentRange {
                         start: start as u32,
@@ -342,7 +310,7 @@ impl PackedRing {
             Err(error) => {
                 arena.truncate(start);
                 match error {
-                    RingError::TooLong { .. } if start > 0 => Ok(Taken::ArenaFull),
+                    RingError::TooLong { .. } if start > 0 => Ok(None),
                     error => Err(error),
                 }
             }

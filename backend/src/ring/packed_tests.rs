@@ -4,7 +4,7 @@ use super::kill;
 use super::record::RecordFile;
 use super::segment::SegmentArena;
 use super::{
-    ChainHead, Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig, Taken,
+    BurstLimit, ChainHead, Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig,
 };
 use guest_sim::ring::{DescriptorTable, Direction as Use, Segment, Virtqueue};
 use guest_sim::{
@@ -132,13 +132,19 @@ impl Bench {
     }
 }
 
+fn take(ring: &mut Ring, most: usize) -> Vec<ChainHead> {
+    let mut chains = Vec::new();
+    let limit = BurstLimit {
+        chains: most,
+        bytes: u64::MAX,
+    };
+    ring.take_burst(&mut SegmentArena::default(), &mut chains, limit)
+        .unwrap();
+    chains.iter().map(|chain| chain.head).collect()
+}
+
 fn take_all(ring: &mut Ring) -> Vec<ChainHead> {
-    let mut arena = SegmentArena::default();
-    let taken = std::iter::from_fn(|| match ring.take(&mut arena).unwrap() {
-        Taken::Chain(chain) => Some(chain.head),
-        Taken::Empty | Taken::ArenaFull => None,
-    });
-    taken.collect()
+    take(ring, usize::MAX)
 }
 
 fn give_back(ring: &mut Ring, heads: &[ChainHead], direction: Direction) {
@@ -255,11 +261,9 @@ fn a_ring_goes_on_where_it_was_left_at_every_position() {
             if reposted == 0 {
                 bench.post(&[1]);
             }
-            let mut arena = SegmentArena::default();
-            let Taken::Chain(chain) = ring.take(&mut arena).unwrap() else {
-                panic!("nothing to take");
-            };
-            give_back(&mut ring, &[chain.head], Direction::Readable);
+            let head = take(&mut ring, 1);
+            assert_eq!(head.len(), 1, "nothing to take");
+            give_back(&mut ring, &head, Direction::Readable);
             expected = expected.advance(1, SIZE);
             bench.reclaim();
         }

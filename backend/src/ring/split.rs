@@ -8,7 +8,7 @@
 
 use super::chain::{
     Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
-    MAX_CHAIN_DESCRIPTORS, NEXT, Taken, WRITE, bad_table, endless,
+    MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_read, prefetch_write};
 use super::error::RingError;
@@ -221,34 +221,6 @@ impl SplitRing {
         self.refresh().is_ok_and(|waiting| waiting >= self.size / 2)
     }
 
-    /// Takes the next chain and adds its segments to `arena`. Looks at the available index again only when what was seen
-    /// last is used up.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the chain; it is then still in the ring, and the ring must be stopped.
-    #[inline(always)]
-    pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
-        if self.next_avail == self.avail_seen && self.refresh()? == 0 {
-            return Ok(Taken::Empty);
-        }
-        arena.hold(self.chains.memory());
-        let start = arena.len() as u32;
-        let head = self.available_entry(self.next_avail);
-        if let Some(len_bytes) = self.walk_lone(head, arena) {
-            self.next_avail = self.next_avail.wrapping_add(1);
-            let segments = SegmentRange {
-                start,
-                end: start + 1,
-            };
-            return Ok(Taken::Chain(Chain {
-                head: lone_head(head),
-                segments,
-                len_bytes: len_bytes.into(),
-            }));
-        }
-        self.take_any(head, arena)
-    }
-
     /// As [`Ring::take_burst`](super::Ring::take_burst).
     pub fn take_burst(
         &mut self,
@@ -279,12 +251,12 @@ impl SplitRing {
             }
             let head = self.available_entry(self.next_avail);
             match self.take_any(head, arena)? {
-                Taken::Chain(chain) => {
+                Some(chain) => {
                     bytes += chain.len_bytes;
                     arena.prefetch(chain.segments.start, self.lone_flags == WRITE);
                     chains.push(chain);
                 }
-                Taken::Empty | Taken::ArenaFull => return Ok(BurstEnd::ArenaFull),
+                None => return Ok(BurstEnd::ArenaFull),
             }
         }
         Ok(if chains.len() - first == count && count < limit.chains {
@@ -329,7 +301,8 @@ impl SplitRing {
         }
     }
 
-    /// Takes up to `count` chains of one descriptor each, until one that is not or `limit_bytes`; their bytes.
+    /// Takes up to `count` chains of one direct descriptor each in the region used last, which is what most drivers make of most
+    /// frames, until one that is not such or `limit_bytes`; their bytes.
     #[inline(always)]
     fn take_lone(
         &mut self,
@@ -365,26 +338,14 @@ impl SplitRing {
         bytes
     }
 
-    /// A chain that is one direct descriptor in the region used last: what most drivers make of most frames.
-    #[inline(always)]
-    fn walk_lone(&self, head: u16, arena: &mut SegmentArena) -> Option<u32> {
-        if head >= self.size {
-            return None;
-        }
-        let descriptor = self.descriptor(head);
-        if descriptor.flags != self.lone_flags {
-            return None;
-        }
-        let segment = self
-            .chains
-            .translate_lone(descriptor.addr, descriptor.len)?;
-        arena.push(segment).then_some(descriptor.len)
-    }
-
-    /// A chain of any shape, or the reason why it is none.
+    /// A chain of any shape, or the reason why it is none; `None` when the arena has no room for it.
     #[cold]
     #[inline(never)]
-    fn take_any(&mut self, head: u16, arena: &mut SegmentArena) -> Result<Taken, RingError> {
+    fn take_any(
+        &mut self,
+        head: u16,
+        arena: &mut SegmentArena,
+    ) -> Result<Option<Chain>, RingError> {
         let start = arena.len();
         match self.walk(head, arena) {
             Ok(len_bytes) => {
@@ -393,7 +354,7 @@ impl SplitRing {
                     start: start as u32,
                     end: arena.len() as u32,
                 };
-                Ok(Taken::Chain(Chain {
+                Ok(Some(Chain {
                     head: lone_head(head),
                     segments,
                     len_bytes,
@@ -402,7 +363,7 @@ impl SplitRing {
             Err(error) => {
                 arena.truncate(start);
                 match error {
-                    RingError::TooLong { .. } if start > 0 => Ok(Taken::ArenaFull),
+                    RingError::TooLong { .. } if start > 0 => Ok(None),
                     error => Err(error),
                 }
             }

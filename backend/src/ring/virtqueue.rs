@@ -4,7 +4,7 @@
 //! of its queue) takes chains out, gives them back in the same order, and decides about notifications in both directions.
 //! What a driver did wrong is a [`RingError`]: the ring is then stopped, nothing else is.
 
-use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction, Taken};
+use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction};
 use super::doorbell::{EventSink, EventSource};
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
@@ -184,18 +184,6 @@ impl Ring {
         match &mut self.kind {
             Kind::Split(ring) => ring.offers_half(),
             Kind::Packed(ring) => ring.offers_half(),
-        }
-    }
-
-    /// Takes the next chain and adds its segments to `arena`.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the chain; it is then still in the ring, and the ring must be stopped.
-    #[inline(always)]
-    pub fn take(&mut self, arena: &mut SegmentArena) -> Result<Taken, RingError> {
-        match &mut self.kind {
-            Kind::Split(ring) => ring.take(arena),
-            Kind::Packed(ring) => ring.take(arena),
         }
     }
 

@@ -12,7 +12,8 @@ use ringswitch::datapath::schedule::BATCH_BYTES;
 use ringswitch::datapath::vnet_header::NetFeatures;
 use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
 use ringswitch::ring::{
-    Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring, RingAddresses, RingConfig,
+    BurstLimit, Chain, Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring,
+    RingAddresses, RingConfig, RingError, SegmentArena,
 };
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -202,4 +203,22 @@ pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
         call: None,
         error: None,
     }
+}
+
+/// Takes up to `most` chains from a ring, as batches do.
+///
+/// # Errors
+/// What is wrong with the chain after the last that was taken.
+pub fn take(
+    ring: &mut Ring,
+    arena: &mut SegmentArena,
+    most: usize,
+) -> Result<Vec<Chain>, RingError> {
+    let mut chains = Vec::new();
+    let limit = BurstLimit {
+        chains: most,
+        bytes: u64::MAX,
+    };
+    ring.take_burst(arena, &mut chains, limit)?;
+    Ok(chains)
 }
