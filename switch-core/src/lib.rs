@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod engine;
 pub mod parse;
 pub mod segment;
 

@@ -1,0 +1,158 @@
+//! Finished edits: what a verdict does to the bytes of a frame, with every value a constant.
+//!
+//! The evaluator turns the primitives that a frame met into an [`EditList`]; a flow cache hit gets the same list, whose bytes are
+//! right for every frame the cached verdict is right for. The data path applies it to a copy of the private header at delivery.
+//! Positions count from the start of the frame as it is when that edit's turn comes.
+
+use crate::drop_reason::DropReason;
+
+/// Longest run of bytes in one edit.
+pub const EDIT_RUN_BYTES: usize = 20;
+/// How much longer a list may make a header.
+pub const MAX_GROWTH_BYTES: usize = 96;
+
+/// Up to [`EDIT_RUN_BYTES`] bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    bytes: [u8; EDIT_RUN_BYTES],
+    len: u8,
+}
+
+impl Run {
+    /// These bytes; what is beyond [`EDIT_RUN_BYTES`] is left out.
+    pub fn new(from: &[u8]) -> Self {
+        let mut run = Self::default();
+        for (to, from) in run.bytes.iter_mut().zip(from) {
+            *to = *from;
+            run.len += 1;
+        }
+        run
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// One edit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Bytes replace others.
+    Write {
+        /// The first.
+        at: u16,
+        /// The new ones.
+        bytes: Run,
+    },
+    /// Bytes come between others.
+    Insert {
+        /// What they come before.
+        at: u16,
+        /// The new ones.
+        bytes: Run,
+    },
+    /// Bytes go.
+    Remove {
+        /// The first.
+        at: u16,
+        /// How many.
+        bytes: u16,
+    },
+    /// An IPv4 header checksum follows a change of the header (RFC 1624).
+    AdjustIpv4Checksum {
+        /// Where the checksum is.
+        at: u16,
+        /// The ones' complement sum of new minus old words.
+        delta: u16,
+    },
+    /// A transport checksum follows a change. Where it is only the pseudo-header's sum yet (partial checksum), only the change of the
+    /// pseudo-header counts, and in the other sense.
+    AdjustTransportChecksum {
+        /// Where the checksum is.
+        at: u16,
+        /// The change of addresses and protocol, as `AdjustIpv4Checksum::delta`.
+        pseudo_delta: u16,
+        /// The change of what follows the pseudo-header.
+        data_delta: u16,
+        /// Whose rule for zero holds.
+        kind: TransportChecksum,
+    },
+    /// A 16-bit length: that of the frame from byte `from` on.
+    WriteLength {
+        /// Where it is.
+        at: u16,
+        /// What it counts from.
+        from: u16,
+    },
+    /// The checksum of an IPv4 header without options, all of it.
+    FinishIpv4Checksum {
+        /// Where the header is.
+        at: u16,
+    },
+}
+
+/// Whose checksum it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportChecksum {
+    /// TCP, ICMP, ICMPv6.
+    Plain,
+    /// UDP: 0 means none and stays; what comes out as 0 is sent as `0xffff`.
+    Udp,
+}
+
+/// Edits, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EditList {
+    edits: Vec<Edit>,
+}
+
+impl EditList {
+    /// These edits.
+    pub fn new(edits: Vec<Edit>) -> Self {
+        Self { edits }
+    }
+
+    /// The edits.
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+}
+
+/// A frame that is edited.
+#[derive(Debug)]
+pub struct EditedFrame<'a> {
+    /// Its first bytes, and room for them to grow.
+    pub buffer: &'a mut [u8],
+    /// How many bytes of the buffer are the frame's.
+    pub header_bytes: usize,
+    /// The length of the whole frame.
+    pub frame_bytes: usize,
+    /// Where a checksum that its receiver is to finish starts and is, as `csum_start` and the sum of both; moves with the edits.
+    pub partial_checksum: Option<PartialChecksum>,
+}
+
+/// A checksum that is only the pseudo-header's sum yet (VIRTIO 1.3 §5.1.6.2, `VIRTIO_NET_HDR_F_NEEDS_CSUM`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartialChecksum {
+    /// Where what it covers starts.
+    pub start: u16,
+    /// Where it is.
+    pub at: u16,
+}
+
+impl EditList {
+    /// Applies the edits.
+    ///
+    /// # Errors
+    /// [`DropReason::HeadersTooLong`]: the buffer ends before an edit does, or has no room for it.
+    pub fn apply(&self, frame: &mut EditedFrame<'_>) -> Result<(), DropReason> {
+        let _ = frame;
+        Err(DropReason::HeadersTooLong)
+    }
+}

@@ -1,0 +1,10 @@
+//! The match-action engine: runs any program over frames.
+//!
+//! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
+//! * [`control`]: what the control side says to an engine and hears from it;
+//! * [`edit`]: what a verdict does to the bytes of a frame.
+
+pub mod control;
+pub mod edit;
+pub mod literal;
+pub mod model;
