@@ -4,7 +4,15 @@
 //! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 
+mod compile;
 pub mod control;
 pub mod edit;
+mod evaluate;
+mod known;
+mod layout;
 pub mod literal;
 pub mod model;
+mod packet;
+mod parse;
+mod state;
+mod text;

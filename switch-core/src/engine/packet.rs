@@ -1,0 +1,622 @@
+//! A frame under evaluation: its bytes, where its headers are, its metadata, what was looked at, and what was done to it.
+//!
+//! Kept true: every value that was read depends on nothing but the bits of the frame as it came that are marked in `looked_at`, the
+//! path that the parser took, the port it came from, and the lengths within `lengths`. So whatever is decided here may be decided
+//! again for any frame that agrees in those, and every edit has constants for values.
+
+use super::compile::{Compiled, Field, HeaderField, HeaderKind};
+use super::edit::{Edit, EditList, Run, TransportChecksum};
+use super::layout::{Layout, MADE_HERE, Place, read_bits};
+
+/// Bytes of a frame that are parsed and edited.
+pub(crate) const PACKET_BYTES: usize = 256;
+/// Room for headers that are pushed.
+const ROOM_BYTES: usize = PACKET_BYTES + super::edit::MAX_GROWTH_BYTES;
+/// A change to be added to a checksum, once all that is covered has its final value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pending {
+    header: u16,
+    pseudo: u16,
+    data: u16,
+}
+
+/// A frame under evaluation.
+#[derive(Clone)]
+pub(crate) struct Packet {
+    bytes: [u8; ROOM_BYTES],
+    len: usize,
+    pub(crate) layout: Layout,
+    /// Bits that have a constant value by now, by byte of the frame as it came.
+    written: [u8; PACKET_BYTES],
+    /// Bits that were read, by byte of the frame as it came.
+    looked_at: [u8; PACKET_BYTES],
+    /// Lengths of frame and longest piece that the decisions so far hold for.
+    pub(crate) frame_lengths: (u32, u32),
+    pub(crate) wire_lengths: (u32, u32),
+    edits: Vec<Edit>,
+    pending: Vec<Pending>,
+    /// Where the bytes came from: runs, in order, that cover all of them.
+    moves: Vec<Move>,
+    pub(crate) meta: Vec<u128>,
+}
+
+impl Packet {
+    /// A frame that starts with `header`.
+    pub(crate) fn new(header: &[u8], metadata: usize) -> Self {
+        let mut packet = Self {
+            bytes: [0; ROOM_BYTES],
+            len: header.len().min(PACKET_BYTES),
+            layout: Layout::default(),
+            written: [0; PACKET_BYTES],
+            looked_at: [0; PACKET_BYTES],
+            frame_lengths: (0, u32::MAX),
+            wire_lengths: (0, u32::MAX),
+            edits: Vec::new(),
+            pending: Vec::new(),
+            moves: vec![Move::all()],
+            meta: vec![0; metadata],
+        };
+        for (to, from) in packet.bytes.iter_mut().zip(header).take(PACKET_BYTES) {
+            *to = *from;
+        }
+        packet
+    }
+
+    /// Makes it another frame; keeps its memory.
+    pub(crate) fn reset(&mut self, header: &[u8]) {
+        self.len = header.len().min(PACKET_BYTES);
+        for (to, from) in self.bytes.iter_mut().zip(header).take(PACKET_BYTES) {
+            *to = *from;
+        }
+        self.written.fill(0);
+        self.looked_at.fill(0);
+        self.frame_lengths = (0, u32::MAX);
+        self.wire_lengths = (0, u32::MAX);
+        self.edits.clear();
+        self.pending.clear();
+        self.moves.clear();
+        self.moves.push(Move::all());
+        self.meta.fill(0);
+        self.layout.clear();
+    }
+
+    /// The bytes as they are now.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Where a header is.
+    pub(crate) fn place(&self, header: u16) -> Place {
+        self.layout.place(header)
+    }
+
+    /// Bits that were read.
+    pub(crate) fn looked_at(&self) -> &[u8] {
+        &self.looked_at
+    }
+
+    /// Notes that bits of a header count.
+    pub(crate) fn look_at(&mut self, field: HeaderField) {
+        let place = self.place(field.header);
+        if place.is_valid() && place.origin != MADE_HERE {
+            self.look_at_origin(place.origin, field.bit, field.bits);
+        }
+    }
+
+    fn look_at_origin(&mut self, origin: u16, bit: u16, bits: u16) {
+        for_each_byte(bit, bits, |byte, mask| {
+            let at = usize::from(origin) + byte;
+            if let (Some(looked_at), Some(written)) =
+                (self.looked_at.get_mut(at), self.written.get(at))
+            {
+                *looked_at |= mask & !written;
+            }
+        });
+    }
+
+    /// The value of a header's field; 0 when it is not part of the frame.
+    pub(crate) fn get(&mut self, field: HeaderField) -> u128 {
+        self.look_at(field);
+        self.peek(field)
+    }
+
+    /// The same, without depending on it.
+    pub(crate) fn peek(&self, field: HeaderField) -> u128 {
+        let place = self.place(field.header);
+        if !place.is_valid() {
+            return 0;
+        }
+        read_bits(self.bytes(), place.at.into(), field.bit, field.bits).unwrap_or(0)
+    }
+
+    /// Writes a header's field, with the checksums that cover it; without effect when it is not part of the frame.
+    pub(crate) fn set(&mut self, program: &Compiled, field: HeaderField, value: u128) {
+        let place = self.place(field.header);
+        let Some(header) = program.headers.get(usize::from(field.header)) else {
+            return;
+        };
+        if !place.is_valid() || field.bit + field.bits > place.bytes * 8 {
+            return;
+        }
+        let cover = self.cover(program, field.header, header.kind, field);
+        // The whole bytes that change: what else is in them becomes part of the edit, so the verdict depends on it; and so it does on the
+        // old value where the difference counts.
+        let (first, last) = (field.bit / 8, (field.bit + field.bits).div_ceil(8));
+        let whole = HeaderField {
+            bit: first * 8,
+            bits: (last - first) * 8,
+            ..field
+        };
+        if cover == Cover::None {
+            self.look_at_edges(field, whole);
+        } else {
+            self.look_at(whole);
+        }
+        let at = usize::from(place.at + first);
+        let len = usize::from(last - first);
+        let mut old = [0u8; 17];
+        let mut new = [0u8; 17];
+        let Some(bytes) = self.bytes.get_mut(at..at + len) else {
+            return;
+        };
+        copy(&mut old, bytes);
+        write_bits(bytes, field.bit % 8, field.bits, value);
+        copy(&mut new, bytes);
+        let (old, new) = (
+            old.get(..len).unwrap_or_default(),
+            new.get(..len).unwrap_or_default(),
+        );
+        if old == new && cover != Cover::None {
+            // The old value counts already: nothing to do.
+            return;
+        }
+        self.edits.push(Edit::Write {
+            at: at as u16,
+            bytes: Run::new(new),
+        });
+        if place.origin != MADE_HERE {
+            for_each_byte(field.bit, field.bits, |byte, mask| {
+                if let Some(written) = self.written.get_mut(usize::from(place.origin) + byte) {
+                    *written |= mask;
+                }
+            });
+        }
+        self.account(cover, delta(old, new, first % 2 == 1));
+    }
+
+    /// What is in the bytes of `whole` beside `field`.
+    fn look_at_edges(&mut self, field: HeaderField, whole: HeaderField) {
+        let before = field.bit - whole.bit;
+        let after = whole.bits - before - field.bits;
+        if before > 0 {
+            self.look_at(HeaderField {
+                bits: before,
+                ..whole
+            });
+        }
+        if after > 0 {
+            self.look_at(HeaderField {
+                bit: field.bit + field.bits,
+                bits: after,
+                ..whole
+            });
+        }
+    }
+
+    /// Which checksums cover a field.
+    fn cover(
+        &self,
+        program: &Compiled,
+        header: u16,
+        kind: HeaderKind,
+        field: HeaderField,
+    ) -> Cover {
+        let kind_of = |header: u16| {
+            program
+                .headers
+                .get(usize::from(header))
+                .map_or(HeaderKind::Other, |header| header.kind)
+        };
+        let transport = || {
+            let from = self
+                .layout
+                .order()
+                .iter()
+                .position(|&other| other == header)?;
+            let behind = self.layout.order().get(from + 1..)?;
+            for &other in behind {
+                match kind_of(other) {
+                    HeaderKind::Tcp | HeaderKind::Udp | HeaderKind::Icmpv6 => return Some(other),
+                    HeaderKind::Ipv4
+                    | HeaderKind::Ipv6
+                    | HeaderKind::Icmp
+                    | HeaderKind::Ethernet => {
+                        return None;
+                    }
+                    _ => {}
+                }
+            }
+            None
+        };
+        match kind {
+            // Addresses are part of the pseudo-header (RFC 9293 §3.1).
+            HeaderKind::Ipv4 if field.bit >= 96 => Cover::Ipv4 {
+                header,
+                transport: transport(),
+            },
+            HeaderKind::Ipv4 if (80..96).contains(&field.bit) => Cover::None,
+            HeaderKind::Ipv4 => Cover::Ipv4 {
+                header,
+                transport: None,
+            },
+            HeaderKind::Ipv6 if field.bit >= 64 => match transport() {
+                Some(transport) => Cover::Pseudo(transport),
+                None => Cover::None,
+            },
+            HeaderKind::Tcp if (128..144).contains(&field.bit) => Cover::None,
+            HeaderKind::Udp if (48..64).contains(&field.bit) => Cover::None,
+            HeaderKind::Icmp | HeaderKind::Icmpv6 if (16..32).contains(&field.bit) => Cover::None,
+            HeaderKind::Tcp | HeaderKind::Udp | HeaderKind::Icmp | HeaderKind::Icmpv6 => {
+                Cover::Transport(header)
+            }
+            _ => Cover::None,
+        }
+    }
+
+    fn account(&mut self, cover: Cover, delta: u16) {
+        match cover {
+            Cover::None => {}
+            Cover::Ipv4 { header, transport } => {
+                self.pend(header, 0, delta);
+                if let Some(transport) = transport {
+                    self.pend(transport, delta, 0);
+                }
+            }
+            Cover::Pseudo(transport) => self.pend(transport, delta, 0),
+            Cover::Transport(header) => self.pend(header, 0, delta),
+        }
+    }
+
+    fn pend(&mut self, header: u16, pseudo: u16, data: u16) {
+        match self
+            .pending
+            .iter_mut()
+            .find(|pending| pending.header == header)
+        {
+            Some(pending) => {
+                pending.pseudo = add(pending.pseudo, pseudo);
+                pending.data = add(pending.data, data);
+            }
+            None => self.pending.push(Pending {
+                header,
+                pseudo,
+                data,
+            }),
+        }
+    }
+
+    /// Turns what is pending into edits: before positions change, and at the end.
+    pub(crate) fn settle_checksums(&mut self, program: &Compiled) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for change in pending.drain(..) {
+            let at = self.place(change.header).at;
+            let kind = program
+                .headers
+                .get(usize::from(change.header))
+                .map_or(HeaderKind::Other, |header| header.kind);
+            let transport = |offset, kind| Edit::AdjustTransportChecksum {
+                at: at + offset,
+                pseudo_delta: change.pseudo,
+                data_delta: change.data,
+                kind,
+            };
+            if change.pseudo == 0 && change.data == 0 {
+                continue;
+            }
+            match kind {
+                HeaderKind::Ipv4 => self.edits.push(Edit::AdjustIpv4Checksum {
+                    at: at + 10,
+                    delta: change.data,
+                }),
+                HeaderKind::Tcp => self.edits.push(transport(16, TransportChecksum::Plain)),
+                HeaderKind::Udp => self.edits.push(transport(6, TransportChecksum::Udp)),
+                HeaderKind::Icmp | HeaderKind::Icmpv6 => {
+                    self.edits.push(transport(2, TransportChecksum::Plain));
+                }
+                _ => {}
+            }
+        }
+        self.pending = pending;
+    }
+
+    /// Puts bytes before byte `at`, as a header of its own when one is named.
+    pub(crate) fn insert(
+        &mut self,
+        program: &Compiled,
+        at: usize,
+        bytes: &[u8],
+        header: Option<u16>,
+    ) -> bool {
+        self.settle_checksums(program);
+        let end = self.len + bytes.len();
+        if end > ROOM_BYTES || at > self.len {
+            return false;
+        }
+        self.bytes.copy_within(at..self.len, at + bytes.len());
+        if let Some(room) = self.bytes.get_mut(at..at + bytes.len()) {
+            room.copy_from_slice(bytes);
+        }
+        self.len = end;
+        self.layout.shift(at, bytes.len());
+        insert_run(&mut self.moves, at, bytes.len());
+        let mut from = at;
+        for run in bytes.chunks(super::edit::EDIT_RUN_BYTES) {
+            self.edits.push(Edit::Insert {
+                at: from as u16,
+                bytes: Run::new(run),
+            });
+            from += run.len();
+        }
+        header.is_none_or(|header| self.layout.put(header, at, bytes.len()))
+    }
+
+    /// Removes `range`, and the headers in it.
+    pub(crate) fn remove(&mut self, program: &Compiled, range: std::ops::Range<usize>) {
+        self.settle_checksums(program);
+        let range = range.start.min(self.len)..range.end.min(self.len);
+        if range.is_empty() {
+            return;
+        }
+        self.layout.remove(&range);
+        remove_run(&mut self.moves, &range);
+        self.bytes.copy_within(range.end..self.len, range.start);
+        self.len -= range.len();
+        self.edits.push(Edit::Remove {
+            at: range.start as u16,
+            bytes: range.len() as u16,
+        });
+    }
+
+    /// How many bytes were added.
+    pub(crate) fn grown(&self) -> usize {
+        self.edits
+            .iter()
+            .map(|edit| match edit {
+                Edit::Insert { bytes, .. } => bytes.bytes().len(),
+                _ => 0,
+            })
+            .sum()
+    }
+
+    /// Bytes that were inserted are this header.
+    pub(crate) fn made(&mut self, header: u16, at: usize, bytes: usize) {
+        self.layout.put(header, at, bytes);
+    }
+
+    /// A header gets the place of another, which is gone.
+    pub(crate) fn rename(&mut self, from: u16, to: u16) {
+        self.layout.rename(from, to);
+    }
+
+    /// Before a header of a kind is made in front of the one there is: that becomes the inner one, and an inner one is carried along.
+    pub(crate) fn shift_names(&mut self, outer: u16, inner: Option<u16>) {
+        if !self.place(outer).is_valid() {
+            return;
+        }
+        match inner {
+            Some(inner) => {
+                self.layout.forget(inner);
+                self.layout.rename(outer, inner);
+            }
+            None => self.layout.forget(outer),
+        }
+    }
+
+    /// Bits of a header have a constant value now.
+    pub(crate) fn overwrote(&mut self, header: u16, bit: u16, bits: u16) {
+        let place = self.place(header);
+        if place.is_valid() && place.origin != MADE_HERE {
+            for_each_byte(bit, bits, |byte, mask| {
+                if let Some(written) = self.written.get_mut(usize::from(place.origin) + byte) {
+                    *written |= mask;
+                }
+            });
+        }
+    }
+
+    /// Makes it the frame as it came again; what was looked at stays so.
+    pub(crate) fn restart(&mut self, header: &[u8]) {
+        let (looked_at, frame, wire) = (self.looked_at, self.frame_lengths, self.wire_lengths);
+        self.reset(header);
+        self.looked_at = looked_at;
+        self.frame_lengths = frame;
+        self.wire_lengths = wire;
+    }
+
+    /// After its bytes were parsed once more: which of the headers lie where they came, and which bytes those were.
+    pub(crate) fn restore_origins(&mut self) {
+        let moves = self.moves.clone();
+        self.layout.restore_origins(|at, bytes| {
+            let run = moves.iter().rev().find(|run| run.at <= at)?;
+            (at + bytes <= run.at + run.bytes)
+                .then(|| run.origin.map(|origin| origin + (at - run.at)))
+                .flatten()
+        });
+    }
+
+    /// Adds an edit as it is.
+    pub(crate) fn push_edit(&mut self, edit: Edit) {
+        self.edits.push(edit);
+    }
+
+    /// What was done to the frame.
+    pub(crate) fn edits(&mut self, program: &Compiled) -> EditList {
+        self.settle_checksums(program);
+        EditList::new(self.edits.clone())
+    }
+
+    /// Whether anything was done to it.
+    pub(crate) fn is_edited(&self) -> bool {
+        !self.edits.is_empty() || !self.pending.is_empty()
+    }
+
+    /// Takes over what a copy of it looked at.
+    pub(crate) fn join(&mut self, copy: &Self) {
+        for (to, from) in self.looked_at.iter_mut().zip(copy.looked_at) {
+            *to |= from;
+        }
+        let narrow = |to: &mut (u32, u32), from: (u32, u32)| {
+            *to = (to.0.max(from.0), to.1.min(from.1));
+        };
+        narrow(&mut self.frame_lengths, copy.frame_lengths);
+        narrow(&mut self.wire_lengths, copy.wire_lengths);
+    }
+}
+
+/// A run of bytes and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Move {
+    at: usize,
+    bytes: usize,
+    /// Its first byte in the frame as it came; none for bytes that were made here.
+    origin: Option<usize>,
+}
+
+impl Move {
+    const fn all() -> Self {
+        Self {
+            at: 0,
+            bytes: ROOM_BYTES,
+            origin: Some(0),
+        }
+    }
+}
+
+fn insert_run(moves: &mut Vec<Move>, at: usize, bytes: usize) {
+    split_run(moves, at);
+    for run in moves.iter_mut().filter(|run| run.at >= at) {
+        run.at += bytes;
+    }
+    let place = moves.iter().filter(|run| run.at < at).count();
+    moves.insert(
+        place,
+        Move {
+            at,
+            bytes,
+            origin: None,
+        },
+    );
+}
+
+fn remove_run(moves: &mut Vec<Move>, range: &std::ops::Range<usize>) {
+    split_run(moves, range.start);
+    split_run(moves, range.end);
+    moves.retain(|run| !range.contains(&run.at));
+    for run in moves.iter_mut().filter(|run| run.at >= range.end) {
+        run.at -= range.len();
+    }
+}
+
+fn split_run(moves: &mut Vec<Move>, at: usize) {
+    let Some(index) = moves
+        .iter()
+        .position(|run| run.at < at && at < run.at + run.bytes)
+    else {
+        return;
+    };
+    if let Some(run) = moves.get_mut(index) {
+        let before = at - run.at;
+        let rest = Move {
+            at,
+            bytes: run.bytes - before,
+            origin: run.origin.map(|origin| origin + before),
+        };
+        run.bytes = before;
+        moves.insert(index + 1, rest);
+    }
+}
+
+/// Writes a field into the bytes of its header.
+pub(crate) fn write_field(header: &mut [u8], field: HeaderField, value: u128) {
+    if let Some(bytes) = header.get_mut(usize::from(field.bit / 8)..) {
+        write_bits(bytes, field.bit % 8, field.bits, within(field.bits, value));
+    }
+}
+
+/// Which checksums cover a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cover {
+    None,
+    Ipv4 { header: u16, transport: Option<u16> },
+    Pseudo(u16),
+    Transport(u16),
+}
+
+/// Calls `note` with each byte of a run of bits and the bits of it that belong to the run.
+pub(crate) fn for_each_byte(bit: u16, bits: u16, mut note: impl FnMut(usize, u8)) {
+    let (start, end) = (bit, bit + bits);
+    let mut at = start;
+    while at < end {
+        let byte = at / 8;
+        let stop = end.min((byte + 1) * 8);
+        // From `at` to `stop`, the most significant bit being the first.
+        let exact = 0xff_u16 >> (at % 8) & 0xff_u16 << ((byte + 1) * 8 - stop);
+        note(usize::from(byte), exact as u8);
+        at = stop;
+    }
+}
+
+fn write_bits(bytes: &mut [u8], bit: u16, bits: u16, value: u128) {
+    let mut left = bits;
+    let mut at = bit;
+    for byte in bytes {
+        if left == 0 {
+            return;
+        }
+        let take = (8 - at).min(left);
+        let part = (value >> (left - take)) as u8 & (0xff_u16 >> (8 - take)) as u8;
+        let shift = 8 - at - take;
+        let mask = ((0xff_u16 >> (8 - take)) << shift) as u8;
+        *byte = *byte & !mask | part << shift;
+        left -= take;
+        at = 0;
+    }
+}
+
+fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
+
+/// Adds in ones' complement.
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum.wrapping_add(carry.into())
+}
+
+/// What the ones' complement sum changes by when bytes change; `odd` when the first is the second of its word (RFC 1624).
+pub(crate) fn delta(old: &[u8], new: &[u8], odd: bool) -> u16 {
+    let mut sum = 0;
+    for (at, (&old, &new)) in old.iter().zip(new).enumerate() {
+        let shift = if (at % 2 == 1) == odd { 8 } else { 0 };
+        sum = add(sum, u16::from(new) << shift);
+        sum = add(sum, !(u16::from(old) << shift));
+    }
+    // A change of nothing sums to all ones, which is zero.
+    if sum == 0xffff { 0 } else { sum }
+}
+
+/// The field's value within its width.
+pub(crate) fn within(bits: u16, value: u128) -> u128 {
+    if bits >= 128 {
+        value
+    } else {
+        value & ((1 << bits) - 1)
+    }
+}
+
+/// What a field is worth when it is not there.
+pub(crate) fn width_mask(field: Field) -> u128 {
+    within(field.bits(), u128::MAX)
+}
