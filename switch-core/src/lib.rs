@@ -18,6 +18,7 @@
 pub mod checksum;
 pub mod parse;
 pub mod segment;
+pub mod table;
 
 mod drop_reason;
 mod flow_cache;
