@@ -19,6 +19,7 @@ pub mod checksum;
 pub mod engine;
 pub mod parse;
 pub mod segment;
+pub mod table;
 
 mod drop_reason;
 mod flow_cache;

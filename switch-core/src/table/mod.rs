@@ -1,0 +1,57 @@
+//! The match tables of the pipeline: what a key is, how entries are stored, found and changed.
+//!
+//! In the order in which a lookup meets them:
+//!
+//! * [`shape`]: the key fields of a table and its limits;
+//! * [`key`]: an entry's key, its canonical form, and which of two matching entries wins;
+//! * [`layout`]: how the fields lie in the words that are hashed and compared;
+//! * [`counters`]: change counters, by which a flow cache learns that a remembered result is stale;
+//! * [`table`]: [`Table`], what the control thread and the workers call;
+//! * [`store`]: the versions of the entries behind one lock, and the epochs in which they can be seen;
+//! * [`version`]: one version of an entry;
+//! * [`index`]: which of two indexes a table has;
+//! * [`tuple_space`]: the index of exact, ternary, range and optional keys: a hash look-up for each set of masks;
+//! * [`buckets`]: the hash buckets below it, which grow by one bucket at a time;
+//! * [`range`]: a range as prefixes;
+//! * [`trie`]: the index of longest-prefix tables;
+//! * [`seed`]: keyed hashing;
+//! * [`slab`]: storage with small steps of growth.
+//!
+//! **Epochs.** A change is staged for an epoch that is not published yet. Each version of an entry holds the epochs `from..to` in
+//! which it can be seen, and a lookup says at which epoch it looks. So a batch across several tables takes effect at once, when the
+//! engine publishes its epoch, and what-if questions are answered at an epoch that never is. [`Table::collect`] frees what no
+//! epoch in use can see.
+//!
+//! **Threads.** One control thread stages, publishes, bumps and collects; workers look up meanwhile. A lookup holds the table's
+//! lock for reading, a change holds it for writing for one entry or a few dozen; nothing waits for more, and nothing in a table is
+//! ever rebuilt as a whole.
+
+mod buckets;
+mod counters;
+mod error;
+mod index;
+mod key;
+mod layout;
+mod range;
+mod seed;
+mod shape;
+mod slab;
+mod store;
+#[expect(
+    clippy::module_inception,
+    reason = "the file of the type that the folder is named for"
+)]
+mod table;
+mod tuple_space;
+mod version;
+
+pub use counters::{ChangeCounters, CounterRange, Dependencies};
+pub use error::TableError;
+pub use key::{EntryKey, Matcher};
+pub use shape::{KeyField, MatchKind, ShapeError, TableShape};
+pub use store::{Entry, EntryHandle, Hit};
+pub use table::Table;
+
+/// A version of the whole set of tables. The engine counts them up; a lookup happens at one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
