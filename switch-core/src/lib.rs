@@ -16,6 +16,9 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod conntrack;
+pub mod maglev;
+pub mod meter;
 pub mod parse;
 pub mod segment;
 
