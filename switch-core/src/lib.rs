@@ -17,6 +17,9 @@
 
 pub mod checksum;
 pub mod engine;
+pub mod conntrack;
+pub mod maglev;
+pub mod meter;
 pub mod parse;
 pub mod segment;
 pub mod table;

@@ -1,0 +1,92 @@
+//! The fast path: a packet of a connection whose verdict is cached.
+//!
+//! No lock, no hash: the slot's first 64 bytes say whether the verdict still holds, and take note of the packet; the next 32 count
+//! it. [`slot`](super::slot) says why workers that do this to one connection at once do no harm.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::packet::{TcpFlags, TcpInfo};
+use super::slot::{Slot, Status, Tick};
+use super::table::Conntrack;
+use super::tcp::{after, allowed_end, in_window, scaled_window};
+use super::tracked::{ConnId, Refreshed};
+use super::tuple::Direction;
+use crate::time::Millis;
+
+/// Whether a segment is only data or an acknowledgement.
+pub(super) const fn is_plain(flags: TcpFlags) -> bool {
+    const DECISIVE: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0;
+    flags.0 & DECISIVE == TcpFlags::ACK.0
+}
+
+impl Conntrack {
+    /// Takes a packet of a cached verdict into account, if the verdict still holds: the connection is the same, was not changed
+    /// ([`Conntrack::set_mark`]), has not expired, and the packet is one that changes no state. `tcp` is the segment of a TCP packet.
+    ///
+    /// Otherwise nothing is changed, and the packet is to be [tracked](Conntrack::track).
+    #[inline]
+    pub fn refresh(
+        &self,
+        conn: ConnId,
+        direction: Direction,
+        (tcp, bytes): (Option<&TcpInfo>, u32),
+        now: Millis,
+    ) -> Refreshed {
+        let Some(slot) = self.slab.get(conn.index) else {
+            return Refreshed::Changed;
+        };
+        let status = slot.status();
+        let tick = Tick::of(now);
+        if status.generation() != conn.generation
+            || !status.has(Status::FAST)
+            || self.is_overdue(slot, status, tick)
+        {
+            return Refreshed::Changed;
+        }
+        if status.has(Status::TCP) {
+            let Some(tcp) = tcp else {
+                return Refreshed::Changed;
+            };
+            if !advance(slot, status, direction, tcp) {
+                return Refreshed::Changed;
+            }
+        }
+        slot.touch(tick);
+        slot.counters(direction).add(bytes);
+        Refreshed::Valid
+    }
+}
+
+/// Notes a segment that is plain and in the window; says whether it is.
+#[inline]
+fn advance(slot: &Slot, status: Status, direction: Direction, tcp: &TcpInfo) -> bool {
+    if !is_plain(tcp.flags) {
+        return false;
+    }
+    let sender_side = slot.side(direction);
+    let receiver_side = slot.side(direction.opposite());
+    let (sender, receiver) = (sender_side.load(), receiver_side.load());
+    let end = tcp.sequence.wrapping_add(tcp.payload_bytes);
+    let ack = tcp.acknowledgement;
+    let believed = in_window(&sender, &receiver, tcp.sequence, end, ack)
+        // Beyond the window's end more changes than is changed here.
+        && !after(end, sender.max_end);
+    if !believed && !status.has(Status::LIBERAL) {
+        return false;
+    }
+    let window = scaled_window(tcp.window, status.scale(direction));
+    if after(end, sender.end) {
+        sender_side.end.store(end, Relaxed);
+    }
+    if after(ack, sender.max_ack) {
+        sender_side.max_ack.store(ack, Relaxed);
+    }
+    if window > sender.max_window {
+        sender_side.max_window.store(window, Relaxed);
+    }
+    let allowed = allowed_end(ack, window);
+    if after(allowed, receiver.max_end) {
+        receiver_side.max_end.store(allowed, Relaxed);
+    }
+    true
+}
