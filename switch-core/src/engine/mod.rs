@@ -2,9 +2,11 @@
 //!
 //! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
 //! * [`control`]: what the control side says to an engine and hears from it;
+//! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 
 mod compile;
+pub mod cache;
 pub mod control;
 pub mod edit;
 mod evaluate;

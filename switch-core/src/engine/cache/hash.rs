@@ -1,0 +1,126 @@
+//! The cache's keyed hash: the NH function of UMAC (RFC 4418, section 5.2.2) over 64-bit words, folded to 64 bits.
+//!
+//! Two different keys have the same sum of products with a probability of 2^-64 or so, whatever they are, as long as the key
+//! words are not known: nobody outside can make flows collide. The products do not wait for each other.
+
+use std::hash::BuildHasher;
+
+use foldhash::SharedSeed;
+use foldhash::fast::SeedableRandomState;
+
+use super::key::MOST_KEY_WORDS;
+
+/// The secret of one process.
+#[derive(Clone)]
+pub(super) struct KeyedHash {
+    words: [u64; MOST_KEY_WORDS],
+    tweak: [u64; 2],
+    fold: [u64; 2],
+}
+
+impl KeyedHash {
+    pub(super) fn new(seed: u64) -> Self {
+        let source = SeedableRandomState::with_seed(seed, SharedSeed::global_random());
+        let word = |index: usize| source.hash_one(index as u64);
+        Self {
+            words: std::array::from_fn(word),
+            tweak: [100, 101].map(word),
+            fold: [102, 103].map(word),
+        }
+    }
+
+    /// Of the words as they are; `tweak` tells apart keys with the same words.
+    #[inline]
+    pub(super) fn of(&self, words: &[u64], tweak: u64) -> u64 {
+        self.masked(words, &[u64::MAX; MOST_KEY_WORDS], tweak)
+    }
+
+    /// Of `words & mask`.
+    #[inline]
+    pub(super) fn masked(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], tweak: u64) -> u64 {
+        let head = match words.len() {
+            1 => self.first::<1>(words, mask),
+            2 => self.first::<2>(words, mask),
+            3 => self.first::<3>(words, mask),
+            4 => self.first::<4>(words, mask),
+            5 => self.first::<5>(words, mask),
+            6 => self.first::<6>(words, mask),
+            7 => self.first::<7>(words, mask),
+            8 => self.first::<8>(words, mask),
+            _ => self.sum(words, mask),
+        };
+        let [tweak_0, tweak_1] = self.tweak;
+        let [fold_0, fold_1] = self.fold;
+        let sum = head.wrapping_add(product(
+            tweak.wrapping_add(tweak_0),
+            (words.len() as u64).wrapping_add(tweak_1),
+        ));
+        let folded = product(sum as u64 ^ fold_0, (sum >> 64) as u64 ^ fold_1);
+        folded as u64 ^ (folded >> 64) as u64
+    }
+
+    /// Unrolled, because the number of words hardly ever changes from frame to frame.
+    #[inline(always)]
+    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
+        words
+            .first_chunk::<N>()
+            .map_or(0, |words| self.sum(words, mask))
+    }
+
+    #[inline(always)]
+    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
+        let mut sum = 0_u128;
+        let pairs = mask.chunks_exact(2).zip(self.words.chunks_exact(2));
+        for (words, pair) in words.chunks(2).zip(pairs) {
+            if let ([mask_0, mask_1], [secret_0, secret_1]) = pair {
+                let first = words.first().map_or(0, |word| word & mask_0);
+                let second = words.get(1).map_or(0, |word| word & mask_1);
+                sum = sum.wrapping_add(product(
+                    first.wrapping_add(*secret_0),
+                    second.wrapping_add(*secret_1),
+                ));
+            }
+        }
+        sum
+    }
+}
+
+#[inline(always)]
+fn product(one: u64, other: u64) -> u128 {
+    u128::from(one).wrapping_mul(u128::from(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bit_of_a_key_counts_and_every_bit_of_a_hash_comes_up() {
+        let hash = KeyedHash::new(1);
+        for words in 1..=MOST_KEY_WORDS {
+            let plain = vec![0; words];
+            let (mut ones, mut zeroes) = (0, u64::MAX);
+            for bit in 0..64 * words {
+                let mut changed = plain.clone();
+                changed[bit / 64] ^= 1 << (bit % 64);
+                assert_ne!(hash.of(&plain, 0), hash.of(&changed, 0), "{words} {bit}");
+                ones |= hash.of(&changed, 0);
+                zeroes &= hash.of(&changed, 0);
+            }
+            assert_eq!((ones, zeroes), (u64::MAX, 0));
+            assert_ne!(hash.of(&plain, 0), hash.of(&plain, 1));
+        }
+        assert_ne!(hash.of(&[0; 3], 0), hash.of(&[0; 4], 0));
+    }
+
+    #[test]
+    fn masked_bits_do_not_count() {
+        let hash = KeyedHash::new(1);
+        let mut mask = [u64::MAX; MOST_KEY_WORDS];
+        mask[1] = 0xff00;
+        assert_eq!(
+            hash.masked(&[1, 0x1234, 3], &mask, 7),
+            hash.of(&[1, 0x1200, 3], 7)
+        );
+    }
+}

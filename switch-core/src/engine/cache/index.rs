@@ -1,0 +1,291 @@
+//! Where flows are found by the hash of what their masks leave of a key: one table for all masks, which forgets nothing.
+//!
+//! Linear hashing (Litwin, VLDB 1980): the table grows by a bucket at a time, so no insertion ever waits for the rest of it to move. A bucket
+//! is a cache line of seven slots; the few that overflow go on in spill lines. A slot holds 32 bits of the hash, which are
+//! all that splitting a bucket needs. Hashes are keyed, so nobody can fill one bucket on purpose; should one be full all
+//! the same, the insertion is refused.
+
+use super::chunks::Chunks;
+
+/// Slots of a line.
+const SLOTS: usize = 7;
+/// Lines that one bucket can have.
+const MOST_LINES: usize = 6;
+/// Flows a bucket holds on average before there is one bucket more.
+const FLOWS_PER_BUCKET: usize = 4;
+/// Buckets at first.
+const FIRST_BUCKETS: usize = 64;
+
+/// Each slot is 32 bits of hash and the flow's number plus one; 0: empty.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    slots: [u64; SLOTS],
+    /// The spill line that goes on, plus one; 0: none.
+    next: u64,
+}
+
+const EMPTY: Line = Line {
+    slots: [0; SLOTS],
+    next: 0,
+};
+
+/// There is no room in the one bucket that a flow can be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BucketFull;
+
+pub(super) struct Index {
+    lines: Chunks<Line, 256>,
+    spill: Chunks<Line, 64>,
+    /// The first spill line not in use, plus one, linked by `next`.
+    free: u64,
+    buckets: usize,
+    /// The power of two up to which all buckets were split.
+    level: usize,
+    flows: usize,
+}
+
+fn slot(hash: u32, flow: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(flow.wrapping_add(1))
+}
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            lines: Chunks::new(),
+            spill: Chunks::new(),
+            free: 0,
+            buckets: FIRST_BUCKETS,
+            level: FIRST_BUCKETS,
+            flows: 0,
+        }
+    }
+
+    /// The flow with this hash that `is` the right one. Counts the lines looked at in `probes`.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        hash: u32,
+        probes: &mut u64,
+        mut is: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let mut line = self.lines.get(self.bucket(hash))?;
+        for _ in 0..MOST_LINES {
+            *probes += 1;
+            let mut found = 0_u32;
+            for (index, slot) in line.slots.iter().enumerate() {
+                found |= u32::from((slot >> 32) as u32 == hash) << index;
+            }
+            while found != 0 {
+                let slot = line.slots.get(found.trailing_zeros() as usize)?;
+                // An empty slot's zero wraps to a flow that is not there.
+                let flow = (*slot as u32).wrapping_sub(1);
+                if is(flow) {
+                    return Some(flow);
+                }
+                found &= found - 1;
+            }
+            line = self.spill.get(line.next.checked_sub(1)? as usize)?;
+        }
+        None
+    }
+
+    /// Adds a flow, and now and then a bucket.
+    pub(super) fn insert(&mut self, hash: u32, flow: u32) -> Result<(), BucketFull> {
+        if self.lines.len() == 0 {
+            self.lines.grow(|| EMPTY);
+        }
+        self.put(slot(hash, flow))?;
+        self.flows += 1;
+        if self.flows > self.buckets * FLOWS_PER_BUCKET {
+            self.split();
+        }
+        Ok(())
+    }
+
+    /// Removes a flow, if it is there.
+    pub(super) fn remove(&mut self, hash: u32, flow: u32) {
+        let wanted = slot(hash, flow);
+        let mut at = Place::Bucket(self.bucket(hash));
+        for _ in 0..MOST_LINES {
+            let Some(line) = self.line_mut(at) else {
+                return;
+            };
+            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == wanted) {
+                *slot = 0;
+                self.flows -= 1;
+                return;
+            }
+            let Some(next) = line.next.checked_sub(1) else {
+                return;
+            };
+            at = Place::Spill(next as usize);
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, hash: u32) -> usize {
+        let index = hash as usize & (2 * self.level - 1);
+        if index < self.buckets {
+            index
+        } else {
+            index & (self.level - 1)
+        }
+    }
+
+    fn line_mut(&mut self, at: Place) -> Option<&mut Line> {
+        match at {
+            Place::Bucket(index) => self.lines.get_mut(index),
+            Place::Spill(index) => self.spill.get_mut(index),
+        }
+    }
+
+    fn put(&mut self, value: u64) -> Result<(), BucketFull> {
+        let mut at = Place::Bucket(self.bucket((value >> 32) as u32));
+        for lines in 1..=MOST_LINES {
+            let line = self.line_mut(at).ok_or(BucketFull)?;
+            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == 0) {
+                *slot = value;
+                return Ok(());
+            }
+            let next = match line.next.checked_sub(1) {
+                Some(next) => next,
+                None if lines < MOST_LINES => {
+                    let next = self.take_spill_line().ok_or(BucketFull)?;
+                    self.line_mut(at).ok_or(BucketFull)?.next = next + 1;
+                    next
+                }
+                None => return Err(BucketFull),
+            };
+            at = Place::Spill(next as usize);
+        }
+        Err(BucketFull)
+    }
+
+    fn take_spill_line(&mut self) -> Option<u64> {
+        if self.free == 0 {
+            let first = self.spill.len() as u64;
+            self.spill.grow(|| EMPTY);
+            for index in (first..self.spill.len() as u64).rev() {
+                self.give_spill_line(index);
+            }
+        }
+        let taken = self.free.checked_sub(1)?;
+        let line = self.spill.get_mut(taken as usize)?;
+        self.free = line.next;
+        line.next = 0;
+        Some(taken)
+    }
+
+    fn give_spill_line(&mut self, index: u64) {
+        if let Some(line) = self.spill.get_mut(index as usize) {
+            *line = EMPTY;
+            line.next = self.free;
+            self.free = index + 1;
+        }
+    }
+
+    /// One bucket more: the flows of the next unsplit one are spread over both.
+    fn split(&mut self) {
+        if self.lines.len() <= self.buckets {
+            self.lines.grow(|| EMPTY);
+        }
+        let mut held = [0; SLOTS * MOST_LINES];
+        let mut room = held.iter_mut();
+        let mut at = Place::Bucket(self.buckets - self.level);
+        for _ in 0..MOST_LINES {
+            let Some(line) = self.line_mut(at) else {
+                break;
+            };
+            let Line { slots, next } = std::mem::replace(line, EMPTY);
+            for value in slots.into_iter().filter(|value| *value != 0) {
+                if let Some(place) = room.next() {
+                    *place = value;
+                }
+            }
+            if let Place::Spill(index) = at {
+                self.give_spill_line(index as u64);
+            }
+            let Some(next) = next.checked_sub(1) else {
+                break;
+            };
+            at = Place::Spill(next as usize);
+        }
+        self.buckets += 1;
+        if self.buckets == 2 * self.level {
+            self.level *= 2;
+        }
+        for value in held.into_iter().take_while(|value| *value != 0) {
+            // Two buckets hold what one held.
+            let _ = self.put(value);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Bucket(usize),
+    Spill(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number that looks random.
+    fn hash(flow: u32) -> u32 {
+        (u64::from(flow)
+            .wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            >> 29) as u32
+    }
+
+    fn find(index: &Index, flow: u32) -> Option<u32> {
+        index.find(hash(flow), &mut 0, |found| found == flow)
+    }
+
+    #[test]
+    fn every_flow_is_found_until_it_is_removed_while_the_table_grows() {
+        let mut index = Index::new();
+        for flow in 0..50_000 {
+            assert_eq!(index.insert(hash(flow), flow), Ok(()));
+            if flow % 97 == 0 {
+                assert_eq!(find(&index, flow / 2), Some(flow / 2));
+            }
+        }
+        assert!(index.buckets * FLOWS_PER_BUCKET >= 49_000);
+        for flow in (0..50_000).step_by(2) {
+            index.remove(hash(flow), flow);
+        }
+        for flow in 0..50_000 {
+            assert_eq!(find(&index, flow), (flow % 2 == 1).then_some(flow));
+        }
+    }
+
+    #[test]
+    fn one_bucket_takes_so_many_flows_and_refuses_more() {
+        let mut index = Index::new();
+        let fit = (0..100)
+            .take_while(|flow| index.insert(7, *flow).is_ok())
+            .count();
+        assert_eq!(fit, SLOTS * MOST_LINES);
+        assert_eq!(index.insert(8, 1000), Ok(()));
+        let mut probes = 0;
+        assert_eq!(index.find(7, &mut probes, |_| false), None);
+        assert_eq!(probes, MOST_LINES as u64);
+    }
+
+    #[test]
+    fn spill_lines_are_used_again() {
+        let mut index = Index::new();
+        for _ in 0..100 {
+            for flow in 0..40 {
+                assert_eq!(index.insert(7, flow), Ok(()));
+            }
+            for flow in 0..40 {
+                index.remove(7, flow);
+            }
+        }
+        assert_eq!(index.spill.len(), 64);
+    }
+}

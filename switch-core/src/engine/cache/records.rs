@@ -1,0 +1,200 @@
+//! Where all flows lie: a slab, each flow two cache lines side by side.
+
+use super::chunks::Chunks;
+use super::flow::Flow;
+use super::key::{self, FlowKey, HEAD_WORDS, REST_WORDS};
+use super::masks::{EXACT, MaskId, Masks};
+
+/// No flow.
+pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// A flow, what it is found by and its place in its port's queue.
+///
+/// Words first, so that they are one cache line and the rest is the next one.
+#[repr(C, align(64))]
+pub(super) struct Record<V> {
+    words: [u64; HEAD_WORDS],
+    /// The other words' place, if it has any.
+    rest: u32,
+    pub(super) path: u16,
+    /// Words of its key; 0 when no flow is here.
+    length: u16,
+    pub(super) mask: MaskId,
+    /// The index knows it by this.
+    pub(super) hash: u32,
+    pub(super) older: u32,
+    /// The next free record, when no flow is here.
+    pub(super) newer: u32,
+    pub(super) flow: Option<Flow<V>>,
+}
+
+impl<V> Record<V> {
+    fn vacant() -> Self {
+        Self {
+            words: [0; HEAD_WORDS],
+            rest: NO_FLOW,
+            path: 0,
+            length: 0,
+            mask: EXACT,
+            hash: 0,
+            older: NO_FLOW,
+            newer: NO_FLOW,
+            flow: None,
+        }
+    }
+
+    /// The port that its frames come from.
+    pub(super) fn in_port(&self) -> u16 {
+        let [first, ..] = self.words;
+        (first & key::IN_PORT_BITS) as u16
+    }
+}
+
+pub(super) struct Records<V> {
+    records: Chunks<Record<V>, 256>,
+    /// Words beyond the first eight of those keys that have them.
+    rests: Chunks<[u64; REST_WORDS], 64>,
+    free: u32,
+    free_rests: Vec<u32>,
+    used_rests: u32,
+    live: usize,
+}
+
+impl<V> Records<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            records: Chunks::new(),
+            rests: Chunks::new(),
+            free: NO_FLOW,
+            free_rests: Vec::new(),
+            used_rests: 0,
+            live: 0,
+        }
+    }
+
+    /// How many flows there are.
+    pub(super) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Every flow's number is less than this.
+    pub(super) fn places(&self) -> usize {
+        self.records.len()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, index: u32) -> Option<&Record<V>> {
+        self.records.get(index as usize)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Record<V>> {
+        self.records.get_mut(index as usize)
+    }
+
+    /// Whether the frame is one of this flow's.
+    #[inline]
+    pub(super) fn is(&self, index: u32, key: &FlowKey<'_>, masks: &Masks) -> bool {
+        let Some(record) = self.get(index) else {
+            return false;
+        };
+        if usize::from(record.length) != key.words.len() || record.path != key.path {
+            return false;
+        }
+        let Some(mask) = masks.get(record.mask) else {
+            return false;
+        };
+        if key::head_difference(key.words, &record.words, &mask.words) != 0 {
+            return false;
+        }
+        key.words.len() <= HEAD_WORDS || self.rest_is(record, key, &mask.words)
+    }
+
+    fn rest_is(&self, record: &Record<V>, key: &FlowKey<'_>, mask: &[u64]) -> bool {
+        let mask = mask.get(HEAD_WORDS..).unwrap_or_default();
+        self.rests
+            .get(record.rest as usize)
+            .is_some_and(|rest| key::difference(key.rest(), rest, mask) == 0)
+    }
+
+    /// A new flow's number; its value back should there be no place for it.
+    pub(super) fn insert(
+        &mut self,
+        key: &FlowKey<'_>,
+        mask: MaskId,
+        hash: u32,
+        flow: Flow<V>,
+    ) -> Result<u32, V> {
+        if self.free == NO_FLOW {
+            self.grow();
+        }
+        let index = self.free;
+        let rest = match key.rest() {
+            [] => NO_FLOW,
+            words => self.add_rest(words),
+        };
+        let Some(record) = self.records.get_mut(index as usize) else {
+            return Err(flow.value);
+        };
+        self.free = record.newer;
+        *record = Record {
+            rest,
+            path: key.path,
+            length: key.words.len() as u16,
+            mask,
+            hash,
+            flow: Some(flow),
+            ..Record::vacant()
+        };
+        for (word, given) in record.words.iter_mut().zip(key.head()) {
+            *word = *given;
+        }
+        self.live += 1;
+        Ok(index)
+    }
+
+    /// Takes a flow out.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Flow<V>> {
+        let free = self.free;
+        let record = self.get_mut(index)?;
+        let flow = record.flow.take()?;
+        record.length = 0;
+        record.newer = free;
+        let rest = std::mem::replace(&mut record.rest, NO_FLOW);
+        self.free = index;
+        self.live -= 1;
+        if rest != NO_FLOW {
+            self.free_rests.push(rest);
+        }
+        Some(flow)
+    }
+
+    fn grow(&mut self) {
+        let first = self.records.len();
+        self.records.grow(Record::vacant);
+        for index in (first..self.records.len()).rev() {
+            let free = self.free;
+            if let Some(record) = self.records.get_mut(index) {
+                record.newer = free;
+                self.free = index as u32;
+            }
+        }
+    }
+
+    fn add_rest(&mut self, words: &[u64]) -> u32 {
+        let place = self.free_rests.pop().unwrap_or_else(|| {
+            let place = self.used_rests;
+            self.used_rests += 1;
+            if self.rests.len() <= place as usize {
+                self.rests.grow(|| [0; REST_WORDS]);
+            }
+            place
+        });
+        if let Some(rest) = self.rests.get_mut(place as usize) {
+            for (word, given) in rest.iter_mut().zip(words) {
+                *word = *given;
+            }
+        }
+        place
+    }
+}
