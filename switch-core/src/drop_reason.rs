@@ -111,6 +111,12 @@ drop_reasons! {
     UplinkError "uplink_error"
         "The host refused the frame that an uplink or TAP port was to send."
         "Look at the interface: it must exist, be up, and have an MTU large enough."
+    ControllerBusy "controller_busy"
+        "The frame was for the control side, which has as many frames waiting as it may, or had too many from this port of late."
+        "Look for a port that sends many frames which only the control side can answer (ARP, neighbour discovery, expired TTLs)."
+    TooManyCopies "too_many_copies"
+        "The frame, or all frames of its batch together, would have become more copies than a batch may have."
+        "Make the multicast groups and mirrors that the frame meets smaller."
 }
 
 impl DropReason {

@@ -22,7 +22,7 @@ use crate::mac_table::{EpochBucket, MacEpochs};
 use crate::port::PortId;
 use crate::program::Dependencies;
 use crate::time::Millis;
-use crate::verdict::{Flood, FrameTag, TagStacking, Verdict};
+use crate::verdict::{Flood, FrameTag, HeaderEdit, TagStacking, Verdict};
 use crate::vlan::{BroadcastDomain, Tci};
 use crate::vlan_edit::VlanEdit;
 
@@ -149,6 +149,9 @@ impl FlowCache {
         tables_epoch: u32,
         on: &Dependencies,
     ) {
+        let Some(packed) = PackedVerdict::new(verdict, on) else {
+            return;
+        };
         let place = match self.free_slot(key) {
             Some(free) => free,
             None => {
@@ -161,7 +164,7 @@ impl FlowCache {
             key,
             version: tables_epoch.wrapping_add(on.mac_epochs),
             valid_until_ms: u32::try_from(on.valid_until.since(self.started).0).unwrap_or(u32::MAX),
-            packed: PackedVerdict::new(verdict, on),
+            packed,
         };
         if let Some(words) = self.words.get_mut(place..place + SLOT_WORDS) {
             words.copy_from_slice(&slot.words());
@@ -235,10 +238,19 @@ const KIND_OUTPUT: u64 = 1;
 const KIND_FLOOD: u64 = 2;
 
 impl PackedVerdict {
-    fn new(verdict: Verdict, on: &Dependencies) -> Self {
+    /// `None` for a verdict that refers to what is there for one batch alone.
+    fn new(verdict: Verdict, on: &Dependencies) -> Option<Self> {
         let (kind, variant, stacking, value, tci) = match verdict {
             Verdict::Drop(reason) => (KIND_DROP, 0, 0, reason.index() as u64, Tci(0)),
-            Verdict::Output { port, edit } => {
+            Verdict::Copies(_)
+            | Verdict::Output {
+                edit: HeaderEdit::List(_),
+                ..
+            } => return None,
+            Verdict::Output {
+                port,
+                edit: HeaderEdit::Vlan(edit),
+            } => {
                 let (variant, tci) = match edit {
                     VlanEdit::None => (0, Tci(0)),
                     VlanEdit::Pop => (1, Tci(0)),
@@ -268,7 +280,9 @@ impl PackedVerdict {
             }
         };
         let decision = kind | variant << 2 | stacking << 4 | value << 8 | u64::from(tci.0) << 24;
-        Self(decision | on.source.get() << 40 | on.destination.get() << 52)
+        Some(Self(
+            decision | on.source.get() << 40 | on.destination.get() << 52,
+        ))
     }
 
     #[inline]
@@ -289,7 +303,7 @@ impl PackedVerdict {
             // Nearly all frames.
             KIND_OUTPUT if variant == 0 => Verdict::Output {
                 port: PortId::from_low_bits(value),
-                edit: VlanEdit::None,
+                edit: HeaderEdit::NONE,
             },
             KIND_OUTPUT => {
                 let edit = match variant {
@@ -299,7 +313,7 @@ impl PackedVerdict {
                 };
                 Verdict::Output {
                     port: PortId::from_low_bits(value),
-                    edit,
+                    edit: HeaderEdit::Vlan(edit),
                 }
             }
             KIND_FLOOD => {
@@ -344,7 +358,7 @@ mod tests {
     fn verdict(number: u64) -> Verdict {
         Verdict::Output {
             port: PortId::from_low_bits(number as u16),
-            edit: VlanEdit::None,
+            edit: HeaderEdit::NONE,
         }
     }
 

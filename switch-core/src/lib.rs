@@ -24,11 +24,13 @@ pub mod parse;
 pub mod segment;
 pub mod table;
 
+mod decide;
 mod drop_reason;
 mod flow_cache;
 mod flow_key;
 mod mac;
 mod mac_table;
+mod outcomes;
 mod pipeline;
 mod port;
 mod port_tables;
@@ -40,16 +42,22 @@ mod verdict;
 mod vlan;
 mod vlan_edit;
 
+pub use decide::{Decide, FrameInfo};
 pub use drop_reason::DropReason;
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use mac_table::{MacEntry, MacStats, SourceAction};
+pub use outcomes::{
+    CopiesId, EditListId, MAX_COPIES_PER_BATCH, MAX_COPIES_PER_FRAME, Outcomes, PuntId,
+};
 pub use pipeline::{Pipeline, PipelineStats};
 pub use port::PortId;
 pub use port_tables::EgressTagging;
 pub use program::{FieldSet, Step};
-pub use rate_limit::RateLimit;
+pub use rate_limit::{RateLimit, TokenBucket};
 pub use switch::{Explanation, PortError, Switch, SwitchConfig};
 pub use time::Millis;
-pub use verdict::{Flood, FrameTag, TagStacking, Verdict};
+pub use verdict::{
+    Flood, FrameCopy, FrameTag, HeaderEdit, Punt, PuntReason, TagStacking, Target, Verdict,
+};
 pub use vlan::{BroadcastDomain, InvalidVlanId, Tci, VlanId, VlanPolicy, VlanSet};
 pub use vlan_edit::{Rewrite, VlanEdit};

@@ -11,6 +11,7 @@ use crate::drop_reason::DropReason;
 use crate::flow_cache::FlowCache;
 use crate::flow_key::FlowKey;
 use crate::mac_table::MacEpochs;
+use crate::outcomes::Outcomes;
 use crate::port::PortId;
 use crate::port_tables::PortTables;
 use crate::program::{Learning, Program, Unobserved};
@@ -67,6 +68,8 @@ pub struct Pipeline {
     budgets: Vec<PortBudget>,
     now: Millis,
     stats: PipelineStats,
+    /// Stays empty: the built-in program changes tags alone, and has no copies but floods.
+    outcomes: Outcomes,
 }
 
 impl Pipeline {
@@ -82,6 +85,7 @@ impl Pipeline {
             budgets: Vec::new(),
             now: Millis(0),
             stats: PipelineStats::default(),
+            outcomes: Outcomes::new(),
         };
         pipeline.fit_budgets();
         pipeline
@@ -138,6 +142,12 @@ impl Pipeline {
     #[inline]
     pub fn flood_members(&self, flood: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {
         self.tables.flood_members(flood)
+    }
+
+    /// What the verdicts of this batch refer to.
+    #[inline]
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// How the verdicts so far came about.

@@ -399,7 +399,10 @@ impl Program<'_> {
             if let Some(tagging) = tagging {
                 let action = tagging.edit(domain, tag, stacking);
                 observer.step(|| Step::EgressTag { tagging, action });
-                return action.map_or_else(Verdict::Drop, |edit| Verdict::Output { port, edit });
+                return action.map_or_else(Verdict::Drop, |edit| Verdict::Output {
+                    port,
+                    edit: edit.into(),
+                });
             }
             // Learned before its port left the domain, and about to be flushed: as unknown.
         }

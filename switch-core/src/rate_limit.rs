@@ -21,7 +21,7 @@ impl RateLimit {
 
 /// The bucket. Counts thousandths of a token, because a millisecond brings as many as a second brings tokens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TokenBucket {
+pub struct TokenBucket {
     limit: RateLimit,
     thousandths: u64,
     filled_at: Millis,
@@ -29,7 +29,7 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub(crate) fn full(limit: RateLimit, now: Millis) -> Self {
+    pub fn full(limit: RateLimit, now: Millis) -> Self {
         Self {
             limit,
             thousandths: u64::from(limit.burst) * 1000,
@@ -38,7 +38,7 @@ impl TokenBucket {
     }
 
     /// Takes a token, if there is one.
-    pub(crate) fn take(&mut self, now: Millis) -> bool {
+    pub fn take(&mut self, now: Millis) -> bool {
         let elapsed_ms = now.since(self.filled_at).0;
         if elapsed_ms > 0 {
             let gained = elapsed_ms.saturating_mul(u64::from(self.limit.per_second));

@@ -1,6 +1,7 @@
 //! What the switch decided for a frame.
 
 use crate::drop_reason::DropReason;
+use crate::outcomes::{CopiesId, EditListId, PuntId};
 use crate::port::PortId;
 use crate::vlan::{BroadcastDomain, Tci};
 use crate::vlan_edit::VlanEdit;
@@ -14,13 +15,66 @@ pub enum Verdict {
     Output {
         /// The port.
         port: PortId,
-        /// The change its outer VLAN tag undergoes.
-        edit: VlanEdit,
+        /// How its header changes.
+        edit: HeaderEdit,
     },
     /// It leaves by every other port of its broadcast domain:
     /// [`Pipeline::flood_members`](crate::Pipeline::flood_members) names them.
     Flood(Flood),
+    /// Each of these copies, of any number, leaves by itself: [`Outcomes::copies`](crate::Outcomes::copies) lists them.
+    Copies(CopiesId),
 }
+
+/// How a header changes on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderEdit {
+    /// At most in its outer VLAN tag.
+    Vlan(VlanEdit),
+    /// As a list says: [`Outcomes::edit_list`](crate::Outcomes::edit_list).
+    List(EditListId),
+}
+
+impl HeaderEdit {
+    /// Not at all.
+    pub const NONE: Self = Self::Vlan(VlanEdit::None);
+}
+
+impl From<VlanEdit> for HeaderEdit {
+    fn from(edit: VlanEdit) -> Self {
+        Self::Vlan(edit)
+    }
+}
+
+/// One of several copies of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameCopy {
+    /// Where it goes.
+    pub target: Target,
+    /// How its header changes; what goes to the controller is the frame as it came.
+    pub edit: HeaderEdit,
+}
+
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Out of a port.
+    Port(PortId),
+    /// To the control side, with what [`Outcomes::punt`](crate::Outcomes::punt) says.
+    Controller(PuntId),
+}
+
+/// What the control side is told about a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Punt {
+    /// Why it gets the frame.
+    pub reason: PuntReason,
+    /// Numbers that belong to the reason; 0 where there is none.
+    pub args: [u128; 4],
+}
+
+/// The number of a reason, by the order of a program's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PuntReason(pub u16);
 
 /// A frame that goes to all; valid for the batch it was classified in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,5 +119,6 @@ mod tests {
     #[test]
     fn a_verdict_fits_into_two_registers() {
         assert!(size_of::<Verdict>() <= 16);
+        assert_eq!(size_of::<HeaderEdit>(), size_of::<VlanEdit>());
     }
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use switch_core::{
-    DropReason, MacAddress, Millis, Pipeline, PortId, RateLimit, SourceAction, Step, Switch,
-    SwitchConfig, Verdict, VlanEdit, VlanPolicy,
+    DropReason, HeaderEdit, MacAddress, Millis, Pipeline, PortId, RateLimit, SourceAction, Step,
+    Switch, SwitchConfig, Verdict, VlanPolicy,
 };
 
 fn port(index: u16) -> PortId {
@@ -49,7 +49,7 @@ fn send(
 fn to(index: u16) -> Verdict {
     Verdict::Output {
         port: port(index),
-        edit: VlanEdit::None,
+        edit: HeaderEdit::NONE,
     }
 }
 

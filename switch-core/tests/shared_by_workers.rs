@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use switch_core::{
-    MacAddress, Millis, Pipeline, PortId, RateLimit, Switch, SwitchConfig, Verdict, VlanEdit,
+    HeaderEdit, MacAddress, Millis, Pipeline, PortId, RateLimit, Switch, SwitchConfig, Verdict,
     VlanPolicy,
 };
 
@@ -89,7 +89,7 @@ fn a_change_that_one_worker_finished_is_never_answered_from_anothers_cache() {
             ask.send(()).expect("the worker runs");
             let expected = Verdict::Output {
                 port: behind,
-                edit: VlanEdit::None,
+                edit: HeaderEdit::NONE,
             };
             let verdicts = answered.recv().expect("the worker answers");
             if verdicts != [expected; 2] {

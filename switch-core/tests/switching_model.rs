@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use switch_core::{
-    DropReason, FieldSet, MacAddress, Millis, Pipeline, PortId, RateLimit, Switch, SwitchConfig,
-    Verdict, VlanId, VlanPolicy,
+    DropReason, FieldSet, HeaderEdit, MacAddress, Millis, Pipeline, PortId, RateLimit, Switch,
+    SwitchConfig, Verdict, VlanId, VlanPolicy,
 };
 
 const AGEING_MS: u64 = 9_000;
@@ -259,11 +259,17 @@ fn sent(pipeline: &Pipeline, verdict: Verdict, frame: &[u8]) -> Result<Sent, Dro
     };
     match verdict {
         Verdict::Drop(reason) => Err(reason),
-        Verdict::Output { port, edit } => Ok([(port.get(), edited(edit))].into()),
+        Verdict::Output {
+            port,
+            edit: HeaderEdit::Vlan(edit),
+        } => Ok([(port.get(), edited(edit))].into()),
         Verdict::Flood(flood) => Ok(pipeline
             .flood_members(flood)
             .map(|(port, edit)| (port.get(), edited(edit)))
             .collect()),
+        Verdict::Output { .. } | Verdict::Copies(_) => {
+            panic!("the built-in program does not do that")
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use switch_core::parse::{Headers, ParseEnd};
 use switch_core::segment::{Gso, MAX_HEADER_GROWTH_BYTES, MAX_SEGMENTS, SegmentPlan};
 use switch_core::{
-    Millis, Pipeline, PortId, Switch, SwitchConfig, Verdict, VlanEdit, VlanId, VlanPolicy,
+    HeaderEdit, Millis, Pipeline, PortId, Switch, SwitchConfig, Verdict, VlanEdit, VlanId,
+    VlanPolicy,
 };
 
 const COPY_BYTES: usize = 256;
@@ -63,7 +64,10 @@ fn switch_frame(policies: u8, copy: &[u8]) {
         assert_eq!(first, switch.explain(in_port, copy, Millis(0)).verdict);
         match first {
             Verdict::Drop(_) => {}
-            Verdict::Output { port, edit } => {
+            Verdict::Output {
+                port,
+                edit: HeaderEdit::Vlan(edit),
+            } => {
                 assert_ne!(port, in_port);
                 check_edit(edit, copy);
             }
@@ -73,6 +77,9 @@ fn switch_frame(policies: u8, copy: &[u8]) {
                     assert_ne!(port, in_port);
                     check_edit(edit, copy);
                 }
+            }
+            Verdict::Output { .. } | Verdict::Copies(_) => {
+                panic!("the built-in program does not do that")
             }
         }
     }

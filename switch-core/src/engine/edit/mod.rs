@@ -3,6 +3,14 @@
 //! The evaluator turns the primitives that a frame met into an [`EditList`]; a flow cache hit gets the same list, whose bytes are
 //! right for every frame the cached verdict is right for. The data path applies it to a copy of the private header at delivery.
 //! Positions count from the start of the frame as it is when that edit's turn comes.
+//!
+//! [`Delta`] makes the numbers that checksum edits need from old and new bytes; `apply` does what a list says.
+
+mod apply;
+mod delta;
+
+pub use apply::apply;
+pub use delta::Delta;
 
 use crate::drop_reason::DropReason;
 
@@ -30,6 +38,7 @@ impl Run {
     }
 
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
@@ -105,12 +114,27 @@ pub enum TransportChecksum {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EditList {
     edits: Vec<Edit>,
+    /// How many come before the first that moves bytes.
+    in_place: usize,
+    length_delta: isize,
 }
 
 impl EditList {
     /// These edits.
     pub fn new(edits: Vec<Edit>) -> Self {
-        Self { edits }
+        let moved = |edit: &Edit| match edit {
+            Edit::Insert { bytes, .. } => bytes.bytes().len() as isize,
+            Edit::Remove { bytes, .. } => -(*bytes as isize),
+            _ => 0,
+        };
+        Self {
+            in_place: edits
+                .iter()
+                .take_while(|edit| !matches!(edit, Edit::Insert { .. } | Edit::Remove { .. }))
+                .count(),
+            length_delta: edits.iter().map(moved).sum(),
+            edits,
+        }
     }
 
     /// The edits.
@@ -121,6 +145,35 @@ impl EditList {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
+    }
+
+    /// How many bytes longer the edited frame is.
+    pub const fn length_delta(&self) -> isize {
+        self.length_delta
+    }
+
+    /// Whether every byte that is not written stays where it is.
+    pub fn is_in_place(&self) -> bool {
+        self.in_place == self.edits.len()
+    }
+
+    /// The edits before the first that moves bytes, and that one with those after it.
+    ///
+    /// What is put around a frame can only be put around each of the pieces that it is cut into, but a translation of addresses has
+    /// to come before the cut: an IP fragment has no ports.
+    pub fn split(&self) -> (&[Edit], &[Edit]) {
+        self.edits
+            .split_at_checked(self.in_place)
+            .unwrap_or_default()
+    }
+
+    /// Applies the edits. After an error some of them are done: the frame is to be dropped.
+    ///
+    /// # Errors
+    /// See [`apply`].
+    #[inline]
+    pub fn apply(&self, frame: &mut EditedFrame<'_>) -> Result<(), DropReason> {
+        apply(&self.edits, frame)
     }
 }
 
@@ -133,7 +186,8 @@ pub struct EditedFrame<'a> {
     pub header_bytes: usize,
     /// The length of the whole frame.
     pub frame_bytes: usize,
-    /// Where a checksum that its receiver is to finish starts and is, as `csum_start` and the sum of both; moves with the edits.
+    /// Where a checksum that its receiver is to finish starts and is, as `csum_start` and the sum of both; moves with the edits, and
+    /// is none any more when its field was removed.
     pub partial_checksum: Option<PartialChecksum>,
 }
 
@@ -144,15 +198,4 @@ pub struct PartialChecksum {
     pub start: u16,
     /// Where it is.
     pub at: u16,
-}
-
-impl EditList {
-    /// Applies the edits.
-    ///
-    /// # Errors
-    /// [`DropReason::HeadersTooLong`]: the buffer ends before an edit does, or has no room for it.
-    pub fn apply(&self, frame: &mut EditedFrame<'_>) -> Result<(), DropReason> {
-        let _ = frame;
-        Err(DropReason::HeadersTooLong)
-    }
 }

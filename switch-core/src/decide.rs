@@ -1,0 +1,59 @@
+//! What a worker asks for each frame, whichever program answers.
+
+use crate::engine::edit::PartialChecksum;
+use crate::outcomes::Outcomes;
+use crate::pipeline::Pipeline;
+use crate::port::PortId;
+use crate::time::Millis;
+use crate::verdict::{Flood, Verdict};
+use crate::vlan_edit::VlanEdit;
+
+/// What a frame is decided on.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameInfo<'a> {
+    /// A private copy of its start: at least its first 18 bytes, or all of a shorter frame.
+    pub header: &'a [u8],
+    /// Its length.
+    pub frame_bytes: u32,
+    /// Length of the longest piece that it will be cut into; its own when it is not to be cut.
+    pub wire_bytes: u32,
+    /// The checksum that its receiver is to finish.
+    pub partial_checksum: Option<PartialChecksum>,
+}
+
+/// Decides what happens to frames, batch by batch. Each worker has its own.
+pub trait Decide {
+    /// Begins a batch: ids of the one before are good no longer.
+    fn begin_batch(&mut self, now: Millis);
+
+    /// Decides what happens to a frame that came from `in_port`.
+    fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict;
+
+    /// The ports a flooded frame leaves by, each with its edit; never the one it came from. For a flood of this batch.
+    fn flood_members(&self, flood: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_;
+
+    /// What the verdicts of this batch refer to.
+    fn outcomes(&self) -> &Outcomes;
+}
+
+impl Decide for Pipeline {
+    #[inline]
+    fn begin_batch(&mut self, now: Millis) {
+        Self::begin_batch(self, now);
+    }
+
+    #[inline(always)]
+    fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        self.classify(in_port, frame.header)
+    }
+
+    #[inline]
+    fn flood_members(&self, flood: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {
+        Self::flood_members(self, flood)
+    }
+
+    #[inline]
+    fn outcomes(&self) -> &Outcomes {
+        Self::outcomes(self)
+    }
+}
