@@ -1,10 +1,12 @@
 //! The match-action engine: runs any program over frames.
 //!
 //! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
+//! * [`library`]: the headers and parser states that every program has;
 //! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 
 pub mod control;
 pub mod edit;
+pub mod library;
 pub mod literal;
 pub mod model;
