@@ -2,11 +2,14 @@
 //!
 //! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
 //! * [`library`]: the headers and parser states that every program has;
+//! * [`validate`]: whether a program is one, and [`ids`] its P4Runtime numbers;
 //! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 
 pub mod control;
 pub mod edit;
+pub mod ids;
 pub mod library;
 pub mod literal;
 pub mod model;
+pub mod validate;
