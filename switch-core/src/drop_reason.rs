@@ -124,6 +124,11 @@ impl DropReason {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// The reason of this [`name`](Self::name).
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
 }
 
 impl fmt::Display for DropReason {

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | `std.in_port` | 16 | port the frame came from |
 //! | `std.out_port` | 16 | port the copy leaves by; `egress` only |
-//! | `std.frame_bytes` | 32 | length as it is carried; comparisons with constants and parameters only |
+//! | `std.frame_bytes` | 32 | length as it is carried; comparisons with constants, parameters and metadata only |
 //! | `std.wire_bytes` | 32 | length of the longest piece it will be cut into; likewise |
 //! | `std.parse_error` | 8 | 0 none, 1 beyond the copy, 2 truncated, 3 malformed, 4 too deep |
 //! | `std.pass` | 8 | how often the frame was resubmitted or recirculated |
@@ -215,7 +215,7 @@ pub struct ParserCase {
 
 /// What a selected field must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum CaseValue {
     /// This.
     Exact(Literal),
@@ -330,9 +330,16 @@ pub struct KeyDecl {
     /// How it is compared.
     #[serde(rename = "match")]
     pub kind: KeyKind,
-    /// What it is called in entries; the field's own name when absent.
+    /// What it is called in entries; the field's full name (`ipv4.dst`) when absent. See [`Self::key_name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+impl KeyDecl {
+    /// What it is called in entries.
+    pub fn key_name(&self) -> &str {
+        self.name.as_ref().unwrap_or(&self.field)
+    }
 }
 
 /// How a key field is compared.
@@ -349,6 +356,25 @@ pub enum KeyKind {
     Range,
     /// As a whole or not at all; the highest priority wins.
     Optional,
+}
+
+impl KeyKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Lpm => "lpm",
+            Self::Ternary => "ternary",
+            Self::Range => "range",
+            Self::Optional => "optional",
+        }
+    }
+
+    /// Whether several entries of a table with such a field can match, so that they need priorities. A prefix beside such a field is
+    /// no more than a mask.
+    pub const fn needs_priority(self) -> bool {
+        matches!(self, Self::Ternary | Self::Range | Self::Optional)
+    }
 }
 
 /// An action with its arguments.
@@ -380,7 +406,7 @@ pub struct ConstEntry {
 
 /// What an entry wants of a key field: `5`, `"10.0.0.0/8"`, `"0x0800&0xff00"`, `"80..443"`, or the same as an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum KeyMatch {
     /// A literal, a prefix, a value and mask, or a range, in one string or number.
     Text(Literal),
@@ -573,13 +599,13 @@ pub enum Primitive {
     },
     /// The frame as it came runs through `ingress` again, with the metadata named; at most 4 times.
     Resubmit {
-        /// Metadata that is kept.
+        /// Metadata that is kept, each as `meta.name`.
         #[serde(default)]
         keep: Vec<String>,
     },
     /// The frame as it is now is parsed and runs through `ingress` again, with the metadata named; at most 4 times.
     Recirculate {
-        /// Metadata that is kept.
+        /// Metadata that is kept, each as `meta.name`.
         #[serde(default)]
         keep: Vec<String>,
     },
@@ -649,6 +675,51 @@ pub enum Primitive {
         /// The header that becomes the first.
         to: String,
     },
+}
+
+impl Primitive {
+    /// As it is written.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Set { .. } => "set",
+            Self::Add { .. } => "add",
+            Self::Subtract { .. } => "subtract",
+            Self::PushVlan { .. } => "push_vlan",
+            Self::PopVlan {} => "pop_vlan",
+            Self::PushMpls { .. } => "push_mpls",
+            Self::PopMpls { .. } => "pop_mpls",
+            Self::Output { .. } => "output",
+            Self::Multicast { .. } => "multicast",
+            Self::Mirror { .. } => "mirror",
+            Self::Resubmit { .. } => "resubmit",
+            Self::Recirculate { .. } => "recirculate",
+            Self::Drop { .. } => "drop",
+            Self::Controller { .. } => "controller",
+            Self::Meter { .. } => "meter",
+            Self::Count { .. } => "count",
+            Self::Track { .. } => "track",
+            Self::Commit(_) => "commit",
+            Self::Nat {} => "nat",
+            Self::Learn { .. } => "learn",
+            Self::Select { .. } => "select",
+            Self::Encapsulate { .. } => "encapsulate",
+            Self::Decapsulate { .. } => "decapsulate",
+        }
+    }
+
+    /// Whether it has a place in `ingress` only: it says where the frame goes, or concerns the frame rather than a copy of it.
+    pub const fn is_ingress_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Output { .. }
+                | Self::Multicast { .. }
+                | Self::Resubmit { .. }
+                | Self::Recirculate { .. }
+                | Self::Track { .. }
+                | Self::Commit(_)
+                | Self::Learn { .. }
+        )
+    }
 }
 
 /// A header that is put before a frame.
