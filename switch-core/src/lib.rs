@@ -12,12 +12,15 @@
 //! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
 //! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
 //!
+//! Beside that way, [`service`] answers what a program sends to the controller.
+//!
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
 #![forbid(unsafe_code)]
 
 pub mod checksum;
 pub mod parse;
 pub mod segment;
+pub mod service;
 
 mod drop_reason;
 mod flow_cache;
