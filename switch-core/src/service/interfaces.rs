@@ -100,7 +100,7 @@ pub(super) struct Interfaces {
     by_domain: HashMap<u16, Vec<u32>>,
     /// Who answers ARP and neighbour solicitations for an address, of each interface.
     answers: HashMap<(u32, IpAddr), Answers>,
-    /// How many interfaces of a VRF have the address. Link-local ones are not in it.
+    /// How many interfaces of a VRF have the address.
     local: HashMap<(u32, IpAddr), u32>,
 }
 
@@ -112,7 +112,6 @@ impl Interfaces {
     pub(super) fn iter(&self) -> impl Iterator<Item = &RouterInterface> {
         self.by_id.values()
     }
-
 
     /// Puts an interface in, in place of the one with its id.
     pub(super) fn insert(&mut self, interface: RouterInterface) {

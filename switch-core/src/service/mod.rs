@@ -21,6 +21,7 @@ mod drop;
 mod icmp_error;
 mod inbound;
 mod interfaces;
+mod leases;
 mod neighbor_discovery;
 mod neighbors;
 mod outbox;
@@ -39,6 +40,8 @@ pub use config::{
     Dhcp6Reservation, ProxyEntry, RouterAdvertisementConfig, RouterInterface, ServiceConfigError,
     ServiceLimits, ServicesConfig,
 };
+pub use dhcp4::Dhcp4Lease;
+pub use dhcp6::Dhcp6Lease;
 pub use drop::ServiceDrop;
 pub use neighbors::{NeighborInfo, NeighborState};
 pub use prefix::{InvalidIpPrefix, IpPrefix};

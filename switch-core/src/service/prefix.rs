@@ -100,12 +100,9 @@ impl IpPrefix {
             IpAddr::V4(_) => self.length < 31,
             IpAddr::V6(_) => self.length < 127,
         };
-        let at_edge =
-            address == self.network() || self.broadcast().map(IpAddr::from) == Some(address);
-        self.contains(address)
-            && !(has_edges && at_edge)
-            && !address.is_multicast()
-            && !address.is_unspecified()
+        let is_edge = has_edges
+            && (address == self.network() || self.broadcast().map(IpAddr::from) == Some(address));
+        self.contains(address) && !is_edge && !address.is_multicast() && !address.is_unspecified()
     }
 }
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::action::{PacketIn, PuntReason, ServiceAction};
 use super::arp;
 use super::config::{RouterInterface, ServiceConfigError, ServiceLimits, ServicesConfig};
-use super::dhcp4::Dhcp4Server;
-use super::dhcp6::Dhcp6Server;
+use super::dhcp4::{Dhcp4Lease, Dhcp4Server};
+use super::dhcp6::{Dhcp6Lease, Dhcp6Server};
 use super::drop::ServiceDrop;
 use super::icmp_error::{self, IcmpError};
 use super::inbound::Inbound;
@@ -178,6 +178,16 @@ impl Services {
         self.neighbors.infos()
     }
 
+    /// The DHCPv4 leases and offers from pools that hold at `now`, in no order.
+    pub fn dhcp4_leases(&self, now: Millis) -> impl Iterator<Item = Dhcp4Lease> {
+        self.dhcp4.leases(now)
+    }
+
+    /// The DHCPv6 leases and offers from pools that hold at `now`, in no order.
+    pub fn dhcp6_leases(&self, now: Millis) -> impl Iterator<Item = Dhcp6Lease> {
+        self.dhcp6.leases(now)
+    }
+
     /// How many bytes of frames wait for a neighbour.
     pub fn queued_bytes(&self) -> usize {
         self.neighbors.queued_bytes()
@@ -214,11 +224,6 @@ impl Services {
                 None => break,
             }
         }
-        for _ in 0..TIMERS_PER_TICK {
-            if !self.dhcp4.advance(now) && !self.dhcp6.advance(now) {
-                break;
-            }
-        }
     }
 
     /// When [`Services::tick`] next has something to do.
@@ -226,8 +231,6 @@ impl Services {
         [
             self.neighbors.next_deadline(),
             self.advertisements.next_deadline(),
-            self.dhcp4.next_deadline(),
-            self.dhcp6.next_deadline(),
         ]
         .into_iter()
         .flatten()

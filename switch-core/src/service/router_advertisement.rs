@@ -101,10 +101,7 @@ fn prefixes(interface: &RouterInterface, ra: &RouterAdvertisementConfig) -> Vec<
         .collect();
     networks.sort_unstable();
     networks.dedup();
-    networks
-        .into_iter()
-        .map(|prefix| AdvertisedPrefix::of(prefix))
-        .collect()
+    networks.into_iter().map(AdvertisedPrefix::of).collect()
 }
 
 /// A prefix information option (RFC 4861 §4.6.2).

@@ -479,6 +479,14 @@ impl Dhcp6Config {
         for (index, name) in self.search.iter().enumerate() {
             check_name(&at(&format!("search[{index}]")), name, 253)?;
         }
+        // A reply has to fit into one packet of IPv6's smallest MTU.
+        let bytes: usize = self.search.iter().map(|name| name.len() + 2).sum();
+        if bytes > 512 {
+            return refuse(
+                &at("search"),
+                format!("its names have {bytes} bytes; at most 512 fit"),
+            );
+        }
         check_lease(place, self.lease_s)
     }
 }
