@@ -12,6 +12,8 @@
 //! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
 //! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
 //!
+//! Beside that way, [`service`] answers what a program sends to the controller.
+//!
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
 #![forbid(unsafe_code)]
 
@@ -23,6 +25,7 @@ pub mod meter;
 pub mod parse;
 pub mod segment;
 pub mod table;
+pub mod service;
 
 mod decide;
 mod drop_reason;
