@@ -177,6 +177,11 @@ impl BroadcastDomain {
         self.0
     }
 
+    /// A domain of a program's own, which need not be a VLAN.
+    pub(crate) const fn any(number: u16) -> Self {
+        Self(number)
+    }
+
     /// The domain in the low 12 bits of `bits`: how a packed verdict holds one.
     pub(crate) const fn from_low_bits(bits: u16) -> Self {
         Self(bits & Tci::VID_MASK)

@@ -25,6 +25,7 @@ mod index;
 mod limits;
 mod nat;
 mod packet;
+mod preview;
 mod refresh;
 mod slab;
 mod slot;

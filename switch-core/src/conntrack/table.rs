@@ -106,7 +106,7 @@ impl Key {
         }
     }
 
-    fn hash(&self, hasher: &TupleHasher) -> u64 {
+    pub(super) fn hash(&self, hasher: &TupleHasher) -> u64 {
         // Multiplying by an odd number is one to one, so it makes no collisions; shard and tag both change.
         let hash = hasher.hash(self.zone, &self.tuple);
         if self.echo_reply {
@@ -241,7 +241,7 @@ impl Conntrack {
     }
 
     /// Whether a packet of no known connection opens one.
-    fn opens(&self, packet: &Packet) -> Result<(), InvalidReason> {
+    pub(super) fn opens(&self, packet: &Packet) -> Result<(), InvalidReason> {
         match packet.transport {
             TransportInfo::Tcp(tcp) => {
                 TcpConnection::opens(&tcp, self.config.strictness.pickup == TcpPickup::Midstream)
@@ -733,7 +733,7 @@ impl NewConnection {
 }
 
 /// The keys a packet may be found by: more than one only for fragments of echo messages, whose type they don't show.
-fn keys_of(packet: &Packet) -> Result<[Option<Key>; 2], InvalidReason> {
+pub(super) fn keys_of(packet: &Packet) -> Result<[Option<Key>; 2], InvalidReason> {
     let key = |direction| Some(Key::of_direction(packet.zone, &packet.tuple, direction));
     let (tuple, tcp) = (&packet.tuple, packet.tuple.protocol == PROTOCOL_TCP);
     let one_identifier = !tuple.is_echo() || tuple.source_port == tuple.destination_port;

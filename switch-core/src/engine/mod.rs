@@ -7,21 +7,21 @@
 //! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 
-mod compile;
 pub mod cache;
+mod compile;
 pub mod control;
 pub mod edit;
+mod entry;
 mod evaluate;
+pub mod ids;
 mod known;
 mod layout;
+pub mod library;
 pub mod literal;
 pub mod model;
 mod packet;
 mod parse;
+pub mod runtime;
 mod state;
 mod text;
-pub mod ids;
-pub mod library;
-pub mod literal;
-pub mod model;
 pub mod validate;

@@ -433,15 +433,40 @@ impl Packet {
         self.wire_lengths = wire;
     }
 
-    /// After its bytes were parsed once more: which of the headers lie where they came, and which bytes those were.
-    pub(crate) fn restore_origins(&mut self) {
-        let moves = self.moves.clone();
+    /// After its bytes were parsed once more: which of the headers lie where they came, and which bytes those were. `false` when one
+    /// is made of bytes from several places, so that what is read of it cannot be traced back.
+    #[must_use]
+    pub(crate) fn restore_origins(&mut self) -> bool {
+        let moves = std::mem::take(&mut self.moves);
+        let mut traceable = true;
         self.layout.restore_origins(|at, bytes| {
             let run = moves.iter().rev().find(|run| run.at <= at)?;
-            (at + bytes <= run.at + run.bytes)
-                .then(|| run.origin.map(|origin| origin + (at - run.at)))
-                .flatten()
+            if at + bytes > run.at + run.bytes {
+                traceable = false;
+                return None;
+            }
+            run.origin.map(|origin| origin + (at - run.at))
         });
+        self.moves = moves;
+        traceable
+    }
+
+    /// Replaces bytes behind a header, which its checksum covers. What was there counts as looked at by whoever calls this, who
+    /// must not remember the verdict.
+    pub(crate) fn replace(&mut self, header: u16, at: usize, new: &[u8]) {
+        let start = usize::from(self.place(header).at);
+        let Some(bytes) = self.bytes.get_mut(at..at + new.len()) else {
+            return;
+        };
+        let change = delta(bytes, new, (at - start.min(at)) % 2 == 1);
+        bytes.copy_from_slice(new);
+        for (number, run) in new.chunks(super::edit::EDIT_RUN_BYTES).enumerate() {
+            self.edits.push(Edit::Write {
+                at: (at + number * super::edit::EDIT_RUN_BYTES) as u16,
+                bytes: Run::new(run),
+            });
+        }
+        self.pend(header, 0, change);
     }
 
     /// Adds an edit as it is.

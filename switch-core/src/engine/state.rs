@@ -16,8 +16,8 @@ use super::control::EntryCounters;
 use super::known::Known;
 use crate::conntrack::{Conntrack, FragmentTable};
 use crate::mac_table::MacStore;
-use crate::maglev::SelectionGroup;
-use crate::meter::Meter;
+use crate::maglev::{MemberId, WeightedGroup};
+use crate::meter::{Meter, MeterColor};
 use crate::table::{ChangeCounters, Epoch, Table};
 use crate::time::Millis;
 
@@ -114,8 +114,16 @@ impl Counts {
 /// A weighted group.
 #[derive(Debug)]
 pub(crate) struct Group {
-    pub members: Vec<(u16, Box<[u128]>)>,
-    pub choice: Option<SelectionGroup>,
+    pub members: Vec<Backend>,
+    pub choice: WeightedGroup,
+}
+
+/// A member of a weighted group.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub id: MemberId,
+    pub weight: u16,
+    pub values: Box<[u128]>,
 }
 
 /// What changes as a whole.
@@ -135,6 +143,13 @@ pub(crate) struct MeterSetting {
     pub meter: Meter,
 }
 
+impl MeterSetting {
+    /// Whether a frame is within the rate.
+    pub(crate) fn passes(&self, frame_bytes: u32, now: Millis) -> bool {
+        self.meter.offer(frame_bytes, now.0.saturating_mul(1_000_000)) == MeterColor::Green
+    }
+}
+
 impl Extras {
     /// What happens in a table when no entry matches.
     pub(crate) fn default_of(&self, table: u16) -> Option<&Arc<EntryAction>> {
@@ -149,11 +164,9 @@ impl Extras {
     /// The member of a weighted group that a hash chooses.
     pub(crate) fn member(&self, selector: u16, group: u32, hash: u64) -> Option<&[u128]> {
         let group = self.groups.get(&(selector, group))?;
-        let member = group.choice.as_ref()?.choose(hash)?;
-        group
-            .members
-            .get(member as usize)
-            .map(|(_, values)| &**values)
+        let chosen = group.choice.select(hash)?;
+        let member = group.members.iter().find(|member| member.id == chosen)?;
+        Some(&member.values)
     }
 
     /// A meter, if it has a rate.

@@ -2,12 +2,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::compile::Compiled;
+use super::compile::{Compiled, Table};
 use super::control::PortNames;
 use super::model::Format;
 use super::state::EntryAction;
 use crate::mac::MacAddress;
 use crate::port::PortId;
+use crate::table::{EntryKey, Matcher};
 
 /// A value in its format.
 pub(crate) fn value_text(
@@ -33,7 +34,7 @@ pub(crate) fn value_text(
 }
 
 /// An action with its arguments.
-pub(crate) fn entry_text(
+pub(crate) fn action_text(
     program: &Compiled,
     call: &EntryAction,
     names: &dyn PortNames,
@@ -51,4 +52,57 @@ pub(crate) fn entry_text(
         })
         .collect();
     format!("{}({})", action.name, args.join(", "))
+}
+
+/// What an entry matches, and its priority where there are priorities.
+pub(crate) fn key_text(table: &Table, key: &EntryKey, names: &dyn PortNames) -> String {
+    let mut parts: Vec<String> = table
+        .key
+        .iter()
+        .zip(&key.matchers)
+        .filter_map(|(spec, matcher)| {
+            let text = matcher_text(matcher, spec.field.bits(), spec.format, names)?;
+            Some(format!("{}={text}", spec.name))
+        })
+        .collect();
+    if table.has_priorities() {
+        parts.push(format!("priority {}", key.priority));
+    }
+    parts.join(", ")
+}
+
+/// What a field must be; `None`: anything.
+pub(crate) fn matcher_text(
+    matcher: &Matcher,
+    bits: u16,
+    format: Format,
+    names: &dyn PortNames,
+) -> Option<String> {
+    let text = |value| value_text(value, bits, format, names);
+    Some(match *matcher {
+        Matcher::Exact(value) => text(value),
+        Matcher::Prefix {
+            value,
+            bits: prefix,
+        } => format!("{}/{prefix}", text(value)),
+        Matcher::Ternary { value, mask } => match prefix_of(mask, bits) {
+            Some(prefix) if prefix == bits => text(value),
+            Some(prefix) => format!("{}/{prefix}", text(value)),
+            None => format!("{value:#x}&{mask:#x}"),
+        },
+        Matcher::Range { low, high } => format!("{}..{}", text(low), text(high)),
+        Matcher::Any => return None,
+    })
+}
+
+/// The length of the prefix that a mask of a field stands for, if it does.
+fn prefix_of(mask: u128, bits: u16) -> Option<u16> {
+    let ones = mask.count_ones() as u16;
+    let shift = u32::from(bits.saturating_sub(ones));
+    let prefix = if ones == 0 {
+        0
+    } else {
+        (u128::MAX >> (128 - u32::from(ones))) << shift
+    };
+    (prefix == mask && ones > 0).then_some(ones)
 }

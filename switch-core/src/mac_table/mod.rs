@@ -132,7 +132,7 @@ impl StationKey {
     }
 
     const fn domain(self) -> BroadcastDomain {
-        BroadcastDomain::from_low_bits((self.0 >> 48) as u16)
+        BroadcastDomain::any((self.0 >> 48) as u16)
     }
 
     const fn mac(self) -> MacAddress {

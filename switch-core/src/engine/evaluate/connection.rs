@@ -8,7 +8,7 @@ use super::super::layout::read_bits;
 use super::super::packet::Packet;
 use super::{Args, Effects, Evaluator, Flow, Observer};
 use crate::conntrack::{
-    self, Commit, CommitError, DestinationNat, Endpoint, NatSpec, PortRange, SourceNat,
+    self, Commit, CommitError, DestinationNat, Endpoint, FragmentKey, InvalidReason, NatSpec, PortRange, SourceNat,
     SourcePorts, StateBits, TcpFlags, TcpInfo, Tracked, TransportInfo, Translation, Tuple, Zone,
 };
 use crate::drop_reason::DropReason;
@@ -39,6 +39,21 @@ pub(super) fn value_of(field: CtField, tracked: Option<&Tracked>) -> u128 {
             .unwrap_or(0)
             .into(),
     }
+}
+
+/// Why the connection table is not asked.
+enum NotTracked {
+    NotIp,
+    /// A later fragment whose first was not seen.
+    UnknownFragment,
+}
+
+/// A fragment of a datagram.
+#[derive(Clone, Copy)]
+struct Fragment {
+    /// In units of eight bytes.
+    offset: u16,
+    identification: u32,
 }
 
 /// Where the headers are that a TCP segment is read from.
@@ -173,12 +188,12 @@ impl<O: Observer> Evaluator<'_, O> {
         header.is_some_and(|header| self.packet.place(header).is_valid())
     }
 
-    /// What the connection table is told of the frame; `None` when it is no IP packet.
-    fn connection_packet(&mut self, zone: u16) -> Option<conntrack::Packet> {
+    /// What the connection table is told of the frame.
+    fn connection_packet(&mut self, zone: u16) -> Result<conntrack::Packet, NotTracked> {
         let known = &self.state.known;
         let is_v4 = self.is_valid(known.ipv4);
         if !is_v4 && !self.is_valid(known.ipv6) {
-            return None;
+            return Err(NotTracked::NotIp);
         }
         let fields = &known.fields;
         let protocol;
@@ -210,20 +225,30 @@ impl<O: Observer> Evaluator<'_, O> {
             }
         };
         let fragment = self.fragment(is_v4);
-        let mut ports = (0, 0);
-        let transport = if fragment.is_some_and(|(offset, _, _)| offset != 0) {
-            let known = fragment.and_then(|(_, id, _)| {
-                self.state.fragments.ports(
-                    Zone(zone),
-                    &tuple((0, 0)),
-                    id,
-                    self.frame.now,
-                )
-            });
+        let in_port = self.frame.in_port;
+        let key = |fragment: Fragment| FragmentKey {
+            port: in_port,
+            zone: Zone(zone),
+            addresses: tuple((0, 0)).addresses,
+            identification: fragment.identification,
+            protocol,
+        };
+        if fragment.is_some() {
             // Nothing is remembered of fragments: the next may be another's.
             self.remember = false;
-            if let Some(known) = known {
-                ports = known;
+        }
+        let later = fragment.filter(|fragment| fragment.offset != 0);
+        let mut ports = (0, 0);
+        let transport = if let Some(fragment) = later {
+            let offset_bytes = u32::from(fragment.offset) * 8;
+            let found = self
+                .state
+                .fragments
+                .later(&key(fragment), offset_bytes, self.frame.now);
+            match found {
+                Some(found) => ports = (found.source_port, found.destination_port),
+                // A packet of nobody's.
+                None => return Err(NotTracked::UnknownFragment),
             }
             TransportInfo::LaterFragment
         } else if self.is_valid(self.state.known.tcp) {
@@ -231,8 +256,9 @@ impl<O: Observer> Evaluator<'_, O> {
                 self.get(fields.tcp_src_port) as u16,
                 self.get(fields.tcp_dst_port) as u16,
             );
-            let place = TcpPlace::of(&self.state.known, &self.packet.layout)?;
-            TransportInfo::Tcp(place.read(self.packet.bytes(), self.frame.frame_bytes)?)
+            let segment = TcpPlace::of(&self.state.known, &self.packet.layout)
+                .and_then(|place| place.read(self.packet.bytes(), self.frame.frame_bytes));
+            TransportInfo::Tcp(segment.ok_or(NotTracked::NotIp)?)
         } else if self.is_valid(self.state.known.udp) {
             ports = (
                 self.get(fields.udp_src_port) as u16,
@@ -273,19 +299,15 @@ impl<O: Observer> Evaluator<'_, O> {
             TransportInfo::Datagram
         };
         let tuple_ports = tuple(ports);
-        if let Some((0, id, _)) = fragment {
+        if let (Some(fragment), None) = (fragment, later)
+            && matches!(self.effects, Effects::Live(_))
+        {
             // The first fragment tells the ports of the others.
-            self.remember = false;
-            if matches!(self.effects, Effects::Live(_)) {
-                self.state.fragments.learn(
-                    Zone(zone),
-                    &tuple_ports,
-                    id,
-                    (self.frame.in_port, self.frame.now),
-                );
-            }
+            self.state
+                .fragments
+                .first(&key(fragment), &tuple_ports, self.frame.now);
         }
-        Some(conntrack::Packet {
+        Ok(conntrack::Packet {
             zone: Zone(zone),
             tuple: tuple_ports,
             transport,
@@ -293,8 +315,7 @@ impl<O: Observer> Evaluator<'_, O> {
         })
     }
 
-    /// Offset, identification and the More Fragments flag, of a fragment.
-    fn fragment(&mut self, is_v4: bool) -> Option<(u16, u32, u8)> {
+    fn fragment(&mut self, is_v4: bool) -> Option<Fragment> {
         let known = &self.state.known;
         let fields = &known.fields;
         let (offset, more, id) = if is_v4 {
@@ -314,7 +335,10 @@ impl<O: Observer> Evaluator<'_, O> {
         };
         (offset != 0 || more != 0).then(|| {
             let id = id.map_or(0, |field| self.packet.peek(field));
-            (offset as u16, id as u32, more as u8)
+            Fragment {
+                offset: offset as u16,
+                identification: id as u32,
+            }
         })
     }
 
@@ -332,9 +356,16 @@ impl<O: Observer> Evaluator<'_, O> {
 
     pub(super) fn track(&mut self, zone: u16) {
         self.zone = zone;
-        let Some(packet) = self.connection_packet(zone) else {
-            self.tracked = None;
-            return;
+        let packet = match self.connection_packet(zone) {
+            Ok(packet) => packet,
+            Err(NotTracked::NotIp) => {
+                self.tracked = None;
+                return;
+            }
+            Err(NotTracked::UnknownFragment) => {
+                self.tracked = Some(Tracked::invalid(InvalidReason::FragmentNoConnection));
+                return;
+            }
         };
         let tracked = match self.effects {
             Effects::Live(_) => self.state.conntrack.track(&packet, self.frame.now),
@@ -394,7 +425,7 @@ impl<O: Observer> Evaluator<'_, O> {
                 });
             }
         }
-        let Some(packet) = self.connection_packet(self.zone) else {
+        let Ok(packet) = self.connection_packet(self.zone) else {
             return Flow::On;
         };
         if matches!(self.effects, Effects::Preview) {

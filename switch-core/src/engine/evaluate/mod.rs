@@ -15,12 +15,13 @@ mod observe;
 mod primitives;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::compile::{Compiled, Field, HeaderField, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
 use super::packet::{Packet, within};
 use super::parse::{Input, Origin, ParseError, compare, parse};
-use super::state::{EntryAction, Snapshot, State};
+use super::state::{EntryAction, MeterSetting, Snapshot, State};
 use crate::conntrack::{ConnId, Direction, Tracked};
 use crate::drop_reason::DropReason;
 use crate::mac_table::EpochBucket;
@@ -98,8 +99,8 @@ pub(crate) struct Evaluation {
     pub copies: Vec<OutCopy>,
     /// Entries that count the frame.
     pub entries: Vec<Arc<EntryAction>>,
-    /// Meters it passed, as array and index.
-    pub meters: Vec<(u16, u32)>,
+    /// Meters it passed.
+    pub meters: Vec<Arc<MeterSetting>>,
     /// Counters that count it.
     pub counts: Vec<(u16, u32)>,
     /// Under what it may be remembered; `None`: not at all.
@@ -158,7 +159,7 @@ pub(crate) struct Evaluator<'a, O> {
     drop: Option<DropReason>,
     copies: Vec<OutCopy>,
     entries: Vec<Arc<EntryAction>>,
-    meters: Vec<(u16, u32)>,
+    meters: Vec<Arc<MeterSetting>>,
     counts: Vec<(u16, u32)>,
     kept: Vec<(u16, u128)>,
 }
@@ -209,9 +210,13 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     /// Evaluates the frame.
     pub(crate) fn run(mut self) -> Evaluation {
         let (program, state) = (self.program, self.state);
-        // Groups and defaults are changed as a whole.
+        // Groups and defaults are changed as a whole: published first, counted then. One that was overtaken between the two would be
+        // remembered under the count of the next.
         self.tables
             .depend_on(&state.changes, super::state::EXTRAS_COUNTER);
+        if state.published.load(Ordering::Acquire) != self.snapshot.epoch.0 {
+            self.tables.forbid();
+        }
         self.parse(Origin::AsItCame);
         loop {
             match self.steps(&program.ingress, program) {
@@ -262,7 +267,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         });
         self.packet.layout = layout;
         if origin == Origin::Changed {
-            self.packet.restore_origins();
+            self.remember &= self.packet.restore_origins();
             // The path of the first parse is part of what a verdict is remembered under, this one is not.
             self.look_at_parse(&trail);
         }
@@ -405,6 +410,10 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             self.look_at_bits(key.field, bits);
         }
         let is_hit = found.is_some();
+        let entry = found
+            .as_ref()
+            .filter(|_| O::WATCHES)
+            .and_then(|hit| table.entry(hit.handle, self.snapshot.epoch));
         let call = match found {
             Some(hit) => {
                 let call = Arc::clone(&hit.value);
@@ -417,7 +426,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         };
         if O::WATCHES {
             self.observer
-                .looked_up(self.state, number, values, is_hit, call.as_deref());
+                .looked_up((self.state, number), values, entry, call.as_deref());
         }
         if let Some(call) = &call
             && let Some(action) = program.actions.get(usize::from(call.action))

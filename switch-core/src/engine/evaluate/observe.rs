@@ -5,12 +5,13 @@ use super::super::control::{PortNames, TraceStep};
 use super::super::model::Format;
 use super::super::packet::Packet;
 use super::super::state::{EntryAction, State};
-use super::super::text::{entry_text, value_text};
+use super::super::text::{action_text, key_text, value_text};
 use super::Args;
 use crate::conntrack::{StateBits, Tracked, Tuple};
 use crate::drop_reason::DropReason;
 use crate::mac::MacAddress;
 use crate::mac_table::SourceAction;
+use crate::table::Entry;
 
 /// What watches an evaluation.
 pub(crate) trait Observer {
@@ -22,10 +23,9 @@ pub(crate) trait Observer {
     fn condition(&mut self, text: &str, holds: bool);
     fn looked_up(
         &mut self,
-        state: &State,
-        table: u16,
+        table: (&State, u16),
         values: &[u128],
-        entry: Option<String>,
+        entry: Option<Entry<EntryAction>>,
         call: Option<&EntryAction>,
     );
     fn done(&mut self, state: &State, primitive: &Prim, args: Args<'_>, drop: Option<DropReason>);
@@ -45,10 +45,9 @@ impl Observer for Unobserved {
     fn condition(&mut self, _: &str, _: bool) {}
     fn looked_up(
         &mut self,
-        _: &State,
-        _: u16,
+        _: (&State, u16),
         _: &[u128],
-        _: Option<String>,
+        _: Option<Entry<EntryAction>>,
         _: Option<&EntryAction>,
     ) {
     }
@@ -132,14 +131,14 @@ impl Observer for Recorder<'_> {
 
     fn looked_up(
         &mut self,
-        state: &State,
-        table: u16,
+        table: (&State, u16),
         values: &[u128],
-        entry: Option<String>,
+        entry: Option<Entry<EntryAction>>,
         call: Option<&EntryAction>,
     ) {
+        let (state, number) = table;
         let program = &state.program;
-        let Some(spec) = program.tables.get(usize::from(table)) else {
+        let Some(spec) = program.tables.get(usize::from(number)) else {
             return;
         };
         let key = spec
@@ -154,8 +153,8 @@ impl Observer for Recorder<'_> {
         self.steps.push(TraceStep::Table {
             table: spec.name.clone(),
             key,
-            entry,
-            action: call.map(|call| entry_text(program, call, self.names)),
+            entry: entry.map(|entry| key_text(spec, &entry.key, self.names)),
+            action: call.map(|call| action_text(program, call, self.names)),
         });
     }
 

@@ -1,5 +1,7 @@
 //! What actions are made of.
 
+use std::sync::Arc;
+
 use super::super::compile::{Field, Prim, PushedHeader};
 use super::{Again, Args, Destination, Effects, Evaluator, Flow, Observer, OutCopy, Target};
 use crate::drop_reason::DropReason;
@@ -140,16 +142,16 @@ impl<O: Observer> Evaluator<'_, O> {
         if index == 0 {
             return Flow::On;
         }
+        // One without a rate lets everything pass; giving it one makes the verdict stale.
+        let Some(setting) = self.snapshot.extras.meter(array, index) else {
+            return Flow::On;
+        };
         let passes = match self.effects {
-            Effects::Live(_) => {
-                self.state
-                    .meters
-                    .offer(array, index, self.frame.frame_bytes, self.frame.now)
-            }
+            Effects::Live(_) => setting.passes(self.frame.frame_bytes, self.frame.now),
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push((array, index));
+            self.meters.push(Arc::clone(setting));
             Flow::On
         } else {
             // What would have happened to a frame within the rate is not known.
