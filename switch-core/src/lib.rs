@@ -18,14 +18,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
-pub mod engine;
 pub mod conntrack;
+pub mod engine;
 pub mod maglev;
 pub mod meter;
 pub mod parse;
 pub mod segment;
-pub mod table;
 pub mod service;
+pub mod table;
 
 mod decide;
 mod drop_reason;

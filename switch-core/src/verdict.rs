@@ -61,6 +61,8 @@ pub enum Target {
     Port(PortId),
     /// To the control side, with what [`Outcomes::punt`](crate::Outcomes::punt) says.
     Controller(PuntId),
+    /// Nowhere: the frame itself was dropped, whatever copies of it went elsewhere. Counted, not sent.
+    Drop(DropReason),
 }
 
 /// What the control side is told about a frame.

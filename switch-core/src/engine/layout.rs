@@ -150,7 +150,10 @@ impl Layout {
     }
 
     /// Asks for the origin of each header, by place and length.
-    pub(crate) fn restore_origins(&mut self, mut origin: impl FnMut(usize, usize) -> Option<usize>) {
+    pub(crate) fn restore_origins(
+        &mut self,
+        mut origin: impl FnMut(usize, usize) -> Option<usize>,
+    ) {
         for at in 0..self.headers {
             if let Some(&header) = self.order.get(at)
                 && let Some(place) = self.places.get_mut(usize::from(header))

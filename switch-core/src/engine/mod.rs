@@ -1,11 +1,22 @@
 //! The match-action engine: runs any program over frames.
 //!
+//! What a program is:
+//!
 //! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
 //! * [`library`]: the headers and parser states that every program has;
-//! * [`validate`]: whether a program is one, and [`ids`] its P4Runtime numbers;
-//! * [`control`]: what the control side says to an engine and hears from it;
+//! * [`validate`]: whether a program is one, and [`ids`] its P4Runtime numbers.
+//!
+//! What runs it, in the order a frame meets them:
+//!
+//! * [`pipeline`]: a worker's way through it: path, key, cache, and on a miss
+//! * `evaluate`: the one evaluator, over a `packet` that `parse` laid out, and over the tables and groups of `state`;
 //! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
+//!
+//! What operators see of it:
+//!
+//! * [`control`]: what the control side says to an engine and hears from it;
+//! * [`runtime`]: the [`Engine`](runtime::Engine): batches, listings, timeouts, and explanations (`explain`).
 
 pub mod cache;
 mod compile;
@@ -13,6 +24,7 @@ pub mod control;
 pub mod edit;
 mod entry;
 mod evaluate;
+mod explain;
 pub mod ids;
 mod known;
 mod layout;
@@ -21,6 +33,8 @@ pub mod literal;
 pub mod model;
 mod packet;
 mod parse;
+mod paths;
+pub mod pipeline;
 pub mod runtime;
 mod state;
 mod text;

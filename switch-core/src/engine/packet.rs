@@ -4,7 +4,7 @@
 //! path that the parser took, the port it came from, and the lengths within `lengths`. So whatever is decided here may be decided
 //! again for any frame that agrees in those, and every edit has constants for values.
 
-use super::compile::{Compiled, Field, HeaderField, HeaderKind};
+use super::compile::{Compiled, HeaderField, HeaderKind};
 use super::edit::{Edit, EditList, Run, TransportChecksum};
 use super::layout::{Layout, MADE_HERE, Place, read_bits};
 
@@ -639,9 +639,4 @@ pub(crate) fn within(bits: u16, value: u128) -> u128 {
     } else {
         value & ((1 << bits) - 1)
     }
-}
-
-/// What a field is worth when it is not there.
-pub(crate) fn width_mask(field: Field) -> u128 {
-    within(field.bits(), u128::MAX)
 }

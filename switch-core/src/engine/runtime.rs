@@ -464,9 +464,7 @@ impl Engine {
                 staged.extras_changed = true;
                 Ok(())
             }
-            Update::SetMulticast { group, ports } => {
-                set_multicast(staged, (*group, ports), names)
-            }
+            Update::SetMulticast { group, ports } => set_multicast(staged, (*group, ports), names),
             Update::SetGroup {
                 selector,
                 group,
@@ -650,9 +648,11 @@ impl Engine {
             hard_timeout_ms: entry.hard_timeout_ms,
             params,
             tenant,
-            seen: before.value.seen.clone().or_else(|| {
-                (spec.counters || spec.timeouts).then(|| Arc::new(Seen::new(now)))
-            }),
+            seen: before
+                .value
+                .seen
+                .clone()
+                .or_else(|| (spec.counters || spec.timeouts).then(|| Arc::new(Seen::new(now)))),
         };
         touch(staged, number);
         let handle = table
@@ -849,9 +849,7 @@ impl Engine {
                 Some(before) => before.choice.changed(&shares, size),
                 None => WeightedGroup::new(&shares, size),
             }
-            .map_err(|error| {
-                Fault::invalid("members", error.to_string(), "correct the members")
-            })?;
+            .map_err(|error| Fault::invalid("members", error.to_string(), "correct the members"))?;
             groups.insert(
                 (number, group),
                 Arc::new(Group {
@@ -947,12 +945,13 @@ impl Engine {
                 actions: declared.actions.clone(),
                 entries: table.len(snapshot.epoch),
                 size: spec.size,
-                default_action: snapshot.extras.default_of(number as u16).map(|call| {
-                    ActionCall {
+                default_action: snapshot
+                    .extras
+                    .default_of(number as u16)
+                    .map(|call| ActionCall {
                         action: self.action_name(call.action),
                         params: written_params(program, call.action, &call.params, names),
-                    }
-                }),
+                    }),
             })
             .collect()
     }

@@ -146,7 +146,9 @@ pub(crate) struct MeterSetting {
 impl MeterSetting {
     /// Whether a frame is within the rate.
     pub(crate) fn passes(&self, frame_bytes: u32, now: Millis) -> bool {
-        self.meter.offer(frame_bytes, now.0.saturating_mul(1_000_000)) == MeterColor::Green
+        self.meter
+            .offer(frame_bytes, now.0.saturating_mul(1_000_000))
+            == MeterColor::Green
     }
 }
 

@@ -11,12 +11,7 @@ use crate::port::PortId;
 use crate::table::{EntryKey, Matcher};
 
 /// A value in its format.
-pub(crate) fn value_text(
-    value: u128,
-    bits: u16,
-    format: Format,
-    names: &dyn PortNames,
-) -> String {
+pub(crate) fn value_text(value: u128, bits: u16, format: Format, names: &dyn PortNames) -> String {
     match format {
         Format::Mac => MacAddress::from_u64(value as u64).to_string(),
         Format::Ipv4 => Ipv4Addr::from(value as u32).to_string(),
@@ -34,11 +29,7 @@ pub(crate) fn value_text(
 }
 
 /// An action with its arguments.
-pub(crate) fn action_text(
-    program: &Compiled,
-    call: &EntryAction,
-    names: &dyn PortNames,
-) -> String {
+pub(crate) fn action_text(program: &Compiled, call: &EntryAction, names: &dyn PortNames) -> String {
     let Some(action) = program.actions.get(usize::from(call.action)) else {
         return String::new();
     };

@@ -8,8 +8,9 @@ use super::super::layout::read_bits;
 use super::super::packet::Packet;
 use super::{Args, Effects, Evaluator, Flow, Observer};
 use crate::conntrack::{
-    self, Commit, CommitError, DestinationNat, Endpoint, FragmentKey, InvalidReason, NatSpec, PortRange, SourceNat,
-    SourcePorts, StateBits, TcpFlags, TcpInfo, Tracked, TransportInfo, Translation, Tuple, Zone,
+    self, Commit, CommitError, DestinationNat, Endpoint, FragmentKey, InvalidReason, NatSpec,
+    PortRange, SourceNat, SourcePorts, StateBits, TcpFlags, TcpInfo, Tracked, Translation,
+    TransportInfo, Tuple, Zone,
 };
 use crate::drop_reason::DropReason;
 
@@ -385,10 +386,9 @@ impl<O: Observer> Evaluator<'_, O> {
     }
 
     pub(super) fn commit(&mut self, spec: &CommitSpec, args: Args<'_>) -> Flow {
-        let wanted = self
-            .tracked
-            .as_ref()
-            .is_some_and(|tracked| tracked.conn.is_none() && tracked.state.contains(StateBits::NEW));
+        let wanted = self.tracked.as_ref().is_some_and(|tracked| {
+            tracked.conn.is_none() && tracked.state.contains(StateBits::NEW)
+        });
         if !wanted {
             return Flow::On;
         }
@@ -437,7 +437,11 @@ impl<O: Observer> Evaluator<'_, O> {
             data,
             nat,
         };
-        match self.state.conntrack.commit(&packet, &commit, self.frame.now) {
+        match self
+            .state
+            .conntrack
+            .commit(&packet, &commit, self.frame.now)
+        {
             Ok(tracked) => {
                 self.tracked = Some(tracked);
                 Flow::On
@@ -464,7 +468,7 @@ impl<O: Observer> Evaluator<'_, O> {
         } else {
             (fields.ipv6_src, fields.ipv6_dst)
         };
-        let mut put = |packet: &mut Packet, field: Option<HeaderField>, value: u128| {
+        let put = |packet: &mut Packet, field: Option<HeaderField>, value: u128| {
             if let Some(field) = field {
                 packet.set(program, field, value);
             }
@@ -567,7 +571,12 @@ impl Quoted {
                 if length < 20 || number(6, 16)? & 0x1fff != 0 {
                     return None;
                 }
-                (length, number(9, 8)? as u8, number(12, 32)?, number(16, 32)?)
+                (
+                    length,
+                    number(9, 8)? as u8,
+                    number(12, 32)?,
+                    number(16, 32)?,
+                )
             }
             6 => (40, number(6, 8)? as u8, number(8, 128)?, number(24, 128)?),
             _ => return None,

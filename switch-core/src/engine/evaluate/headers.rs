@@ -142,7 +142,10 @@ impl<O: Observer> Evaluator<'_, O> {
             .iter()
             .filter_map(|pushed| Some((pushed, program.headers.get(usize::from(pushed.header))?)))
             .collect();
-        let total: usize = specs.iter().map(|(_, header)| usize::from(header.bytes)).sum();
+        let total: usize = specs
+            .iter()
+            .map(|(_, header)| usize::from(header.bytes))
+            .sum();
         if !self.has_room(total) {
             return self.end(DropReason::HeadersTooLong);
         }

@@ -30,6 +30,7 @@ use crate::rate_limit::TokenBucket;
 use crate::table::Dependencies;
 use crate::time::Millis;
 
+pub(crate) use connection::TcpPlace;
 pub(crate) use observe::{Observer, Recorder, Unobserved};
 
 /// How often a frame may be resubmitted and recirculated.
@@ -67,7 +68,10 @@ pub(crate) enum Effects<'a> {
 pub(crate) enum Target {
     Port(u16),
     /// The controller, with a reason and arguments.
-    Controller { reason: u16, args: [u128; 4] },
+    Controller {
+        reason: u16,
+        args: [u128; 4],
+    },
 }
 
 /// A copy that leaves.
@@ -257,7 +261,11 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             frame_bytes: match origin {
                 Origin::AsItCame => self.frame.frame_bytes as usize,
                 // The copy is all there is to be parsed: what is behind it was not parsed before either.
-                Origin::Changed => self.packet.bytes().len().max(self.frame.frame_bytes as usize),
+                Origin::Changed => self
+                    .packet
+                    .bytes()
+                    .len()
+                    .max(self.frame.frame_bytes as usize),
             },
             origin,
         };

@@ -30,15 +30,11 @@ impl<O: Observer> Evaluator<'_, O> {
                 self.write(*field, value);
             }
             Prim::Add(field, value) => {
-                let sum = self
-                    .read(*field)
-                    .wrapping_add(self.value(*value, args));
+                let sum = self.read(*field).wrapping_add(self.value(*value, args));
                 self.write(*field, sum);
             }
             Prim::Subtract(field, value) => {
-                let rest = self
-                    .read(*field)
-                    .wrapping_sub(self.value(*value, args));
+                let rest = self.read(*field).wrapping_sub(self.value(*value, args));
                 self.write(*field, rest);
             }
             Prim::PushVlan { vid, pcp, tpid } => {
@@ -62,7 +58,9 @@ impl<O: Observer> Evaluator<'_, O> {
                 let ether_type = self.value(*ether_type, args);
                 self.pop_mpls(ether_type);
             }
-            Prim::Output(port) => self.destination = Destination::Port(self.value(*port, args) as u16),
+            Prim::Output(port) => {
+                self.destination = Destination::Port(self.value(*port, args) as u16)
+            }
             Prim::Multicast(group) => {
                 self.destination = Destination::Group(self.value(*group, args) as u16);
             }
@@ -170,7 +168,10 @@ impl<O: Observer> Evaluator<'_, O> {
         let hash = hasher.finish();
         let member = self.snapshot.extras.member(selector, group, hash);
         for (at, &field) in into.iter().enumerate() {
-            let value = member.and_then(|member| member.get(at)).copied().unwrap_or(0);
+            let value = member
+                .and_then(|member| member.get(at))
+                .copied()
+                .unwrap_or(0);
             self.write(field, value);
         }
     }
@@ -244,4 +245,3 @@ fn station(domain: u128, address: u128) -> (BroadcastDomain, MacAddress) {
         MacAddress::from_u64(address as u64),
     )
 }
-

@@ -1,0 +1,418 @@
+//! The paths that parses take, by dense numbers, and for each what a flow-cache key is gathered from.
+//!
+//! Two frames take the same path when the parser went through the same states, found headers of the same lengths in front of others,
+//! and ended alike. So under one path every header that a program can look at lies at the same place, and the words of the frame that
+//! matter are known beforehand.
+
+use super::cache::MOST_KEY_WORDS;
+use super::compile::{Compiled, Field, HeaderField, Next, Prim, PushedHeader, Step, Test, Value};
+use super::evaluate::TcpPlace;
+use super::known::Known;
+use super::layout::Layout;
+use super::packet::{PACKET_BYTES, for_each_byte};
+use super::parse::{ParseError, Watch};
+
+/// Most nodes that one port may add to the tree of paths: hostile frames then find theirs used up, and nobody else's.
+const MOST_NODES_PER_PORT: u16 = 256;
+/// Most paths.
+const MOST_PATHS: usize = u16::MAX as usize;
+
+/// What is known of a path.
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub number: u16,
+    /// Words of the frame, by their first byte, and the bits of them that the program can look at.
+    pub gather: Box<[(u16, u64)]>,
+    /// Where to read a TCP segment.
+    pub tcp: Option<TcpPlace>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// By state and length of its header.
+    children: Vec<((u16, u16), u32)>,
+    /// By how the parse ended.
+    ends: [Option<u16>; 5],
+}
+
+/// All paths seen.
+#[derive(Debug)]
+pub(crate) struct Paths {
+    nodes: Vec<Node>,
+    paths: Vec<Path>,
+    /// Nodes that each port has added.
+    added: Vec<u16>,
+    relevance: Relevance,
+}
+
+/// A walk along the tree while a frame is parsed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walk<'a> {
+    paths: &'a Paths,
+    at: Option<u32>,
+}
+
+impl Watch for Walk<'_> {
+    #[inline]
+    fn step(&mut self, state: u16, bytes: u16, next: Next) {
+        let step = (state, behind_it(bytes, next));
+        self.at = self.at.and_then(|at| {
+            let node = self.paths.nodes.get(at as usize)?;
+            let child = node.children.iter().find(|(known, _)| *known == step)?;
+            Some(child.1)
+        });
+    }
+}
+
+/// The length of the last header makes no difference to what is in front of its end.
+#[inline]
+fn behind_it(bytes: u16, next: Next) -> u16 {
+    match next {
+        Next::State(_) => bytes,
+        Next::Accept => 0,
+        Next::Reject => u16::MAX,
+    }
+}
+
+impl Paths {
+    pub(crate) fn new(program: &Compiled, known: &Known) -> Self {
+        Self {
+            nodes: vec![Node::default()],
+            paths: Vec::new(),
+            added: Vec::new(),
+            relevance: Relevance::new(program, known),
+        }
+    }
+
+    /// Begins a walk.
+    #[inline]
+    pub(crate) fn walk(&self) -> Walk<'_> {
+        Walk {
+            paths: self,
+            at: Some(0),
+        }
+    }
+
+    /// The path at the end of a walk, if it was seen before.
+    #[inline]
+    pub(crate) fn known(&self, walk: Walk<'_>, error: ParseError) -> Option<&Path> {
+        let node = self.nodes.get(walk.at? as usize)?;
+        let path = (*node.ends.get(error as usize)?)?;
+        self.paths.get(usize::from(path))
+    }
+
+    /// A path by its number.
+    pub(crate) fn by_number(&self, number: u16) -> Option<&Path> {
+        self.paths.get(usize::from(number))
+    }
+
+    /// Notes a path; `None` when there is no room for it.
+    pub(crate) fn learn(
+        &mut self,
+        in_port: u16,
+        (trail, error): (&[(u16, u16, Next)], ParseError),
+        (known, layout): (&Known, &Layout),
+    ) -> Option<&Path> {
+        let index = usize::from(in_port);
+        if self.added.len() <= index {
+            self.added.resize(index + 1, 0);
+        }
+        let mut at = 0u32;
+        for &(state, bytes, next) in trail {
+            let step = (state, behind_it(bytes, next));
+            let node = self.nodes.get(at as usize)?;
+            let child = node.children.iter().find(|(known, _)| *known == step);
+            at = match child {
+                Some(&(_, child)) => child,
+                None => {
+                    let added = self.added.get_mut(index)?;
+                    if *added >= MOST_NODES_PER_PORT {
+                        return None;
+                    }
+                    *added += 1;
+                    let child = u32::try_from(self.nodes.len()).ok()?;
+                    self.nodes.push(Node::default());
+                    self.nodes
+                        .get_mut(at as usize)?
+                        .children
+                        .push((step, child));
+                    child
+                }
+            };
+        }
+        let end = self
+            .nodes
+            .get_mut(at as usize)?
+            .ends
+            .get_mut(error as usize)?;
+        if let Some(path) = *end {
+            return self.paths.get(usize::from(path));
+        }
+        if self.paths.len() >= MOST_PATHS {
+            return None;
+        }
+        let number = self.paths.len() as u16;
+        *end = Some(number);
+        self.paths.push(Path {
+            number,
+            gather: self.relevance.gather(layout)?,
+            tcp: TcpPlace::of(known, layout),
+        });
+        self.paths.last()
+    }
+}
+
+/// Which bits of each header a program can look at.
+#[derive(Debug)]
+struct Relevance {
+    /// By header, by byte.
+    masks: Vec<Vec<u8>>,
+}
+
+impl Relevance {
+    fn new(program: &Compiled, known: &Known) -> Self {
+        let mut relevance = Self {
+            masks: vec![Vec::new(); program.headers.len()],
+        };
+        for table in &program.tables {
+            for key in &table.key {
+                relevance.field(key.field);
+            }
+        }
+        for action in &program.actions {
+            relevance.primitives(&action.body, program);
+        }
+        relevance.steps(&program.ingress, program);
+        relevance.steps(&program.egress, program);
+        if program.tracks {
+            let fields = &known.fields;
+            for field in [
+                fields.ipv4_protocol,
+                fields.ipv4_src,
+                fields.ipv4_dst,
+                fields.ipv4_fragment_offset,
+                fields.ipv4_more_fragments,
+                fields.ipv6_next_header,
+                fields.ipv6_src,
+                fields.ipv6_dst,
+                fields.extension_next_header,
+                fields.fragment_next_header,
+                fields.fragment_offset,
+                fields.fragment_more,
+                fields.tcp_src_port,
+                fields.tcp_dst_port,
+                fields.udp_src_port,
+                fields.udp_dst_port,
+                fields.icmp_type,
+                fields.icmp_identifier,
+                fields.icmpv6_type,
+                fields.icmpv6_identifier,
+            ]
+            .into_iter()
+            .flatten()
+            {
+                relevance.header_field(field);
+            }
+        }
+        relevance
+    }
+
+    fn header_field(&mut self, field: HeaderField) {
+        // Whole bytes: what is written beside a field counts as well.
+        let (first, last) = (field.bit / 8, (field.bit + field.bits).div_ceil(8));
+        if let Some(mask) = self.masks.get_mut(usize::from(field.header)) {
+            let end = usize::from(last);
+            if mask.len() < end {
+                mask.resize(end, 0);
+            }
+            for_each_byte(first * 8, (last - first) * 8, |byte, bits| {
+                if let Some(slot) = mask.get_mut(byte) {
+                    *slot |= bits;
+                }
+            });
+        }
+    }
+
+    fn field(&mut self, field: Field) {
+        if let Field::Header(field) = field {
+            self.header_field(field);
+        }
+    }
+
+    fn value(&mut self, value: Value) {
+        if let Value::Field(field) = value {
+            self.field(field);
+        }
+    }
+
+    /// Every field of this name, in whichever header.
+    fn named(&mut self, program: &Compiled, name: &str) {
+        for header in &program.headers {
+            if let Some(field) = header.field(name) {
+                self.header_field(field);
+            }
+        }
+    }
+
+    fn test(&mut self, test: &Test) {
+        match test {
+            Test::Compare(_, a, b) => {
+                self.value(*a);
+                self.value(*b);
+            }
+            Test::Masked(a, _, _) => self.value(*a),
+            Test::All(tests) | Test::Any(tests) => tests.iter().for_each(|test| self.test(test)),
+            Test::Not(test) => self.test(test),
+        }
+    }
+
+    fn steps(&mut self, steps: &[Step], program: &Compiled) {
+        for step in steps {
+            match step {
+                Step::Apply {
+                    hit, miss, actions, ..
+                } => {
+                    self.steps(hit, program);
+                    self.steps(miss, program);
+                    for (_, steps) in actions {
+                        self.steps(steps, program);
+                    }
+                }
+                Step::If {
+                    test,
+                    then,
+                    otherwise,
+                    ..
+                } => {
+                    self.test(test);
+                    self.steps(then, program);
+                    self.steps(otherwise, program);
+                }
+                Step::Do(primitives) => self.primitives(primitives, program),
+                Step::Find {
+                    domain,
+                    address,
+                    hit,
+                    miss,
+                    ..
+                } => {
+                    self.value(*domain);
+                    self.value(*address);
+                    self.steps(hit, program);
+                    self.steps(miss, program);
+                }
+                Step::Exit => {}
+            }
+        }
+    }
+
+    fn primitives(&mut self, primitives: &[Prim], program: &Compiled) {
+        for primitive in primitives {
+            match primitive {
+                Prim::Set(field, value)
+                | Prim::Add(field, value)
+                | Prim::Subtract(field, value) => {
+                    self.field(*field);
+                    self.value(*value);
+                }
+                Prim::PushVlan { vid, pcp, tpid } => {
+                    self.named(program, "ether_type");
+                    [vid, pcp, tpid]
+                        .into_iter()
+                        .for_each(|value| self.value(*value));
+                }
+                Prim::PopVlan => self.named(program, "ether_type"),
+                Prim::PushMpls { label, tc, ttl } => {
+                    self.named(program, "ether_type");
+                    [label, tc, ttl]
+                        .into_iter()
+                        .for_each(|value| self.value(*value));
+                }
+                Prim::PopMpls { ether_type } => {
+                    self.named(program, "bottom");
+                    self.named(program, "ether_type");
+                    self.value(*ether_type);
+                }
+                Prim::Output(value)
+                | Prim::Multicast(value)
+                | Prim::Mirror(value)
+                | Prim::Meter { index: value, .. }
+                | Prim::Count { index: value, .. }
+                | Prim::Track(value) => self.value(*value),
+                // A second parse looks at what the first one went by.
+                Prim::Recirculate(_) => {
+                    for header in &program.headers {
+                        for named in &header.fields {
+                            self.header_field(named.field);
+                        }
+                    }
+                }
+                Prim::Resubmit(_) | Prim::Drop(_) | Prim::Nat | Prim::Decapsulate(_) => {}
+                Prim::Controller { args, .. } => args.iter().for_each(|arg| self.value(*arg)),
+                Prim::Commit(spec) => {
+                    let values = spec.mark.iter().chain(&spec.data);
+                    let source = spec.source.iter().flatten();
+                    let destination = spec.destination.iter().flatten();
+                    for value in values.chain(source).chain(destination) {
+                        self.value(*value);
+                    }
+                }
+                Prim::Learn { domain, address } => {
+                    self.value(*domain);
+                    self.value(*address);
+                }
+                Prim::Select {
+                    group, hash, into, ..
+                } => {
+                    self.value(*group);
+                    hash.iter().chain(into).for_each(|field| self.field(*field));
+                }
+                Prim::Encapsulate(headers) => headers.iter().for_each(|header| {
+                    let PushedHeader { fields, .. } = header;
+                    fields.iter().for_each(|(_, value)| self.value(*value));
+                }),
+            }
+        }
+    }
+
+    /// The words that count in a frame with these headers; `None` when they are too many.
+    fn gather(&self, layout: &Layout) -> Option<Box<[(u16, u64)]>> {
+        let mut bytes = [0u8; PACKET_BYTES];
+        for &header in layout.order() {
+            let place = layout.place(header);
+            let mask = self.masks.get(usize::from(header))?;
+            for (to, bits) in bytes
+                .iter_mut()
+                .skip(usize::from(place.at))
+                .zip(mask.iter().take(place.bytes.into()))
+            {
+                *to |= bits;
+            }
+        }
+        let words: Box<[(u16, u64)]> = bytes
+            .chunks_exact(8)
+            .enumerate()
+            .filter_map(|(number, chunk)| {
+                let mask = u64::from_le_bytes(*chunk.first_chunk()?);
+                (mask != 0).then_some(((number * 8) as u16, mask))
+            })
+            .collect();
+        (words.len() < MOST_KEY_WORDS).then_some(words)
+    }
+}
+
+/// The eight bytes at `at`, those beyond the end being zero.
+#[inline]
+pub(crate) fn word_at(bytes: &[u8], at: u16) -> u64 {
+    let rest = bytes.get(usize::from(at)..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            u64::from_le_bytes(word)
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! A worker's way through an engine: parse, flow cache, and on a miss the tables.
+//!
+//! Each worker owns one. Kept true: a verdict from the cache is the one that evaluation would have given. It is remembered under the
+//! path of the parse, the port, the bits that were looked at, ranges of lengths, counters of all that operators and stations can
+//! change, and a time; and where a connection is part of it, that is asked about every frame.
+
+use std::sync::Arc;
+
+use super::cache::{CacheConfig, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
+use super::compile::Next;
+use super::edit::EditList;
+use super::evaluate::{
+    Conditions, Effects, Evaluation, Evaluator, Frame, OutCopy, Target as OutTarget, Unobserved,
+};
+use super::layout::Layout;
+use super::packet::Packet;
+use super::parse::{Input, Origin, ParseError, parse};
+use super::paths::{Path, Paths, word_at};
+use super::runtime::Engine;
+use super::state::{MeterSetting, Seen, Snapshot};
+use crate::conntrack::{ConnId, Direction, Refreshed};
+use crate::decide::{Decide, FrameInfo};
+use crate::drop_reason::DropReason;
+use crate::mac_table::EpochBucket;
+use crate::outcomes::Outcomes;
+use crate::port::PortId;
+use crate::rate_limit::TokenBucket;
+use crate::time::Millis;
+use crate::verdict::{Flood, FrameCopy, HeaderEdit, Punt, PuntReason, Target, Verdict};
+use crate::vlan_edit::VlanEdit;
+
+/// How often an evaluation is begun again because tables changed faster than it could read them.
+const ATTEMPTS: usize = 8;
+/// Flows that a batch's sweep looks at.
+const SWEPT_PER_BATCH: usize = 4;
+/// Flows with frames that are not yet counted in their entries, at most.
+const MOST_UNCOUNTED: usize = 1024;
+
+/// What is remembered of an evaluation.
+#[derive(Clone, Debug)]
+enum Decision {
+    Drop(DropReason),
+    Output(PortId, Option<Arc<EditList>>),
+    Copies(Arc<[OutCopy]>, Option<DropReason>),
+}
+
+/// A remembered verdict.
+#[derive(Debug)]
+struct Remembered {
+    decision: Decision,
+    frame_lengths: (u32, u32),
+    wire_lengths: (u32, u32),
+    valid_until: Millis,
+    connection: Option<(ConnId, Direction)>,
+    has_meters: bool,
+    rest: Box<Rest>,
+}
+
+/// What of it is not needed for each frame.
+#[derive(Debug)]
+struct Rest {
+    /// Change counters of tables, and their sum.
+    counters: Box<[u32]>,
+    sum: u32,
+    stations: Box<[EpochBucket]>,
+    station_sum: u32,
+    meters: Box<[Arc<MeterSetting>]>,
+    seen: Box<[Arc<Seen>]>,
+    counts: Box<[(u16, u32)]>,
+}
+
+impl Rest {
+    fn counts_something(&self) -> bool {
+        !self.seen.is_empty() || !self.counts.is_empty()
+    }
+}
+
+/// How a pipeline came to its verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Frames that were decided by the tables rather than from the cache.
+    pub misses: u64,
+    /// Verdicts put into the cache.
+    pub remembered: u64,
+    /// Verdicts that hold for their frame alone.
+    pub unrepeatable: u64,
+    /// Frames with more different headers than a path is kept for.
+    pub pathless: u64,
+}
+
+/// One worker's view of an [`Engine`].
+pub struct EnginePipeline {
+    engine: Arc<Engine>,
+    snapshot: Arc<Snapshot>,
+    cache: FlowCache<Remembered>,
+    paths: Paths,
+    layout: Layout,
+    packet: Box<Packet>,
+    outcomes: Outcomes,
+    budgets: Vec<TokenBucket>,
+    uncounted: Vec<FlowRef>,
+    trail: Vec<(u16, u16, Next)>,
+    now: Millis,
+    stats: EngineStats,
+}
+
+impl EnginePipeline {
+    /// A pipeline with an empty cache.
+    pub fn new(engine: Arc<Engine>) -> Self {
+        let state = &engine.state;
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        Self {
+            snapshot: engine.snapshot(),
+            cache: FlowCache::new(CacheConfig::default(), seed),
+            paths: Paths::new(&state.program, &state.known),
+            layout: Layout::default(),
+            packet: Box::new(Packet::new(&[], state.program.metadata.len())),
+            outcomes: Outcomes::new(),
+            budgets: Vec::new(),
+            uncounted: Vec::new(),
+            trail: Vec::new(),
+            now: Millis(0),
+            stats: EngineStats::default(),
+            engine,
+        }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// How the verdicts so far came about.
+    pub fn stats(&self) -> EngineStats {
+        self.stats
+    }
+
+    /// Forgets all verdicts: every frame is evaluated again.
+    pub fn forget(&mut self) {
+        self.count_all();
+        self.cache.clear();
+    }
+
+    /// Adds what was counted here to entries and counters: before the worker sleeps, that nothing waits for the next frame.
+    pub fn count_all(&mut self) {
+        let Self {
+            cache,
+            uncounted,
+            engine,
+            ..
+        } = self;
+        for flow in uncounted.drain(..) {
+            if let Some(flow) = cache.entry_mut(flow) {
+                count(engine, flow);
+            }
+        }
+    }
+
+    /// The sum of all change counters: while it stands still, what held just before holds again.
+    #[inline]
+    fn generation(engine: &Engine) -> u64 {
+        let state = &engine.state;
+        state
+            .changes
+            .changes()
+            .wrapping_add(state.macs.epochs().changes())
+    }
+
+    /// Decides on a frame.
+    #[inline]
+    fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        let engine = Arc::clone(&self.engine);
+        let program = &engine.state.program;
+        let bytes = frame
+            .header
+            .get(..super::packet::PACKET_BYTES)
+            .unwrap_or(frame.header);
+        self.layout.clear();
+        let input = Input {
+            bytes,
+            frame_bytes: frame.frame_bytes as usize,
+            origin: Origin::AsItCame,
+        };
+        let mut walk = self.paths.walk();
+        let error = parse(program, input, &mut self.layout, &mut walk);
+        let mut words = [0u64; MOST_KEY_WORDS];
+        let Some(path) = self.paths.known(walk, error) else {
+            return self.decide_new_path(in_port, frame, error);
+        };
+        let words = gather(in_port, path, bytes, &mut words);
+        let key = FlowKey {
+            path: path.number,
+            words,
+        };
+        let tcp = path.tcp;
+        let Some(found) = self.cache.lookup(key) else {
+            return self.miss(in_port, frame, Some(key.path));
+        };
+        let generation = Self::generation(&engine);
+        let now = self.now;
+        let Some(flow) = self.cache.entry_mut(found) else {
+            return self.miss(in_port, frame, Some(key.path));
+        };
+        let remembered = &flow.value;
+        let within = |(low, high): (u32, u32), length: u32| low <= length && length <= high;
+        if !within(remembered.frame_lengths, frame.frame_bytes)
+            || !within(remembered.wire_lengths, frame.wire_bytes)
+        {
+            // As right as before, for other lengths.
+            return self.miss(in_port, frame, None);
+        }
+        let holds = now < remembered.valid_until
+            && (flow.stamp == generation || holds(&engine, &remembered.rest));
+        if !holds {
+            let gone = self.cache.remove(found);
+            if let Some(mut gone) = gone {
+                count(&engine, &mut gone);
+            }
+            return self.miss(in_port, frame, Some(key.path));
+        }
+        flow.stamp = generation;
+        if let Some((connection, direction)) = remembered.connection {
+            let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
+            let refreshed = engine.state.conntrack.refresh(
+                connection,
+                direction,
+                (segment.as_ref(), frame.frame_bytes),
+                now,
+            );
+            if refreshed == Refreshed::Changed {
+                return self.miss(in_port, frame, Some(key.path));
+            }
+        }
+        if remembered.has_meters {
+            for meter in &remembered.rest.meters {
+                if !meter.passes(frame.frame_bytes, now) {
+                    return Verdict::Drop(DropReason::RateExceeded);
+                }
+            }
+        }
+        let is_first = flow.packets == 0;
+        flow.count(frame.frame_bytes, now);
+        let counts = is_first && flow.value.rest.counts_something();
+        let verdict = match &flow.value.decision {
+            Decision::Drop(reason) => Verdict::Drop(*reason),
+            Decision::Output(port, None) => Verdict::Output {
+                port: *port,
+                edit: HeaderEdit::NONE,
+            },
+            Decision::Output(port, Some(edits)) => match self.outcomes.add_list(edits) {
+                Ok(list) => Verdict::Output {
+                    port: *port,
+                    edit: HeaderEdit::List(list),
+                },
+                Err(reason) => Verdict::Drop(reason),
+            },
+            Decision::Copies(copies, drop) => {
+                let (copies, drop) = (Arc::clone(copies), *drop);
+                copies_verdict(&mut self.outcomes, &copies, drop)
+            }
+        };
+        if counts {
+            self.note_uncounted(found);
+        }
+        verdict
+    }
+
+    fn note_uncounted(&mut self, flow: FlowRef) {
+        if self.uncounted.len() >= MOST_UNCOUNTED {
+            self.count_all();
+        }
+        self.uncounted.push(flow);
+    }
+
+    /// A frame whose path was not seen before.
+    #[cold]
+    #[inline(never)]
+    fn decide_new_path(
+        &mut self,
+        in_port: PortId,
+        frame: &FrameInfo<'_>,
+        error: ParseError,
+    ) -> Verdict {
+        let engine = Arc::clone(&self.engine);
+        let state = &engine.state;
+        let mut trail = std::mem::take(&mut self.trail);
+        trail.clear();
+        let mut layout = Layout::default();
+        let input = Input {
+            bytes: frame
+                .header
+                .get(..super::packet::PACKET_BYTES)
+                .unwrap_or(frame.header),
+            frame_bytes: frame.frame_bytes as usize,
+            origin: Origin::AsItCame,
+        };
+        parse(
+            &state.program,
+            input,
+            &mut layout,
+            &mut |state, bytes, next| trail.push((state, bytes, next)),
+        );
+        let path = self
+            .paths
+            .learn(in_port.get(), (&trail, error), (&state.known, &layout))
+            .map(|path| path.number);
+        self.trail = trail;
+        if path.is_none() {
+            self.stats.pathless += 1;
+        }
+        self.layout = layout;
+        self.miss(in_port, frame, path)
+    }
+
+    /// Asks the tables.
+    #[cold]
+    #[inline(never)]
+    fn miss(&mut self, in_port: PortId, frame: &FrameInfo<'_>, path: Option<u16>) -> Verdict {
+        self.stats.misses += 1;
+        let engine = Arc::clone(&self.engine);
+        // Before anything is read that a change may concern.
+        let mut generation = Self::generation(&engine);
+        let mut evaluation = self.evaluate(&engine, in_port, frame);
+        for _ in 0..ATTEMPTS {
+            if engine.is_readable(&self.snapshot) {
+                break;
+            }
+            generation = Self::generation(&engine);
+            evaluation = self.evaluate(&engine, in_port, frame);
+        }
+        let frame_bytes = frame.frame_bytes;
+        let copies: Arc<[OutCopy]> = evaluation.copies.into();
+        let decision = decision(evaluation.drop, &copies);
+        let seen: Box<[Arc<Seen>]> = evaluation
+            .entries
+            .iter()
+            .filter_map(|entry| entry.seen.clone())
+            .collect();
+        for seen in &seen {
+            seen.add(1, frame_bytes.into(), self.now);
+        }
+        for &(counter, index) in &evaluation.counts {
+            if let Some(counts) = engine.state.counts.get(usize::from(counter)) {
+                counts.add(index, 1, frame_bytes.into());
+            }
+        }
+        match (evaluation.conditions, path) {
+            (Some(conditions), Some(path)) if engine.is_readable(&self.snapshot) => {
+                let remembered = Remembered {
+                    decision: decision.clone(),
+                    frame_lengths: self.packet.frame_lengths,
+                    wire_lengths: self.packet.wire_lengths,
+                    valid_until: conditions.valid_until,
+                    connection: conditions.connection,
+                    has_meters: !evaluation.meters.is_empty(),
+                    rest: Box::new(Rest::new(
+                        conditions,
+                        evaluation.meters,
+                        seen,
+                        evaluation.counts,
+                    )),
+                };
+                self.remember((in_port, frame.header), path, remembered, generation);
+            }
+            _ => self.stats.unrepeatable += 1,
+        }
+        match decision {
+            Decision::Drop(reason) => Verdict::Drop(reason),
+            Decision::Output(port, edits) => match edits
+                .map(|edits| self.outcomes.add_list(&edits))
+                .transpose()
+            {
+                Ok(list) => Verdict::Output {
+                    port,
+                    edit: list.map_or(HeaderEdit::NONE, HeaderEdit::List),
+                },
+                Err(reason) => Verdict::Drop(reason),
+            },
+            Decision::Copies(copies, drop) => copies_verdict(&mut self.outcomes, &copies, drop),
+        }
+    }
+
+    fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) -> Evaluation {
+        if !engine.is_published(&self.snapshot) {
+            self.snapshot = engine.snapshot();
+        }
+        let index = in_port.index();
+        if self.budgets.len() <= index {
+            let full = TokenBucket::full(engine.config().learn_rate, self.now);
+            self.budgets.resize(index + 1, full);
+        }
+        let mut spare = TokenBucket::full(engine.config().learn_rate, self.now);
+        let budget = self.budgets.get_mut(index).unwrap_or(&mut spare);
+        let frame = Frame {
+            in_port,
+            header: frame.header,
+            frame_bytes: frame.frame_bytes,
+            wire_bytes: frame.wire_bytes,
+            now: self.now,
+        };
+        Evaluator::new(
+            &engine.state,
+            &self.snapshot,
+            frame,
+            Effects::Live(budget),
+            &mut Unobserved,
+            &mut self.packet,
+        )
+        .run()
+    }
+
+    fn remember(
+        &mut self,
+        (in_port, header): (PortId, &[u8]),
+        path: u16,
+        remembered: Remembered,
+        generation: u64,
+    ) {
+        let Some(path) = self.paths.by_number(path) else {
+            return;
+        };
+        let (mut words, mut masks) = ([0u64; MOST_KEY_WORDS], [0u64; MOST_KEY_WORDS]);
+        let words = gather(in_port, path, header, &mut words);
+        let looked_at = self.packet.looked_at();
+        let mut covered = 0;
+        if let Some(first) = masks.first_mut() {
+            *first = u64::MAX;
+        }
+        for (mask, &(at, relevant)) in masks.iter_mut().skip(1).zip(&path.gather) {
+            let bits = word_at(looked_at, at);
+            *mask = bits & relevant;
+            covered += mask.count_ones();
+        }
+        let all: u32 = looked_at.iter().map(|byte| byte.count_ones()).sum();
+        // What the key does not have cannot be compared: then the program was searched for it in vain.
+        debug_assert_eq!(all, covered, "bits were looked at that no key has");
+        if all != covered {
+            return;
+        }
+        let masks = masks.get(..words.len()).unwrap_or_default();
+        let key = FlowKey {
+            path: path.number,
+            words,
+        };
+        if let Ok(inserted) = self.cache.insert(key, masks, remembered, generation) {
+            self.stats.remembered += 1;
+            if let Some(mut gone) = inserted.pushed_out {
+                count(&self.engine, &mut gone);
+            }
+        }
+    }
+}
+
+impl Rest {
+    fn new(
+        conditions: Conditions,
+        meters: Vec<Arc<MeterSetting>>,
+        seen: Box<[Arc<Seen>]>,
+        counts: Vec<(u16, u32)>,
+    ) -> Self {
+        Self {
+            counters: conditions.tables.counters().into(),
+            sum: conditions.tables.sum(),
+            stations: conditions.stations.into(),
+            station_sum: conditions.station_sum,
+            meters: meters.into(),
+            seen,
+            counts: counts.into(),
+        }
+    }
+}
+
+/// Whether nothing has changed that a verdict depends on.
+fn holds(engine: &Engine, rest: &Rest) -> bool {
+    let epochs = engine.state.macs.epochs();
+    let stations = rest
+        .stations
+        .iter()
+        .fold(0u32, |sum, &bucket| sum.wrapping_add(epochs.get(bucket)));
+    engine.state.changes.sum(&rest.counters) == rest.sum && stations == rest.station_sum
+}
+
+/// Adds what a flow has counted to its entries and counters.
+fn count(engine: &Engine, flow: &mut Flow<Remembered>) {
+    if !flow.value.rest.counts_something() {
+        return;
+    }
+    let last = flow.last_used;
+    let (frames, bytes) = flow.take_counts();
+    if frames == 0 {
+        return;
+    }
+    for seen in &flow.value.rest.seen {
+        seen.add(frames, bytes, last);
+    }
+    for &(counter, index) in &flow.value.rest.counts {
+        if let Some(counts) = engine.state.counts.get(usize::from(counter)) {
+            counts.add(index, frames, bytes);
+        }
+    }
+}
+
+/// The words of a frame's key.
+#[inline]
+fn gather<'a>(
+    in_port: PortId,
+    path: &Path,
+    bytes: &[u8],
+    words: &'a mut [u64; MOST_KEY_WORDS],
+) -> &'a [u64] {
+    let [first, rest @ ..] = words;
+    *first = in_port.get().into();
+    for (word, &(at, mask)) in rest.iter_mut().zip(&path.gather) {
+        *word = word_at(bytes, at) & mask;
+    }
+    words.get(..=path.gather.len()).unwrap_or_default()
+}
+
+fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
+    match (drop, &**copies) {
+        (Some(reason), []) => Decision::Drop(reason),
+        (None, []) => Decision::Drop(DropReason::NoDestination),
+        (
+            None,
+            [
+                OutCopy {
+                    target: OutTarget::Port(port),
+                    edits,
+                },
+            ],
+        ) => match PortId::new(*port) {
+            Some(port) => Decision::Output(port, edits.clone()),
+            None => Decision::Drop(DropReason::NoDestination),
+        },
+        (drop, _) => Decision::Copies(Arc::clone(copies), drop),
+    }
+}
+
+fn copies_verdict(
+    outcomes: &mut Outcomes,
+    copies: &[OutCopy],
+    drop: Option<DropReason>,
+) -> Verdict {
+    let mut listed = Vec::with_capacity(copies.len() + 1);
+    for copy in copies {
+        let edit = match copy.edits.as_ref().map(|edits| outcomes.add_list(edits)) {
+            None => HeaderEdit::NONE,
+            Some(Ok(list)) => HeaderEdit::List(list),
+            Some(Err(reason)) => return Verdict::Drop(reason),
+        };
+        let target = match &copy.target {
+            OutTarget::Port(port) => match PortId::new(*port) {
+                Some(port) => Target::Port(port),
+                None => continue,
+            },
+            OutTarget::Controller { reason, args } => {
+                let punt = Punt {
+                    reason: PuntReason(*reason),
+                    args: *args,
+                };
+                match outcomes.add_punt(punt) {
+                    Ok(punt) => Target::Controller(punt),
+                    Err(reason) => return Verdict::Drop(reason),
+                }
+            }
+        };
+        listed.push(FrameCopy { target, edit });
+    }
+    if let Some(reason) = drop {
+        listed.push(FrameCopy {
+            target: Target::Drop(reason),
+            edit: HeaderEdit::NONE,
+        });
+    }
+    match outcomes.add_copies(listed) {
+        Ok(copies) => Verdict::Copies(copies),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+impl Decide for EnginePipeline {
+    fn begin_batch(&mut self, now: Millis) {
+        self.outcomes.clear();
+        if now != self.now {
+            self.now = now;
+            self.cache.set_time(now);
+            self.count_all();
+        }
+        let Self { cache, engine, .. } = self;
+        cache.sweep(SWEPT_PER_BATCH, |flow| {
+            count(engine, flow);
+            now < flow.value.valid_until
+        });
+    }
+
+    #[inline]
+    fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        self.classify(in_port, frame)
+    }
+
+    fn flood_members(&self, _: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {
+        // Programs flood to multicast groups.
+        std::iter::empty()
+    }
+
+    fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
+    }
+}

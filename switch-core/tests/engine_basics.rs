@@ -1,0 +1,231 @@
+//! An engine runs a program that is given as JSON.
+
+use std::sync::Arc;
+
+use switch_core::engine::control::{Outcome, PortNames, Update, WriteErrorKind};
+use switch_core::engine::model::Program;
+use switch_core::engine::pipeline::EnginePipeline;
+use switch_core::engine::runtime::{Engine, EngineConfig};
+use switch_core::{Decide, DropReason, FrameInfo, HeaderEdit, Millis, PortId, Verdict};
+
+/// Ports are called by their numbers.
+struct Numbers;
+
+impl PortNames for Numbers {
+    fn id(&self, name: &str) -> Option<PortId> {
+        PortId::new(name.strip_prefix("vm")?.parse().ok()?)
+    }
+
+    fn name(&self, id: PortId) -> Option<String> {
+        Some(format!("vm{id}"))
+    }
+}
+
+const FIREWALL: &str = r#"{
+    "name": "firewall",
+    "metadata": [{"name": "class", "bits": 8}],
+    "actions": [
+        {"name": "deny", "do": [{"drop": {"reason": "acl_denied"}}]},
+        {"name": "classify", "params": [{"name": "class", "bits": 8}],
+         "do": [{"set": {"field": "meta.class", "to": "$class"}}]},
+        {"name": "send", "params": [{"name": "port", "bits": 16, "format": "port"}],
+         "do": [{"output": {"port": "$port"}}]},
+        {"name": "route", "params": [{"name": "port", "bits": 16, "format": "port"}, {"name": "mac", "bits": 48, "format": "mac"}],
+         "do": [{"set": {"field": "ethernet.dst", "to": "$mac"}}, {"subtract": {"field": "ipv4.ttl", "value": 1}},
+                {"output": {"port": "$port"}}]}
+    ],
+    "tables": [
+        {"name": "acl", "key": [{"field": "ipv4.src", "match": "ternary"}, {"field": "tcp.dst_port", "match": "range"}],
+         "actions": ["deny", "classify"], "size": 1024, "counters": true},
+        {"name": "forward", "key": [{"field": "ethernet.dst", "match": "exact"}], "actions": ["send"], "size": 1024},
+        {"name": "routes", "key": [{"field": "ipv4.dst", "match": "lpm"}], "actions": ["route", "deny"], "size": 1024}
+    ],
+    "ingress": [
+        {"if": {"if": {"valid": "ipv4"}, "then": [{"apply": {"table": "acl"}}]}},
+        {"apply": {"table": "forward", "miss": [{"apply": {"table": "routes"}}]}}
+    ]
+}"#;
+
+fn tcp(destination: [u8; 4], port: u16) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+        .ipv4([10, 0, 0, 1], destination, 64)
+        .tcp(1234, port, 7, 1000);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"hello").unwrap();
+    frame
+}
+
+fn info(frame: &[u8]) -> FrameInfo<'_> {
+    FrameInfo {
+        header: frame,
+        frame_bytes: frame.len() as u32,
+        wire_bytes: frame.len() as u32,
+        partial_checksum: None,
+    }
+}
+
+fn updates(json: &str) -> Vec<Update> {
+    serde_json::from_str(json).unwrap()
+}
+
+fn engine() -> Arc<Engine> {
+    let valid = Program::from_json(FIREWALL).unwrap_or_else(|errors| panic!("{errors}"));
+    Arc::new(Engine::new(valid, EngineConfig::default()).unwrap())
+}
+
+fn port(number: u16) -> PortId {
+    PortId::new(number).unwrap()
+}
+
+#[test]
+fn a_frame_goes_where_entries_say_and_a_change_is_seen_by_the_next() {
+    let engine = engine();
+    let now = Millis(1);
+    let mut pipeline = EnginePipeline::new(Arc::clone(&engine));
+    let frame = tcp([10, 0, 9, 9], 80);
+    let mut decide = |frame: &[u8]| {
+        pipeline.begin_batch(now);
+        pipeline.decide(port(1), &info(frame))
+    };
+    assert_eq!(decide(&frame), Verdict::Drop(DropReason::NoDestination));
+    let write = |json: &str| engine.write(&updates(json), &Numbers, now);
+    write(
+        r#"[{"insert": {"table": "forward", "key": {"ethernet.dst": "02:00:00:00:00:02"}, "action": "send", "params": {"port": "vm7"}}}]"#,
+    )
+    .unwrap();
+    for _ in 0..3 {
+        let to = decide(&frame);
+        assert_eq!(
+            to,
+            Verdict::Output {
+                port: port(7),
+                edit: HeaderEdit::NONE
+            }
+        );
+    }
+    write(
+        r#"[{"insert": {"table": "acl", "key": {"tcp.dst_port": "80..90"}, "priority": 10, "action": "deny"}}]"#,
+    )
+    .unwrap();
+    assert_eq!(decide(&frame), Verdict::Drop(DropReason::AclDenied));
+    assert!(matches!(
+        decide(&tcp([10, 0, 9, 9], 91)),
+        Verdict::Output { .. }
+    ));
+    let listed = engine.entries("acl", (None, 10), &Numbers).unwrap();
+    assert_eq!(listed.len(), 1);
+    // The first batch is counted at once, later ones when time goes on.
+    pipeline.count_all();
+    let listed = engine.entries("acl", (None, 10), &Numbers).unwrap();
+    assert_eq!(listed[0].counters.unwrap().frames, 1);
+    assert!(pipeline.stats().misses < 8);
+}
+
+#[test]
+fn a_routed_frame_is_edited_with_its_checksum() {
+    let engine = engine();
+    let now = Millis(1);
+    engine
+        .write(
+            &updates(
+                r#"[{"insert": {"table": "routes", "key": {"ipv4.dst": "10.0.0.0/16"}, "action": "route",
+                     "params": {"port": 3, "mac": "02:00:00:00:00:99"}}}]"#,
+            ),
+            &Numbers,
+            now,
+        )
+        .unwrap();
+    let mut pipeline = EnginePipeline::new(Arc::clone(&engine));
+    for round in 0..3 {
+        pipeline.begin_batch(now);
+        let frame = tcp([10, 0, 9, round], 80);
+        let verdict = pipeline.decide(port(1), &info(&frame));
+        let Verdict::Output {
+            port: to,
+            edit: HeaderEdit::List(list),
+        } = verdict
+        else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(to, port(3));
+        let mut buffer = frame.clone();
+        buffer.resize(256, 0);
+        let mut edited = switch_core::engine::edit::EditedFrame {
+            header_bytes: frame.len(),
+            frame_bytes: frame.len(),
+            buffer: &mut buffer,
+            partial_checksum: None,
+        };
+        let edits = pipeline.outcomes().edit_list(list).unwrap();
+        edits.apply(&mut edited).unwrap();
+        let sliced = etherparse::SlicedPacket::from_ethernet(&buffer[..frame.len()]).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = sliced.net else {
+            panic!("no IPv4");
+        };
+        let header = ip.header().to_header();
+        assert_eq!(header.time_to_live, 63);
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+    }
+    assert!(pipeline.stats().misses <= 2, "{:?}", pipeline.stats());
+}
+
+#[test]
+fn a_batch_with_a_fault_changes_nothing_and_says_where_it_is() {
+    let engine = engine();
+    let now = Millis(1);
+    let error = engine
+        .write(
+            &updates(
+                r#"[{"insert": {"table": "forward", "key": {"ethernet.dst": "02:00:00:00:00:02"}, "action": "send", "params": {"port": 7}}},
+                    {"insert": {"table": "forward", "key": {"ethernet.dst": "02:00:00:00:00:02"}, "action": "send", "params": {"port": 8}}}]"#,
+            ),
+            &Numbers,
+            now,
+        )
+        .unwrap_err();
+    assert_eq!(
+        (error.index, error.kind),
+        (1, WriteErrorKind::AlreadyExists)
+    );
+    assert_eq!(engine.count("forward").unwrap(), 0);
+    let error = engine
+        .write(
+            &updates(
+                r#"[{"insert": {"table": "routes", "key": {"ipv4.dst": "10.0.0.1/8"}, "action": "deny"}}]"#,
+            ),
+            &Numbers,
+            now,
+        )
+        .unwrap_err();
+    assert_eq!(error.place, "key.ipv4.dst");
+}
+
+#[test]
+fn an_explanation_tells_each_step_and_what_a_change_would_do() {
+    let engine = engine();
+    let frame = tcp([10, 0, 9, 9], 80);
+    let what_if = updates(
+        r#"[{"insert": {"table": "routes", "key": {"ipv4.dst": "10.0.0.0/16"}, "action": "route", "params": {"port": 3, "mac": "02:00:00:00:00:99"}}}]"#,
+    );
+    let explain = |what_if: &[Update]| {
+        engine
+            .explain((port(1), &frame), what_if, &Numbers, Millis(1))
+            .unwrap()
+    };
+    assert!(matches!(explain(&[]).outcome, Outcome::Drop { .. }));
+    let trace = explain(&what_if);
+    let Outcome::Deliver { copies } = &trace.outcome else {
+        panic!("{trace:?}");
+    };
+    assert_eq!(copies[0].to, "vm3");
+    assert!(copies[0].changes.contains(&"ipv4.ttl: 64 -> 63".to_owned()));
+    assert!(matches!(explain(&[]).outcome, Outcome::Drop { .. }));
+    assert!(
+        trace
+            .looked_at
+            .iter()
+            .any(|field| field == "ipv4.dst & 0xffff0000"),
+        "{:?}",
+        trace.looked_at
+    );
+}
