@@ -222,9 +222,7 @@ impl<A, const W: usize> Store<A, W> {
         let staged = state.staged.get(&at)?;
         for step in from..from + STEPS_PER_LOCK as u32 {
             let index = staged.steps.get(step)?.version();
-            let key = state.index.key_of(&self.plan, &state.versions, index)?;
-            let version = state.versions.get(index)?;
-            self.counters.bump(version, u32::from(key.specificity));
+            self.counters.bump(state.versions.get(index)?);
         }
         Some(from + STEPS_PER_LOCK as u32)
     }
@@ -679,9 +677,9 @@ impl<const W: usize> CounterPlan<W> {
         }
     }
 
-    fn bump<A>(&self, version: &Version<A, W>, prefix: u32) {
+    fn bump<A>(&self, version: &Version<A, W>) {
         let index = match self.shortest {
-            Some(shortest) if prefix < shortest => self.range.first,
+            Some(shortest) if version.class < shortest => self.range.first,
             _ => self.counter(&version.key),
         };
         self.counters.bump(index);

@@ -40,6 +40,18 @@ pub(super) struct Place<const W: usize> {
     compared: u16,
 }
 
+impl<const W: usize> Place<W> {
+    /// The only one that a key without ranges can have.
+    pub(super) fn of_prefix(plan: &Plan, key: &CanonicalKey) -> Self {
+        let (values, masks) = plan.layout.values_and_masks(key);
+        Self {
+            value: plan.layout.pack(&values),
+            mask: plan.layout.pack(&masks),
+            compared: 0,
+        }
+    }
+}
+
 struct Group<const W: usize> {
     mask: [u64; W],
     compared: u16,
