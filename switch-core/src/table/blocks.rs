@@ -8,7 +8,7 @@ use super::buckets::NONE;
 const CHUNK: u32 = 1 << 14;
 
 /// The sizes of blocks, in numbers. A node has at most 63 prefixes and 64 branches.
-const SIZES: [u32; 12] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128];
+const SIZES: [u32; 9] = [8, 10, 12, 16, 24, 32, 48, 64, 128];
 
 pub(super) struct Blocks {
     chunks: Vec<Box<[u32]>>,
@@ -42,12 +42,19 @@ impl Blocks {
         }
     }
 
-    /// Puts a number into a run of `len` before the one at `at`; the run's block from then on. An empty run needs none.
+    /// A run of these numbers.
+    pub(super) fn of(&mut self, numbers: &[u32]) -> u32 {
+        let len = numbers.len() as u32;
+        let block = self.take(size_of_run(len));
+        if let Some(run) = self.run_mut(block, len) {
+            run.copy_from_slice(numbers);
+        }
+        block
+    }
+
+    /// Puts a number into a run of `len` before the one at `at`; the run's block from then on.
     pub(super) fn insert(&mut self, block: u32, len: u32, at: u32, number: u32) -> u32 {
-        let block = match len {
-            0 => self.take(size_of_run(1)),
-            len => self.resize(block, len, len + 1),
-        };
+        let block = self.resize(block, len, len + 1);
         if let Some(run) = self.run_mut(block, len + 1) {
             let (at, len) = (at as usize, len as usize);
             if at < len {
@@ -134,8 +141,8 @@ mod tests {
         let mut blocks = Blocks::new();
         let mut chunks = 0;
         for round in 0..3 {
-            let mut runs = vec![(NONE, Vec::new()); 200];
-            for step in 0..200 * 127 {
+            let mut runs: Vec<_> = (0..200).map(|run| (blocks.of(&[run]), vec![run])).collect();
+            for step in 0..200 * 126 {
                 let (block, run) = &mut runs[step % 200];
                 let at = step * 7919 % (run.len() + 1);
                 *block = blocks.insert(*block, run.len() as u32, at as u32, step as u32);

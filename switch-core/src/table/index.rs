@@ -99,17 +99,17 @@ impl<const W: usize> Index<W> {
         }
     }
 
-    /// Puts a version, and the specificity of its key, at a place.
+    /// Puts a version of a key at one of its places.
     pub(super) fn link<A>(
         &mut self,
         plan: &Plan,
         versions: &mut Versions<A, W>,
-        (index, specificity): (u32, u16),
-        place: &Place<W>,
+        index: u32,
+        (key, place): (&CanonicalKey, &Place<W>),
     ) {
         match self {
-            Self::Tuples(tuples) => tuples.link(plan, versions, (index, specificity), place),
-            Self::Trie(trie) => trie.link(versions, index, specificity),
+            Self::Tuples(tuples) => tuples.link(plan, versions, index, (key, place)),
+            Self::Trie(trie) => trie.link(versions, index, key.specificity),
         }
     }
 

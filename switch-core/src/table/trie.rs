@@ -20,6 +20,9 @@ use super::version::{Version, Versions};
 /// Bits that a node tells apart.
 const STRIDE: u32 = 6;
 
+/// Items that a node holds itself: with those it is about a cache line, and most nodes have no more.
+const FEW: usize = 8;
+
 /// What a branch leads to: a node, or with this bit set the first version of a prefix. [`NONE`] is neither.
 const PREFIX: u32 = 1 << 31;
 
@@ -31,14 +34,76 @@ struct Node<const W: usize> {
     prefixes: u64,
     /// Its branches, by six bits.
     branches: u64,
-    /// Where its prefixes and then its branches lie.
-    block: u32,
     depth: u32,
+    /// Its prefixes and then its branches; when they are more than fit, the block where they lie is the first.
+    items: [u32; FEW],
 }
 
 impl<const W: usize> Node<W> {
-    fn items(&self) -> u32 {
+    const fn empty() -> Self {
+        Self {
+            path: [0; W],
+            prefixes: 0,
+            branches: 0,
+            depth: 0,
+            items: [NONE; FEW],
+        }
+    }
+
+    fn len(&self) -> u32 {
         self.prefixes.count_ones() + self.branches.count_ones()
+    }
+
+    #[inline]
+    fn item(&self, blocks: &Blocks, place: u32) -> u32 {
+        if self.len() as usize > FEW {
+            return blocks.get(self.items[0], place);
+        }
+        self.items.get(place as usize).copied().unwrap_or(NONE)
+    }
+
+    fn set_item(&mut self, blocks: &mut Blocks, place: u32, to: u32) {
+        if self.len() as usize > FEW {
+            blocks.set(self.items[0], place, to);
+        } else if let Some(item) = self.items.get_mut(place as usize) {
+            *item = to;
+        }
+    }
+
+    /// Puts an item before the one at a place. Its bit is not set yet.
+    fn insert_item(&mut self, blocks: &mut Blocks, place: u32, to: u32) {
+        let (len, at) = (self.len() as usize, place as usize);
+        match len {
+            ..FEW if at <= len => {
+                self.items.copy_within(at..len, at + 1);
+                self.items[at] = to;
+            }
+            ..FEW => {}
+            FEW => {
+                let block = blocks.of(&self.items);
+                self.items[0] = blocks.insert(block, len as u32, place, to);
+            }
+            _ => self.items[0] = blocks.insert(self.items[0], len as u32, place, to),
+        }
+    }
+
+    /// Takes out the item at a place. Its bit is still set.
+    fn remove_item(&mut self, blocks: &mut Blocks, place: u32) {
+        let (len, at) = (self.len() as usize, place as usize);
+        if len <= FEW {
+            if at < len {
+                self.items.copy_within(at + 1..len, at);
+            }
+            return;
+        }
+        let block = blocks.remove(self.items[0], len as u32, place);
+        self.items[0] = block;
+        if len - 1 == FEW {
+            for (item, at) in self.items.iter_mut().zip(0..) {
+                *item = blocks.get(block, at);
+            }
+            blocks.free(block, FEW as u32);
+        }
     }
 
     /// The place of a prefix among the items, by its bit.
@@ -113,7 +178,7 @@ pub(super) fn key_of<A, const W: usize>(plan: &Plan, version: &Version<A, W>) ->
 #[derive(Clone, Copy)]
 enum Place {
     Root,
-    /// In a block, and whose it is.
+    /// At a place of a node.
     Item(u32, u32),
 }
 
@@ -198,7 +263,7 @@ impl<const W: usize> Trie<W> {
                 walk.depended = node.depth + parting_bits(node, six);
                 at = NONE;
             } else {
-                at = self.blocks.get(node.block, node.branch_place(six));
+                at = node.item(&self.blocks, node.branch_place(six));
             }
         }
         if at != NONE && at & PREFIX != 0 {
@@ -214,7 +279,7 @@ impl<const W: usize> Trie<W> {
         }
         walk.found = last.map(|(node, matching)| {
             let bit = 63 - matching.leading_zeros();
-            let first = self.blocks.get(node.block, node.prefix_place(bit));
+            let first = node.item(&self.blocks, node.prefix_place(bit));
             (first & !PREFIX, node.depth + (bit + 1).ilog2())
         });
         walk
@@ -292,14 +357,14 @@ impl<const W: usize> Trie<W> {
                 return None;
             }
             let item = node.item_of(prefix);
-            let in_block = node.place_of(item);
+            let in_node = node.place_of(item);
             match item {
                 Item::Prefix(bit) => {
                     let is_there = node.prefixes >> bit & 1 != 0;
-                    return is_there.then_some(Place::Item(node.block, in_block));
+                    return is_there.then_some(Place::Item(at, in_node));
                 }
                 Item::Branch(branch) if node.branches >> branch & 1 == 0 => return None,
-                Item::Branch(_) => place = Place::Item(node.block, in_block),
+                Item::Branch(_) => place = Place::Item(at, in_node),
             }
         }
     }
@@ -339,7 +404,7 @@ impl<const W: usize> Trie<W> {
             }
             match node.item_of(prefix) {
                 item @ Item::Branch(branch) if node.branches >> branch & 1 != 0 => {
-                    place = Place::Item(node.block, node.place_of(item));
+                    place = Place::Item(at, node.place_of(item));
                 }
                 _ => {
                     self.add_item(at, prefix, first | PREFIX);
@@ -360,12 +425,12 @@ impl<const W: usize> Trie<W> {
                 return;
             };
             let item = node.item_of(prefix);
-            let in_block = node.place_of(item);
-            let below = self.blocks.get(node.block, in_block);
+            let in_node = node.place_of(item);
+            let below = node.item(&self.blocks, in_node);
             if let Item::Branch(_) = item
                 && self.node(below).is_some()
             {
-                place = Place::Item(node.block, in_block);
+                place = Place::Item(at, in_node);
                 continue;
             }
             debug_assert!(prefix_of(versions, below & !PREFIX).is_some());
@@ -385,14 +450,21 @@ impl<const W: usize> Trie<W> {
     fn read(&self, place: Place) -> u32 {
         match place {
             Place::Root => self.root,
-            Place::Item(block, at) => self.blocks.get(block, at),
+            Place::Item(node, at) => {
+                let node = self.nodes.get(node);
+                node.map_or(NONE, |node| node.item(&self.blocks, at))
+            }
         }
     }
 
     fn write(&mut self, place: Place, to: u32) {
         match place {
             Place::Root => self.root = to,
-            Place::Item(block, at) => self.blocks.set(block, at, to),
+            Place::Item(node, at) => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.set_item(&mut self.blocks, at, to);
+                }
+            }
         }
     }
 
@@ -404,10 +476,8 @@ impl<const W: usize> Trie<W> {
     fn add_node(&mut self, key: &[u64; W], depth: u32) -> u32 {
         self.nodes.insert(Node {
             path: super::layout::and(key, &first_bits(depth)),
-            prefixes: 0,
-            branches: 0,
-            block: NONE,
             depth,
+            ..Node::empty()
         })
     }
 
@@ -418,7 +488,7 @@ impl<const W: usize> Trie<W> {
         };
         let item = node.item_of(prefix);
         let place = node.place_of(item);
-        node.block = self.blocks.insert(node.block, node.items(), place, to);
+        node.insert_item(&mut self.blocks, place, to);
         match item {
             Item::Prefix(bit) => node.prefixes |= 1 << bit,
             Item::Branch(branch) => node.branches |= 1 << branch,
@@ -429,24 +499,16 @@ impl<const W: usize> Trie<W> {
     fn remove_item(&mut self, at: u32, item: Item) -> Option<u32> {
         let node = self.nodes.get_mut(at)?;
         let place = node.place_of(item);
-        node.block = self.blocks.remove(node.block, node.items(), place);
+        node.remove_item(&mut self.blocks, place);
         match item {
             Item::Prefix(bit) => node.prefixes &= !(1 << bit),
             Item::Branch(branch) => node.branches &= !(1 << branch),
         }
-        if node.items() > 1 {
+        if node.len() > 1 {
             return None;
         }
-        let last = self.blocks.get(node.block, 0);
-        self.blocks.free(node.block, node.items());
-        let rest = Node {
-            path: [0; W],
-            prefixes: 0,
-            branches: 0,
-            block: NONE,
-            depth: 0,
-        };
-        self.nodes.remove(at, rest);
+        let last = node.items[0];
+        self.nodes.remove(at, Node::empty());
         Some(last)
     }
 }
