@@ -52,9 +52,28 @@ impl Buckets {
         first_of(word)
     }
 
-    /// Puts an item in front of its chain.
-    pub(super) fn link(&mut self, items: &mut impl Chained, index: u32) {
-        self.push(items, index);
+    /// Puts an item into its chain: behind the last that `goes_first`, in front when none does.
+    pub(super) fn link<C: Chained>(
+        &mut self,
+        items: &mut C,
+        index: u32,
+        goes_first: impl Fn(&C, u32) -> bool,
+    ) {
+        let address = self.address(items.hash_of(index));
+        let mut before = NONE;
+        let mut at = first_of(self.word(address));
+        while at != NONE {
+            if goes_first(items, at) {
+                before = at;
+            }
+            at = items.next_of(at);
+        }
+        if before == NONE {
+            self.push(items, index);
+        } else {
+            items.set_next(index, items.next_of(before));
+            items.set_next(before, index);
+        }
         self.items += 1;
         if self.items * MIN_BUCKETS_PER_ITEM > self.len as usize {
             // Twice: the count of buckets that is wanted goes up by two.
@@ -139,9 +158,17 @@ impl Buckets {
         self.mask = (len + 1).next_power_of_two() - 1;
     }
 
-    /// Puts each item of a bucket where it belongs now.
+    /// Puts each item of a bucket where it belongs now. Those that stay together keep their order.
     fn distribute(&mut self, items: &mut impl Chained, address: u32) {
+        let mut backwards = NONE;
         let mut at = first_of(self.word(address));
+        while at != NONE {
+            let next = items.next_of(at);
+            items.set_next(at, backwards);
+            backwards = at;
+            at = next;
+        }
+        let mut at = backwards;
         self.set_word(address, 0);
         while at != NONE {
             let next = items.next_of(at);
@@ -238,7 +265,7 @@ mod tests {
         let mut items = Items((0..ITEMS).map(|index| (hash(index), NONE)).collect());
         let mut buckets = Buckets::new();
         for index in 0..ITEMS {
-            buckets.link(&mut items, index);
+            buckets.link(&mut items, index, |_, _| false);
             assert!(buckets.len as usize >= buckets.items * MIN_BUCKETS_PER_ITEM);
         }
         assert!((0..ITEMS).all(|index| is_there(&buckets, &items, index)));

@@ -6,6 +6,7 @@ use super::key::CanonicalKey;
 use super::layout::Layout;
 use super::seed::Seed;
 use super::shape::{MatchKind, TableShape};
+use super::trie::{self, Prefix, Trie};
 use super::tuple_space::{Place, TupleSpace};
 use super::version::Versions;
 
@@ -39,10 +40,14 @@ pub(super) struct Wanted<'a, const W: usize> {
 /// Finds versions by key. Versions that have ended stay in it until they are freed.
 pub(super) enum Index<const W: usize> {
     Tuples(TupleSpace<W>),
+    Trie(Trie<W>),
 }
 
 impl<const W: usize> Index<W> {
     pub(super) fn new(plan: &Plan, seed: Seed) -> Self {
+        if plan.shape.by_longest_prefix() {
+            return Self::Trie(Trie::new());
+        }
         Self::Tuples(TupleSpace::new(plan.shape.max_masks(), seed))
     }
 
@@ -57,6 +62,7 @@ impl<const W: usize> Index<W> {
     ) -> Option<u32> {
         match self {
             Self::Tuples(tuples) => tuples.lookup(plan, versions, wanted, looked),
+            Self::Trie(trie) => trie.lookup(versions, &wanted.words, wanted.at, looked),
         }
     }
 
@@ -70,6 +76,13 @@ impl<const W: usize> Index<W> {
     ) -> Option<u32> {
         match self {
             Self::Tuples(tuples) => tuples.find(plan, versions, key, at),
+            Self::Trie(trie) => {
+                let mut version = trie.find(versions, &Prefix::of_key(plan, key))?;
+                while !versions.get(version)?.is_seen_at(at) {
+                    version = versions.get(version)?.next;
+                }
+                Some(version)
+            }
         }
     }
 
@@ -82,19 +95,21 @@ impl<const W: usize> Index<W> {
     ) -> Result<Vec<Place<W>>, TableError> {
         match self {
             Self::Tuples(tuples) => tuples.places(plan, versions, key),
+            Self::Trie(_) => Ok(vec![Place::of_prefix(plan, key)]),
         }
     }
 
-    /// Puts a version, and the specificity of its key, at a place.
+    /// Puts a version of a key at one of its places.
     pub(super) fn link<A>(
         &mut self,
         plan: &Plan,
         versions: &mut Versions<A, W>,
-        (index, specificity): (u32, u16),
-        place: &Place<W>,
+        index: u32,
+        (key, place): (&CanonicalKey, &Place<W>),
     ) {
         match self {
-            Self::Tuples(tuples) => tuples.link(plan, versions, (index, specificity), place),
+            Self::Tuples(tuples) => tuples.link(plan, versions, index, (key, place)),
+            Self::Trie(trie) => trie.link(versions, index, key.specificity),
         }
     }
 
@@ -102,6 +117,7 @@ impl<const W: usize> Index<W> {
     pub(super) fn unlink<A>(&mut self, plan: &Plan, versions: &mut Versions<A, W>, index: u32) {
         match self {
             Self::Tuples(tuples) => tuples.unlink(plan, versions, index),
+            Self::Trie(trie) => trie.unlink(versions, index),
         }
     }
 
@@ -114,6 +130,7 @@ impl<const W: usize> Index<W> {
     ) -> Option<CanonicalKey> {
         match self {
             Self::Tuples(tuples) => tuples.key_of(plan, versions, index),
+            Self::Trie(_) => Some(trie::key_of(plan, versions.get(index)?)),
         }
     }
 }

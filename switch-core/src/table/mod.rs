@@ -14,6 +14,7 @@
 //! * [`buckets`]: the hash buckets below it, which grow by one bucket at a time;
 //! * [`range`]: a range as prefixes;
 //! * [`trie`]: the index of longest-prefix tables;
+//! * [`blocks`]: what its nodes lead to;
 //! * [`seed`]: keyed hashing;
 //! * [`slab`]: storage with small steps of growth.
 //!
@@ -26,6 +27,7 @@
 //! lock for reading, a change holds it for writing for one entry or a few dozen; nothing waits for more, and nothing in a table is
 //! ever rebuilt as a whole.
 
+mod blocks;
 mod buckets;
 mod counters;
 mod error;
@@ -42,6 +44,7 @@ mod store;
     reason = "the file of the type that the folder is named for"
 )]
 mod table;
+mod trie;
 mod tuple_space;
 mod version;
 

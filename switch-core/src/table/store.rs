@@ -222,9 +222,7 @@ impl<A, const W: usize> Store<A, W> {
         let staged = state.staged.get(&at)?;
         for step in from..from + STEPS_PER_LOCK as u32 {
             let index = staged.steps.get(step)?.version();
-            let key = state.index.key_of(&self.plan, &state.versions, index)?;
-            let version = state.versions.get(index)?;
-            self.counters.bump(version, u32::from(key.specificity));
+            self.counters.bump(state.versions.get(index)?);
         }
         Some(from + STEPS_PER_LOCK as u32)
     }
@@ -247,11 +245,12 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
             return Err(TableError::Full { limit });
         }
         let entry = state.entries.next_index();
-        let newest = state.add_version(&self.plan, key, value, (entry, at))?;
         let generation = state
             .entries
             .get(entry)
             .map_or(0, |freed| freed.generation.wrapping_add(1));
+        let handle = EntryHandle::new(entry, generation);
+        let newest = state.add_version(&self.plan, key, value, (handle, at))?;
         state.entries.insert(EntryState {
             newest,
             generation,
@@ -260,7 +259,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         });
         state.live += 1;
         state.staged_at(at).growth += 1;
-        Ok(EntryHandle::new(entry, generation))
+        Ok(handle)
     }
 
     fn replace(
@@ -274,19 +273,16 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         let old = state
             .find(&self.plan, key, at)
             .ok_or(TableError::NotFound)?;
-        let entry = state
-            .versions
-            .get(old)
-            .map_or(NONE, |version| version.entry);
+        let handle = state.handle_of(old).ok_or(TableError::NotFound)?;
         // Ended first, so that what is counted is what will be there.
         state.end_version(old, at);
-        match state.add_version(&self.plan, key, value, (entry, at)) {
+        match state.add_version(&self.plan, key, value, (handle, at)) {
             Ok(new) => {
-                if let Some(state) = state.entries.get_mut(entry) {
-                    state.newest = new;
-                    state.versions += 1;
+                if let Some(entry) = state.entries.get_mut(handle.index()) {
+                    entry.newest = new;
+                    entry.versions += 1;
                 }
-                state.handle_of(entry).ok_or(TableError::NotFound)
+                Ok(handle)
             }
             Err(refused) => {
                 state.undo_last_step(&self.plan, at);
@@ -301,14 +297,11 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         let old = state
             .find(&self.plan, key, at)
             .ok_or(TableError::NotFound)?;
-        let entry = state
-            .versions
-            .get(old)
-            .map_or(NONE, |version| version.entry);
+        let handle = state.handle_of(old).ok_or(TableError::NotFound)?;
         state.end_version(old, at);
         state.live = state.live.saturating_sub(1);
         state.staged_at(at).growth -= 1;
-        state.handle_of(entry).ok_or(TableError::NotFound)
+        Ok(handle)
     }
 
     fn unstage(&self, at: Epoch) {
@@ -446,7 +439,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
             .and_then(|index| {
                 let version = state.versions.get(index)?;
                 Some(Hit {
-                    handle: state.handle_of(version.entry)?,
+                    handle: EntryHandle::new(version.entry, version.generation),
                     value: Arc::clone(version.value.as_ref()?),
                 })
             });
@@ -478,9 +471,9 @@ impl<A, const W: usize> State<A, W> {
         })
     }
 
-    fn handle_of(&self, entry: u32) -> Option<EntryHandle> {
-        let state = self.entries.get(entry)?;
-        Some(EntryHandle::new(entry, state.generation))
+    fn handle_of(&self, version: u32) -> Option<EntryHandle> {
+        let version = self.versions.get(version)?;
+        Some(EntryHandle::new(version.entry, version.generation))
     }
 
     /// Adds a version, or the several of a range; the first of them.
@@ -489,7 +482,7 @@ impl<A, const W: usize> State<A, W> {
         plan: &Plan,
         key: &CanonicalKey,
         value: Arc<A>,
-        (entry, at): (u32, Epoch),
+        (handle, at): (EntryHandle, Epoch),
     ) -> Result<u32, TableError> {
         let limit = plan.max_versions();
         if self.versions.len() >= limit {
@@ -508,11 +501,12 @@ impl<A, const W: usize> State<A, W> {
                 next: NONE,
                 class: NONE,
                 priority: key.priority,
-                entry,
+                entry: handle.index(),
+                generation: handle.generation(),
             };
             let index = self.versions.insert(version, ranges.clone());
             self.index
-                .link(plan, &mut self.versions, (index, key.specificity), place);
+                .link(plan, &mut self.versions, index, (key, place));
             added.push(index);
         }
         let mut added = added.into_iter();
@@ -603,7 +597,7 @@ impl<A, const W: usize> State<A, W> {
     fn entry_of(&self, plan: &Plan, index: u32) -> Option<Entry<A>> {
         let version = self.versions.get(index)?;
         Some(Entry {
-            handle: self.handle_of(version.entry)?,
+            handle: self.handle_of(index)?,
             key: self
                 .index
                 .key_of(plan, &self.versions, index)?
@@ -679,9 +673,9 @@ impl<const W: usize> CounterPlan<W> {
         }
     }
 
-    fn bump<A>(&self, version: &Version<A, W>, prefix: u32) {
+    fn bump<A>(&self, version: &Version<A, W>) {
         let index = match self.shortest {
-            Some(shortest) if prefix < shortest => self.range.first,
+            Some(shortest) if version.class < shortest => self.range.first,
             _ => self.counter(&version.key),
         };
         self.counters.bump(index);

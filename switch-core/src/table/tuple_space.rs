@@ -40,6 +40,18 @@ pub(super) struct Place<const W: usize> {
     compared: u16,
 }
 
+impl<const W: usize> Place<W> {
+    /// The only one that a key without ranges can have.
+    pub(super) fn of_prefix(plan: &Plan, key: &CanonicalKey) -> Self {
+        let (values, masks) = plan.layout.values_and_masks(key);
+        Self {
+            value: plan.layout.pack(&values),
+            mask: plan.layout.pack(&masks),
+            compared: 0,
+        }
+    }
+}
+
 struct Group<const W: usize> {
     mask: [u64; W],
     compared: u16,
@@ -125,6 +137,8 @@ impl<const W: usize> TupleSpace<W> {
                 if wins {
                     found = Some((index, rank));
                 }
+                // The others of this key come after it in rank.
+                break;
             }
         }
         found.map(|(index, _)| index)
@@ -149,11 +163,21 @@ impl<const W: usize> TupleSpace<W> {
         versions: &Versions<A, W>,
         index: u32,
     ) -> Option<CanonicalKey> {
+        let group = self.group(versions.get(index)?.class)?;
+        Self::key_in(plan, versions, index, &group.mask)
+    }
+
+    /// The key of a version in a group of this mask.
+    fn key_in<A>(
+        plan: &Plan,
+        versions: &Versions<A, W>,
+        index: u32,
+        mask: &[u64; W],
+    ) -> Option<CanonicalKey> {
         let version = versions.get(index)?;
-        let group = self.group(version.class)?;
         let (mut values, mut masks) = ([0; MAX_FIELDS], [0; MAX_FIELDS]);
         plan.layout.unpack_into(&version.key, &mut values);
-        plan.layout.unpack_into(&group.mask, &mut masks);
+        plan.layout.unpack_into(mask, &mut masks);
         let mut matchers = [Matcher::Any; MAX_FIELDS];
         let mut specificity = 0;
         for ((matcher, &field), (value, mask)) in matchers
@@ -280,13 +304,13 @@ impl<const W: usize> TupleSpace<W> {
             .count()
     }
 
-    /// Puts a version, and the specificity of its key, at a place.
+    /// Puts a version of a key at one of its places.
     pub(super) fn link<A>(
         &mut self,
         plan: &Plan,
         versions: &mut Versions<A, W>,
-        (index, specificity): (u32, u16),
-        place: &Place<W>,
+        index: u32,
+        (key, place): (&CanonicalKey, &Place<W>),
     ) {
         let class = match self.by_mask.get(&(place.mask, place.compared)) {
             Some(&class) => class,
@@ -297,8 +321,17 @@ impl<const W: usize> TupleSpace<W> {
         };
         version.class = class;
         version.hash = self.seed.hash(class, &place.value);
-        let rank = (version.priority, specificity);
-        self.buckets.link(versions, index);
+        let rank = (version.priority, key.specificity);
+        let (first, value) = (plan.shape.has_priority(), place.value);
+        let goes_first = |versions: &Versions<A, W>, other: u32| {
+            first
+                && versions.get(other).is_some_and(|other| {
+                    other.class == class && other.key == value && other.priority >= key.priority
+                })
+                && Self::key_in(plan, versions, other, &place.mask)
+                    .is_some_and(|other| other.precedence(key).is_gt())
+        };
+        self.buckets.link(versions, index, goes_first);
         if let Some(group) = self.group_mut(class) {
             *group.ranks.entry(rank).or_default() += 1;
         }

@@ -27,6 +27,7 @@ pub(super) struct Version<A, const W: usize> {
     pub(super) priority: i32,
     /// The entry it belongs to.
     pub(super) entry: u32,
+    pub(super) generation: u32,
 }
 
 impl<A, const W: usize> Version<A, W> {
@@ -42,6 +43,7 @@ impl<A, const W: usize> Version<A, W> {
             class: NONE,
             priority: 0,
             entry: NONE,
+            generation: 0,
         }
     }
 
