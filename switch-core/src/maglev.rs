@@ -269,8 +269,9 @@ impl WeightedGroup {
     /// When a member is repeated, or there are more than entries.
     pub fn new(members: &[Member], size: TableSize) -> Result<Self, GroupError> {
         let mut table = Table::blank(members, size)?;
-        let wanted = targets(&table.members, table.entries.len());
-        fill(&mut table, wanted);
+        let shares = Shares::of(&table);
+        let kept = vec![None; table.members.len()];
+        fill(&mut table, &shares, &kept);
         Ok(Self(table))
     }
 
@@ -282,8 +283,30 @@ impl WeightedGroup {
     /// When a member is repeated, or there are more than entries.
     pub fn changed(&self, members: &[Member], size: TableSize) -> Result<Self, GroupError> {
         let mut table = Table::blank(members, size)?;
-        let mut wanted = targets(&table.members, table.entries.len());
-        // Entries are looked at in an order that has nothing to do with their hashes, so that none are favoured.
+        let shares = Shares::of(&table);
+        // One more than the share is no reason to move.
+        let mut most: Vec<_> = shares.lower.iter().map(|lower| lower + 1).collect();
+        let mut kept = self.keep(&mut table, &most);
+        let free = table.entries.iter().filter(|e| **e == NOBODY).count();
+        let needed = shares.missing(&kept).iter().sum::<usize>();
+        if needed > free {
+            let over =
+                |at: &&usize| kept.get(**at).copied().flatten() > shares.lower.get(**at).copied();
+            for &at in shares.by_loss.iter().rev().filter(over).take(needed - free) {
+                if let Some(most) = most.get_mut(at) {
+                    *most -= 1;
+                }
+            }
+            table.entries.fill(NOBODY);
+            kept = self.keep(&mut table, &most);
+        }
+        fill(&mut table, &shares, &kept);
+        Ok(Self(table))
+    }
+
+    /// Gives members of `table` what they have in this one, each no more than `most`. How many each has; `None` of new ones.
+    fn keep(&self, table: &mut Table, most: &[usize]) -> Vec<Option<usize>> {
+        let mut kept = vec![None; table.members.len()];
         for position in scattered(table.entries.len()) {
             let Some(member) = self.0.member_at(position) else {
                 continue;
@@ -291,15 +314,19 @@ impl WeightedGroup {
             let Ok(now_at) = table.members.binary_search_by_key(&member, |m| m.id) else {
                 continue;
             };
-            if let (Some(entry), Some(wanted @ 1..)) =
-                (table.entries.get_mut(position), wanted.get_mut(now_at))
-            {
-                *entry = now_at as u16;
-                *wanted -= 1;
+            if let (Some(entry), Some(kept), Some(&most)) = (
+                table.entries.get_mut(position),
+                kept.get_mut(now_at),
+                most.get(now_at),
+            ) {
+                let has = kept.get_or_insert(0);
+                if *has < most {
+                    *has += 1;
+                    *entry = now_at as u16;
+                }
             }
         }
-        fill(&mut table, wanted);
-        Ok(Self(table))
+        kept
     }
 
     /// The member for a flow of this hash, all of whose bits should be good. `None` when no member has a weight.
@@ -314,39 +341,67 @@ impl WeightedGroup {
     }
 }
 
-/// How many entries each member is to have: by weight, and what is left over by rounding to those who lost most by it. Each has one at
-/// least.
-fn targets(members: &[Member], entries: usize) -> Vec<usize> {
-    let total: u64 = members.iter().map(|m| u64::from(m.weight)).sum();
-    let shared = (entries - members.len().min(entries)) as u64;
-    let exact = |member: &Member| u64::from(member.weight) * shared;
-    let mut targets: Vec<_> = members
-        .iter()
-        .map(|member| 1 + (exact(member) / total.max(1)) as usize)
-        .collect();
-    let mut by_loss: Vec<_> = (0..members.len()).collect();
-    by_loss.sort_by_key(|&at| Reverse(members.get(at).map_or(0, |m| exact(m) % total.max(1))));
-    let left = entries.saturating_sub(targets.iter().sum());
-    for at in by_loss.into_iter().take(left) {
-        if let Some(target) = targets.get_mut(at) {
-            *target += 1;
-        }
-    }
-    targets
+/// How many entries each member should have.
+struct Shares {
+    /// Rounded down, but one at least.
+    lower: Vec<usize>,
+    /// Members in the order of what they lose by that.
+    by_loss: Vec<usize>,
 }
 
-/// Gives each free entry to a member that wants more.
-fn fill(table: &mut Table, wanted: Vec<usize>) {
-    let mut takers = wanted
+impl Shares {
+    fn of(table: &Table) -> Self {
+        let members = &table.members;
+        let total = members.iter().map(|m| u64::from(m.weight)).sum::<u64>();
+        let shared = (table.entries.len().saturating_sub(members.len())) as u64;
+        let exact = |member: &Member| u64::from(member.weight) * shared;
+        let lower = members
+            .iter()
+            .map(|member| 1 + (exact(member) / total.max(1)) as usize)
+            .collect();
+        let mut by_loss: Vec<_> = (0..members.len()).collect();
+        by_loss.sort_by_key(|&at| Reverse(members.get(at).map_or(0, |m| exact(m) % total.max(1))));
+        Self { lower, by_loss }
+    }
+
+    /// What each must get. One less than the share is no reason to take from others, but for a new member.
+    fn missing(&self, kept: &[Option<usize>]) -> Vec<usize> {
+        self.lower
+            .iter()
+            .zip(kept)
+            .map(|(lower, kept)| match kept {
+                Some(kept) => lower.saturating_sub(kept + 1),
+                None => *lower,
+            })
+            .collect()
+    }
+}
+
+/// Gives each free entry to a member: first to those who miss most, then to those who lose most by rounding.
+fn fill(table: &mut Table, shares: &Shares, kept: &[Option<usize>]) {
+    let missing = shares.missing(kept);
+    let short_of_one = |at: usize| {
+        let has = kept.get(at).copied().flatten().unwrap_or(0) + missing.get(at).unwrap_or(&0);
+        shares.lower.get(at).is_some_and(|lower| has < *lower)
+    };
+    let at_share = |at: usize| kept.get(at).copied().flatten() <= shares.lower.get(at).copied();
+    let mut takers: Vec<usize> = missing
+        .iter()
+        .enumerate()
+        .flat_map(|(at, &count)| std::iter::repeat_n(at, count))
+        .collect();
+    takers.extend((0..missing.len()).filter(|&at| short_of_one(at)));
+    takers.extend(shares.by_loss.iter().filter(|at| at_share(**at)));
+    // What rounding may still leave.
+    let mut takers = takers
         .into_iter()
-        .zip(0_u16..)
-        .flat_map(|(count, member)| std::iter::repeat_n(member, count));
+        .chain(shares.by_loss.iter().copied().cycle());
     for position in scattered(table.entries.len()) {
         if let Some(entry) = table.entries.get_mut(position)
             && *entry == NOBODY
             && let Some(member) = takers.next()
         {
-            *entry = member;
+            *entry = member as u16;
         }
     }
 }
@@ -355,4 +410,158 @@ fn fill(table: &mut Table, wanted: Vec<usize>) {
 fn scattered(entries: usize) -> impl Iterator<Item = usize> {
     let step = (entries * 618 / 1000).max(1);
     (0..entries).map(move |number| number * step % entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn members(weights: &[u16]) -> Vec<Member> {
+        (10..)
+            .zip(weights)
+            .map(|(id, &weight)| Member {
+                id: MemberId(id),
+                weight,
+            })
+            .collect()
+    }
+
+    fn counts(entries: impl Iterator<Item = Option<MemberId>>) -> HashMap<MemberId, usize> {
+        let mut counts = HashMap::new();
+        for entry in entries {
+            *counts.entry(entry.expect("all are given")).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The fraction of entries that a member of this weight should have.
+    fn share(members: &[Member], weight: u16) -> f64 {
+        let total: u32 = members.iter().map(|member| u32::from(member.weight)).sum();
+        f64::from(weight) / f64::from(total)
+    }
+
+    #[test]
+    fn only_primes_are_table_sizes() {
+        for size in [TableSize::SMALL, TableSize::LARGE] {
+            assert_eq!(TableSize::new(size.get()), Ok(size));
+        }
+        for size in [0, 1, 4, 1024, 65_536, 1_048_583] {
+            assert_eq!(TableSize::new(size), Err(GroupError::TableSize(size)));
+        }
+    }
+
+    #[test]
+    fn groups_that_make_no_sense_are_refused() {
+        let twice = [members(&[1]), members(&[2])].concat();
+        assert_eq!(
+            Maglev::build(&twice, TableSize::SMALL),
+            Err(GroupError::Repeated(MemberId(10)))
+        );
+        let size = TableSize::new(3).expect("prime");
+        assert!(matches!(
+            WeightedGroup::new(&members(&[1, 1, 1, 1]), size),
+            Err(GroupError::TooManyMembers {
+                members: 4,
+                entries: 3
+            })
+        ));
+    }
+
+    #[test]
+    fn nobody_is_chosen_from_nobody() {
+        for weights in [&[][..], &[0, 0]] {
+            let maglev = Maglev::build(&members(weights), TableSize::SMALL).expect("valid");
+            let group = WeightedGroup::new(&members(weights), TableSize::SMALL).expect("valid");
+            assert_eq!(maglev.select(u64::MAX), None);
+            assert_eq!(group.select(0), None);
+        }
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_matter_to_maglev() {
+        let mut some = members(&[3, 5, 7, 1]);
+        let table = Maglev::build(&some, TableSize::SMALL);
+        some.reverse();
+        assert_eq!(Maglev::build(&some, TableSize::SMALL), table);
+    }
+
+    #[test]
+    fn every_hash_selects_an_entry_as_often_as_any_other() {
+        let group = WeightedGroup::new(&members(&[1, 1]), TableSize::SMALL).expect("valid");
+        assert!(group.select(0).is_some());
+        assert!(group.select(u64::MAX).is_some());
+        let chosen = (0..100_000_u64)
+            .filter(|&flow| group.select(mix(flow)) == Some(MemberId(10)))
+            .count();
+        assert!((49_000..51_000).contains(&chosen), "{chosen}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn shares_are_as_the_weights(weights in prop::collection::vec(1_u16..100, 1..40)) {
+            let members = members(&weights);
+            let maglev = Maglev::build(&members, TableSize::LARGE).expect("valid");
+            let group = WeightedGroup::new(&members, TableSize::LARGE).expect("valid");
+            for (name, counts) in [("Maglev", counts(maglev.entries())), ("group", counts(group.entries()))] {
+                for member in &members {
+                    let wanted = share(&members, member.weight) * 65_537.0;
+                    let has = counts.get(&member.id).copied().unwrap_or(0) as f64;
+                    prop_assert!((has - wanted).abs() <= wanted * 0.02 + 2.0, "{name}: {has} not {wanted}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_maglev_member_more_or_less_moves_its_share_and_little_more(
+            weights in prop::collection::vec(1_u16..20, 2..40),
+            which in any::<prop::sample::Index>(),
+        ) {
+            let all = members(&weights);
+            let mut fewer = all.clone();
+            let gone = fewer.remove(which.index(all.len()));
+            let one = Maglev::build(&all, TableSize::LARGE).expect("valid");
+            let other = Maglev::build(&fewer, TableSize::LARGE).expect("valid");
+            let others_moved = one
+                .entries()
+                .zip(other.entries())
+                .filter(|(before, after)| *before != Some(gone.id) && before != after)
+                .count();
+            prop_assert!(others_moved as f64 <= 0.05 * 65_537.0, "{others_moved}");
+        }
+
+        #[test]
+        fn a_member_that_leaves_a_group_moves_only_its_own_entries(
+            weights in prop::collection::vec(1_u16..100, 2..40),
+            which in any::<prop::sample::Index>(),
+        ) {
+            let all = members(&weights);
+            let mut fewer = all.clone();
+            let gone = fewer.remove(which.index(all.len()));
+            let before = WeightedGroup::new(&all, TableSize::SMALL).expect("valid");
+            let after = before.changed(&fewer, TableSize::SMALL).expect("valid");
+            for (one, other) in before.entries().zip(after.entries()) {
+                prop_assert!(one == Some(gone.id) || one == other);
+                prop_assert!(other.is_some() && other != Some(gone.id));
+            }
+            // And back: only what it gets moves.
+            let again = after.changed(&all, TableSize::SMALL).expect("valid");
+            for (one, other) in after.entries().zip(again.entries()) {
+                prop_assert!(other == Some(gone.id) || one == other);
+            }
+            for (group, members) in [(&after, &fewer), (&again, &all)] {
+                let counts = counts(group.entries());
+                for member in members {
+                    let wanted = share(members, member.weight) * 1021.0;
+                    let has = counts.get(&member.id).copied().unwrap_or(0) as f64;
+                    prop_assert!((has - wanted).abs() <= 3.0, "{has} not {wanted}");
+                }
+            }
+        }
+    }
 }

@@ -13,6 +13,9 @@ const FRACTION_BITS: u32 = 48;
 const NS_PER_SECOND: u128 = 1_000_000_000;
 /// No frame is larger, with room to spare.
 const MAX_FRAME_BYTES: u32 = 1 << 18;
+/// Tokens of a frame, in the bucket that counts frames.
+const FRAME_PARTS: u32 = 1 << 10;
+const MAX_FRAMES_PER_SECOND: u64 = 1_000_000_000;
 /// Workers' clocks may differ by this much. A clock that goes back further has been set.
 const CLOCK_SKEW_NS: u64 = 10_000_000;
 
@@ -20,11 +23,11 @@ const CLOCK_SKEW_NS: u64 = 10_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeterConfig {
-    /// Bytes a second; no limit if `None`. At most 10^12 count.
+    /// Bytes a second; no limit if `None`. At most 10^12 (2^40) count.
     pub bytes_per_second: Option<u64>,
     /// Bytes that may pass at once after a quiet time. Less than the rate gives between two calls makes the rate lower.
     pub burst_bytes: u64,
-    /// Frames a second; no limit if `None`. At most 10^12 count.
+    /// Frames a second; no limit if `None`. At most 10^9 count.
     pub frames_per_second: Option<u64>,
     /// Frames that may pass at once after a quiet time; 0 counts as 1.
     pub burst_frames: u64,
@@ -50,11 +53,20 @@ pub struct Meter {
 impl Meter {
     /// A meter whose buckets are full at its first frame.
     pub fn new(config: &MeterConfig) -> Self {
-        let bucket =
-            |rate: Option<u64>, burst: u64| rate.map(|rate| Bucket::new(rate, burst.max(1)));
         Self {
-            bytes: bucket(config.bytes_per_second, config.burst_bytes),
-            frames: bucket(config.frames_per_second, config.burst_frames),
+            bytes: config
+                .bytes_per_second
+                .map(|rate| Bucket::new(rate, config.burst_bytes, MAX_FRAME_BYTES)),
+            // Frames are counted in small parts, so that it does not matter where in the time of one a bucket began.
+            frames: config.frames_per_second.map(|rate| {
+                let rate = rate.min(MAX_FRAMES_PER_SECOND) * u64::from(FRAME_PARTS);
+                let burst = config.burst_frames.max(1);
+                Bucket::new(
+                    rate,
+                    burst.saturating_mul(u64::from(FRAME_PARTS)),
+                    FRAME_PARTS,
+                )
+            }),
         }
     }
 
@@ -71,7 +83,7 @@ impl Meter {
             return MeterColor::Red;
         }
         if let Some(bucket) = &self.frames
-            && !bucket.take(1, now_ns)
+            && !bucket.take(u64::from(FRAME_PARTS), now_ns)
         {
             if let Some(bucket) = &self.bytes {
                 bucket.give_back(bytes);
@@ -90,25 +102,27 @@ struct Bucket {
     /// Tokens a nanosecond, as a fixed-point number.
     rate: u64,
     burst: u64,
-    /// More than was ever given, by at least so much: the clock was set back.
-    set_back: u64,
+    /// If more than this was taken beyond what was given, the clock was set back.
+    most_owed: u64,
 }
 
+/// Nothing was asked for so far: the bucket is full. One in 2^64 other values looks so too, and then is worth a burst.
+const UNTOUCHED: u64 = 1 << 63;
+
 impl Bucket {
-    const MAX_RATE: u64 = 1_000_000_000_000;
+    const MAX_RATE: u64 = 1 << 40;
     const MAX_BURST: u64 = 1 << 60;
 
-    fn new(per_second: u64, burst: u64) -> Self {
+    fn new(per_second: u64, burst: u64, at_once: u32) -> Self {
         let per_second = per_second.min(Self::MAX_RATE);
-        let burst = burst.min(Self::MAX_BURST);
+        let burst = burst.clamp(1, Self::MAX_BURST);
         let rate = ((u128::from(per_second) << FRACTION_BITS) / NS_PER_SECOND) as u64;
         let skew = (u128::from(CLOCK_SKEW_NS) * u128::from(rate)) >> FRACTION_BITS;
         Self {
-            // Far behind anything that is given, as after a long idle time.
-            taken: AtomicU64::new(1 << 63),
+            taken: AtomicU64::new(UNTOUCHED),
             rate,
             burst,
-            set_back: skew as u64 + u64::from(MAX_FRAME_BYTES),
+            most_owed: skew as u64 + u64::from(at_once),
         }
     }
 
@@ -124,9 +138,9 @@ impl Bucket {
         let mut taken = self.taken.load(Relaxed);
         loop {
             let mut level = given.wrapping_sub(taken) as i64;
-            if level > self.burst as i64 || level == i64::MIN {
+            if level > self.burst as i64 || taken == UNTOUCHED {
                 level = self.burst as i64;
-            } else if level < -(self.set_back as i64) {
+            } else if level < -(self.most_owed as i64) {
                 level = 0;
             }
             if level < tokens.min(self.burst) as i64 {
@@ -145,5 +159,191 @@ impl Bucket {
 
     fn give_back(&self, tokens: u64) {
         self.taken.fetch_sub(tokens, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn bytes(rate: u64, burst_bytes: u64) -> Meter {
+        Meter::new(&MeterConfig {
+            bytes_per_second: Some(rate),
+            burst_bytes,
+            ..Default::default()
+        })
+    }
+
+    fn frames(rate: u64, burst_frames: u64) -> Meter {
+        Meter::new(&MeterConfig {
+            frames_per_second: Some(rate),
+            burst_frames,
+            ..Default::default()
+        })
+    }
+
+    /// Frames that pass when as many are offered as will.
+    fn passed(meter: &Meter, bytes: u32, now_ns: u64) -> u64 {
+        (0..1_000_000)
+            .take_while(|_| meter.offer(bytes, now_ns) == MeterColor::Green)
+            .count() as u64
+    }
+
+    #[test]
+    fn without_a_rate_everything_passes() {
+        let meter = Meter::new(&MeterConfig::default());
+        assert_eq!(passed(&meter, u32::MAX, 0), 1_000_000);
+    }
+
+    #[test]
+    fn a_meter_gives_its_burst_and_then_its_rate() {
+        let meter = frames(10, 5);
+        let start = 77 * SECOND_NS;
+        assert_eq!(passed(&meter, 64, start), 5);
+        assert_eq!(passed(&meter, 64, start + 99_000_000), 0);
+        assert_eq!(passed(&meter, 64, start + 100_001_000), 1);
+        assert_eq!(passed(&meter, 64, start + 350_001_000), 2);
+        assert_eq!(passed(&meter, 64, start + 400_001_000), 1);
+    }
+
+    #[test]
+    fn no_idle_time_and_no_leap_of_the_clock_gives_more_than_a_burst() {
+        for start in [0, 1, SECOND_NS, u64::MAX / 2, u64::MAX - SECOND_NS] {
+            for leap in [SECOND_NS, 86_400 * SECOND_NS, u64::MAX / 3] {
+                for rate in [1_000, 125_000_000, 12_500_000_000] {
+                    let meter = bytes(rate, 6400);
+                    let first = passed(&meter, 64, start);
+                    assert_eq!(first, 100, "the first burst");
+                    let then = passed(&meter, 64, start.wrapping_add(leap));
+                    assert!(then <= 100, "{then} after {leap} ns at {rate} from {start}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_gives_nothing_but_does_not_block() {
+        let meter = bytes(1_000_000, 10_000);
+        assert_eq!(passed(&meter, 100, 5000 * SECOND_NS), 100);
+        assert_eq!(passed(&meter, 100, SECOND_NS), 0, "nothing is given");
+        // A refusal leaves no trace, so what is owed is counted from the first that passes; it comes with the rate's first tokens.
+        let passed: u64 = (0..2000)
+            .map(|ms| passed(&meter, 100, SECOND_NS + ms * 1_000_000))
+            .sum();
+        assert!(passed <= 20_100, "{passed}");
+    }
+
+    #[test]
+    fn clocks_that_differ_a_little_don_t_add_up() {
+        let meter = bytes(100_000_000, 100_000);
+        let mut passed_bytes = 0;
+        for us in 0..1_000_000_u64 {
+            // One worker is 3 ms behind the other.
+            let now_ns = SECOND_NS * 9 + us * 1000 - us % 2 * 3_000_000;
+            if meter.offer(1000, now_ns) == MeterColor::Green {
+                passed_bytes += 1000;
+            }
+        }
+        assert!(
+            (99_000_000..=101_000_000).contains(&passed_bytes),
+            "{passed_bytes}"
+        );
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_burst_passes_and_is_paid_for() {
+        let meter = bytes(1_000_000, 1500);
+        let sent: u64 = (0..10_000_u64)
+            .filter(|ms| meter.offer(65_536, ms * 1_000_000) == MeterColor::Green)
+            .count() as u64
+            * 65_536;
+        assert!((9_900_000..=10_100_000).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn both_rates_hold_and_what_one_refuses_costs_the_other_nothing() {
+        let meter = Meter::new(&MeterConfig {
+            bytes_per_second: Some(1_000_000),
+            burst_bytes: 10_000,
+            frames_per_second: Some(100),
+            burst_frames: 2,
+        });
+        // Frames are the limit: bytes refused along with them are given back.
+        assert_eq!(passed(&meter, 1000, 0), 2);
+        for _ in 0..100 {
+            assert_eq!(meter.offer(1000, 0), MeterColor::Red);
+        }
+        assert_eq!(meter.offer(8000, 10_001_000), MeterColor::Green);
+        // Now bytes are the limit: the frames are there.
+        let later = 10 * SECOND_NS;
+        assert_eq!(meter.offer(9000, later), MeterColor::Green);
+        assert_eq!(meter.offer(9000, later), MeterColor::Red);
+        assert_eq!(meter.offer(1000, later), MeterColor::Green);
+    }
+
+    #[test]
+    fn threads_together_keep_to_the_rate() {
+        let meter = bytes(1_000_000_000, 100_000);
+        let green_bytes: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4_u64)
+                .map(|thread| {
+                    let meter = &meter;
+                    scope.spawn(move || {
+                        // Each offers the whole rate by itself: a frame a microsecond, for a second.
+                        (0..1_000_000_u64)
+                            .filter(|us| {
+                                meter.offer(1000, SECOND_NS + us * 1000 + thread)
+                                    == MeterColor::Green
+                            })
+                            .count() as u64
+                            * 1000
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .sum()
+        });
+        // Threads' clocks are not in step here, so those behind may find nothing left: never more than the rate and a burst.
+        assert!(green_bytes <= 1_000_100_000, "{green_bytes}");
+        assert!(green_bytes >= 900_000_000, "{green_bytes}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Twice as much is offered as may pass, in frames of any size, at coarse and fine times.
+        #[test]
+        fn a_rate_holds_within_a_hundredth_over_a_second(
+            rate in 1_000_000_u64..12_500_000_000,
+            sizes in prop::collection::vec(64_u32..65_536, 1..50),
+            start_ns in any::<u64>(),
+        ) {
+            let burst = rate / 500 + 65_536;
+            let meter = bytes(rate, burst);
+            let mean = sizes.iter().map(|&size| u64::from(size)).sum::<u64>() / sizes.len() as u64;
+            // A second in which the burst is used up, then the one that is measured.
+            let per_second = 2 * rate / mean.max(1) + 1;
+            prop_assume!(per_second < 1_000_000);
+            let mut green_bytes = [0; 2];
+            for (second, green_bytes) in green_bytes.iter_mut().enumerate() {
+                for frame in 0..per_second {
+                    let offset_ns = u128::from(frame) * u128::from(SECOND_NS) / u128::from(per_second);
+                    let now_ns = start_ns / 2 + second as u64 * SECOND_NS + offset_ns as u64;
+                    let size = sizes[frame as usize % sizes.len()];
+                    if meter.offer(size, now_ns) == MeterColor::Green {
+                        *green_bytes += u64::from(size);
+                    }
+                }
+            }
+            let error = green_bytes[1].abs_diff(rate);
+            // Which frame is the second's last is worth one frame.
+            prop_assert!(error <= rate / 100 + 65_536, "{} of {rate}", green_bytes[1]);
+        }
     }
 }

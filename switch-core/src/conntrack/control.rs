@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slot::{Cold, ConnState, Slot, Status, Tick};
 use super::table::{CommitError, Conntrack, Insertion, Key, NewConnection, load_tcp};
-use super::tcp::{NO_SCALE, Side, TcpConnection};
+use super::tcp::{IgnoredSyn, NO_SCALE, Side, TcpConnection};
 use super::tracked::ConnId;
 use super::tuple::{Direction, PROTOCOL_TCP, PROTOCOL_UDP, Tuple, Zone};
 use crate::port::PortId;
@@ -59,6 +59,8 @@ pub struct TcpRecord {
     pub scales: [u8; 2],
     /// Whether windows are not checked.
     pub liberal: bool,
+    /// The latest SYN that was let pass without effect.
+    pub ignored_syn: IgnoredSyn,
 }
 
 /// A part of a listing.
@@ -141,6 +143,7 @@ impl Conntrack {
             sides: tcp.sides,
             scales: tcp.scales,
             liberal: tcp.liberal,
+            ignored_syn: tcp.ignored_syn,
         });
         let counted = |direction| slot.counters(direction);
         Some(ConnRecord {
@@ -288,7 +291,7 @@ fn new_of(record: &ConnRecord) -> Result<NewConnection, ImportError> {
         sides: tcp.sides,
         scales: tcp.scales.map(|scale| scale.min(NO_SCALE)),
         liberal: tcp.liberal,
-        ignored_syn: Default::default(),
+        ignored_syn: tcp.ignored_syn,
     });
     let mut status = Status(0).with_state(record.state);
     if record.seen_reply {

@@ -42,7 +42,7 @@ pub use nat::{DestinationNat, NAT_PROBES, NatSpec, PortRange, SourceNat, SourceP
 pub use packet::{Packet, TcpFlags, TcpInfo, TransportInfo};
 pub use slot::ConnState;
 pub use table::{Commit, CommitError, Conntrack, ConntrackStats};
-pub use tcp::Side;
+pub use tcp::{IgnoredSyn, Side};
 pub use tracked::{ConnId, Endpoint, InvalidReason, Refreshed, StateBits, Tracked, Translation};
 pub use tuple::{
     Addresses, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Tuple, Zone,

@@ -363,6 +363,15 @@ impl Conntrack {
                     Direction::Reply => original,
                 };
                 tracked.embedded = difference(embedded, &sent);
+                // Who reports may be a router, with an address of its own: only an end that is hidden is to stay so.
+                let answers_to = sent.inverse().addresses;
+                let outer = &mut tracked.translation;
+                outer.source = outer
+                    .source
+                    .filter(|end| end.address != answer.addresses.source());
+                outer.destination = outer
+                    .destination
+                    .filter(|_| answers_to.destination() != answer.addresses.destination());
                 let reply_bit = tracked.state.0 & StateBits::REPLY.0;
                 let nat = StateBits::SOURCE_NAT.union(StateBits::DESTINATION_NAT).0;
                 tracked.state = StateBits(reply_bit | tracked.state.0 & nat)
@@ -390,19 +399,19 @@ impl Conntrack {
         now: Millis,
     ) -> Result<Tracked, CommitError> {
         let not_opening = CommitError::NotOpening;
-        self.opens(packet).map_err(not_opening)?;
         let [key, _] = keys_of(packet).map_err(not_opening)?;
         let key = key.ok_or(not_opening(InvalidReason::Contradiction))?;
-        let tcp = match packet.transport {
-            TransportInfo::Tcp(tcp) => Some(self.open_tcp(&tcp).map_err(not_opening)?),
-            _ => None,
-        };
-        let new = NewConnection::of(packet, commit, tcp);
         let hash = key.hash(&self.hasher);
         // Most repetitions end here, before anything is counted or replaced.
         if let Some(found) = self.find(&key, hash, now) {
             return Ok(view(&found));
         }
+        self.opens(packet).map_err(not_opening)?;
+        let tcp = match packet.transport {
+            TransportInfo::Tcp(tcp) => Some(self.open_tcp(&tcp).map_err(not_opening)?),
+            _ => None,
+        };
+        let new = NewConnection::of(packet, commit, tcp);
         let candidates = Candidates::new(
             &self.hasher,
             packet.zone,

@@ -52,14 +52,17 @@ pub struct Side {
 }
 
 /// A SYN in the middle of a connection. It may come from an end that forgot the connection; the other end's answer will tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct IgnoredSyn {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IgnoredSyn {
     /// The sequence number after it.
-    end: u32,
-    window: u16,
-    scale: u8,
-    /// `None`: there was no such SYN.
-    direction: Option<Direction>,
+    pub end: u32,
+    /// Its window.
+    pub window: u16,
+    /// Its window scale, 15 if it had none.
+    pub scale: u8,
+    /// The direction it went in. `None`: there was no such SYN.
+    pub direction: Option<Direction>,
 }
 
 /// A TCP connection.
