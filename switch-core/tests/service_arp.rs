@@ -1,5 +1,10 @@
 //! ARP: what router interfaces and proxy entries answer, and what is left alone.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
@@ -30,8 +35,10 @@ fn a_request_for_the_interface_is_answered_to_its_sender() {
         PuntReason::Arp,
         &arp_request((VM, "10.0.0.9"), "10.0.0.1"),
     );
-    let [ServiceAction::LearnNeighbor { .. }, ServiceAction::Send { port, .. }] =
-        actions.as_slice()
+    let [
+        ServiceAction::LearnNeighbor { .. },
+        ServiceAction::Send { port, .. },
+    ] = actions.as_slice()
     else {
         panic!("{actions:?}");
     };
@@ -39,7 +46,10 @@ fn a_request_for_the_interface_is_answered_to_its_sender() {
     let (from, to, reply) = see_arp(&reply_of(actions));
     assert_eq!((from, to), (ROUTER, VM));
     assert_eq!(reply.operation, ArpOperation::REPLY);
-    assert_eq!((reply.sender_mac, reply.sender_ipv4), (ROUTER, [10, 0, 0, 1]));
+    assert_eq!(
+        (reply.sender_mac, reply.sender_ipv4),
+        (ROUTER, [10, 0, 0, 1])
+    );
     assert_eq!((reply.target_mac, reply.target_ipv4), (VM, [10, 0, 0, 9]));
     assert_eq!(lab.services.stats().arp_replies, 1);
 }
@@ -132,7 +142,9 @@ fn an_address_of_the_interface_is_defended_once_in_ten_seconds() {
     let claim = arp_request((VM, "10.0.0.1"), "10.0.0.1");
     let actions = lab.punt(3, PuntReason::Arp, &claim);
     let [
-        ServiceAction::Flood { domain: 10, frame, .. },
+        ServiceAction::Flood {
+            domain: 10, frame, ..
+        },
         ServiceAction::Drop {
             reason: ServiceDrop::AddressConflict,
             ..
@@ -200,10 +212,20 @@ fn interfaces_announce_themselves_when_they_are_put_in() {
     let mut config = config("");
     config.interfaces[0].mac = "02:00:00:00:00:aa".parse().unwrap();
     let now = lab.now;
-    lab.services.configure(config.clone(), now, &mut actions).unwrap();
+    lab.services
+        .configure(config.clone(), now, &mut actions)
+        .unwrap();
     let [
-        ServiceAction::Flood { domain: 10, frame: four, .. },
-        ServiceAction::Flood { domain: 10, frame: six, .. },
+        ServiceAction::Flood {
+            domain: 10,
+            frame: four,
+            ..
+        },
+        ServiceAction::Flood {
+            domain: 10,
+            frame: six,
+            ..
+        },
     ] = actions.as_slice()
     else {
         panic!("{actions:?}");

@@ -1,5 +1,10 @@
 //! DHCPv4, with messages made and read by `dhcproto`.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
@@ -55,10 +60,16 @@ fn raw(payload: &[u8], mac: [u8; 6], (source, destination): (&str, &str)) -> Vec
 }
 
 fn read(seen: &Seen) -> Message {
-    assert_eq!((seen.from, seen.source, seen.selector), (ROUTER, ip("10.0.0.1"), (67, 68)));
+    assert_eq!(
+        (seen.from, seen.source, seen.selector),
+        (ROUTER, ip("10.0.0.1"), (67, 68))
+    );
     assert!(seen.payload.len() >= 300 && seen.ip_bytes <= 576);
     let message = Message::decode(&mut Decoder::new(&seen.payload)).unwrap();
-    assert_eq!((message.opcode(), message.xid()), (Opcode::BootReply, 0xdead_beef));
+    assert_eq!(
+        (message.opcode(), message.xid()),
+        (Opcode::BootReply, 0xdead_beef)
+    );
     assert_eq!(
         message.opts().get(OptionCode::ServerIdentifier),
         Some(&DhcpOption::ServerIdentifier(v4("10.0.0.1")))
@@ -84,9 +95,13 @@ fn discover(lab: &mut Lab, from: u16, mac: [u8; 6]) -> Ipv4Addr {
 
 fn request(mac: [u8; 6], address: Ipv4Addr, server: Option<&str>) -> Message {
     let mut request = message(mac, MessageType::Request);
-    request.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    request
+        .opts_mut()
+        .insert(DhcpOption::RequestedIpAddress(address));
     if let Some(server) = server {
-        request.opts_mut().insert(DhcpOption::ServerIdentifier(v4(server)));
+        request
+            .opts_mut()
+            .insert(DhcpOption::ServerIdentifier(v4(server)));
     }
     request
 }
@@ -111,18 +126,26 @@ fn a_client_gets_an_address_and_all_that_goes_with_it() {
     let (seen, ack) = ask(&mut lab, 3, &request(VM, address, Some("10.0.0.1")));
     // Without the broadcast flag it goes to the new address (RFC 2131 §4.1).
     assert_eq!((seen.to, seen.destination), (VM, ip("10.0.0.100")));
-    assert_eq!((kind(&ack), ack.yiaddr(), ack.ciaddr()), (MessageType::Ack, address, ZERO));
+    assert_eq!(
+        (kind(&ack), ack.yiaddr(), ack.ciaddr()),
+        (MessageType::Ack, address, ZERO)
+    );
     assert_eq!(&ack.chaddr()[..6], &VM);
     let options = ack.opts();
     let routes: Vec<_> = match options.get(OptionCode::ClasslessStaticRoute) {
-        Some(DhcpOption::ClasslessStaticRoute(routes)) => {
-            routes.iter().map(|(to, via)| format!("{to} {via}")).collect()
-        }
+        Some(DhcpOption::ClasslessStaticRoute(routes)) => routes
+            .iter()
+            .map(|(to, via)| format!("{to} {via}"))
+            .collect(),
         other => panic!("{other:?}"),
     };
     assert_eq!(
         routes,
-        ["10.9.0.0/16 10.0.0.2", "192.168.7.128/25 10.0.0.3", "0.0.0.0/0 10.0.0.1"]
+        [
+            "10.9.0.0/16 10.0.0.2",
+            "192.168.7.128/25 10.0.0.3",
+            "0.0.0.0/0 10.0.0.1"
+        ]
     );
     for option in [
         DhcpOption::AddressLeaseTime(600),
@@ -141,7 +164,10 @@ fn a_client_gets_an_address_and_all_that_goes_with_it() {
     let stats = lab.services.stats();
     assert_eq!((stats.dhcp4_offers, stats.dhcp4_acks), (1, 1));
     let lease = lab.services.dhcp4_leases(lab.now).next().unwrap();
-    assert_eq!((lease.port.get(), lease.mac.0, lease.address), (3, VM, address));
+    assert_eq!(
+        (lease.port.get(), lease.mac.0, lease.address),
+        (3, VM, address)
+    );
     assert_eq!(lease.until, lab.now.after(Millis(600_000)));
 }
 
@@ -155,9 +181,15 @@ fn a_client_that_wants_broadcast_gets_it_and_its_identifier_back() {
     options.insert(DhcpOption::ClientIdentifier(identifier.clone()));
     options.insert(DhcpOption::MaxMessageSize(576));
     options.insert(DhcpOption::ClassIdentifier(b"udhcp 1.36.1".to_vec()));
-    options.insert(DhcpOption::ParameterRequestList(vec![OptionCode::SubnetMask, OptionCode::Router]));
+    options.insert(DhcpOption::ParameterRequestList(vec![
+        OptionCode::SubnetMask,
+        OptionCode::Router,
+    ]));
     let (seen, offer) = ask(&mut lab, 3, &discover);
-    assert_eq!((seen.to, seen.destination), (BROADCAST, ip("255.255.255.255")));
+    assert_eq!(
+        (seen.to, seen.destination),
+        (BROADCAST, ip("255.255.255.255"))
+    );
     assert!(offer.flags().broadcast());
     assert_eq!(
         offer.opts().get(OptionCode::ClientIdentifier),
@@ -195,12 +227,20 @@ fn the_same_client_gets_the_same_address_and_others_do_not() {
     // The same MAC address behind another port is another client.
     let other = bind(&mut lab, 4, mac(1));
     assert_ne!(other, first);
-    let mut taken = vec![first, other, bind(&mut lab, 3, mac(2)), bind(&mut lab, 3, mac(3))];
+    let mut taken = vec![
+        first,
+        other,
+        bind(&mut lab, 3, mac(2)),
+        bind(&mut lab, 3, mac(3)),
+    ];
     taken.sort();
     taken.dedup();
     assert_eq!(taken.len(), 4);
     let refused = frame(&message(mac(4), MessageType::Discover));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &refused), ServiceDrop::NoFreeAddress);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &refused),
+        ServiceDrop::NoFreeAddress
+    );
 }
 
 #[test]
@@ -210,7 +250,10 @@ fn an_offer_lapses_and_a_lease_runs_out_unless_renewed() {
         discover(&mut lab, 3, mac(last));
     }
     let more = frame(&message(mac(5), MessageType::Discover));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &more), ServiceDrop::NoFreeAddress);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &more),
+        ServiceDrop::NoFreeAddress
+    );
     lab.wait(60_000);
     let address = bind(&mut lab, 3, mac(5));
     // Half its time later it is renewed, by unicast.
@@ -221,14 +264,18 @@ fn an_offer_lapses_and_a_lease_runs_out_unless_renewed() {
     let seen = see(&lab.answer(3, PuntReason::LocalInput, &unicast));
     assert_eq!((seen.to, seen.destination), (mac(5), address.into()));
     let ack = read(&seen);
-    assert_eq!((kind(&ack), ack.ciaddr(), ack.yiaddr()), (MessageType::Ack, address, address));
+    assert_eq!(
+        (kind(&ack), ack.ciaddr(), ack.yiaddr()),
+        (MessageType::Ack, address, address)
+    );
     lab.wait(599_999);
     assert_eq!(lab.services.dhcp4_leases(lab.now).count(), 1);
     lab.wait(1);
     assert_eq!(lab.services.dhcp4_leases(lab.now).count(), 0);
     // After that another client may have it.
     let mut wish = message(mac(6), MessageType::Discover);
-    wish.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    wish.opts_mut()
+        .insert(DhcpOption::RequestedIpAddress(address));
     assert_eq!(ask(&mut lab, 3, &wish).1.yiaddr(), address);
 }
 
@@ -237,10 +284,16 @@ fn a_client_that_comes_back_after_a_restart_keeps_its_address() {
     let mut lab = Lab::new(SERVING);
     // The switch knows nothing of this lease, but nobody else has the address.
     let (_, ack) = ask(&mut lab, 3, &request(mac(1), v4("10.0.0.102"), None));
-    assert_eq!((kind(&ack), ack.yiaddr()), (MessageType::Ack, v4("10.0.0.102")));
+    assert_eq!(
+        (kind(&ack), ack.yiaddr()),
+        (MessageType::Ack, v4("10.0.0.102"))
+    );
     let (seen, nak) = ask(&mut lab, 4, &request(mac(2), v4("10.0.0.102"), None));
     assert_eq!((kind(&nak), nak.yiaddr()), (MessageType::Nak, ZERO));
-    assert_eq!((seen.to, seen.destination), (BROADCAST, ip("255.255.255.255")));
+    assert_eq!(
+        (seen.to, seen.destination),
+        (BROADCAST, ip("255.255.255.255"))
+    );
     assert!(nak.opts().get(OptionCode::AddressLeaseTime).is_none());
     // Addresses of another network, or outside the pool, are refused.
     for address in ["192.168.0.9", "10.0.0.99", "10.0.0.1"] {
@@ -254,7 +307,10 @@ fn a_client_that_comes_back_after_a_restart_keeps_its_address() {
 fn who_chooses_another_server_is_left_to_it() {
     let mut lab = Lab::new(SERVING);
     let message = request(mac(1), v4("10.0.0.100"), Some("10.0.0.77"));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &frame(&message)), ServiceDrop::OtherServer);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &frame(&message)),
+        ServiceDrop::OtherServer
+    );
 }
 
 #[test]
@@ -263,7 +319,9 @@ fn a_released_address_is_free_and_a_declined_one_is_not() {
     let address = bind(&mut lab, 3, mac(1));
     let mut release = message(mac(1), MessageType::Release);
     release.set_ciaddr(address);
-    release.opts_mut().insert(DhcpOption::ServerIdentifier(v4("10.0.0.1")));
+    release
+        .opts_mut()
+        .insert(DhcpOption::ServerIdentifier(v4("10.0.0.1")));
     // Nobody else can release it.
     let mut foreign = release.clone();
     foreign.set_chaddr(&mac(2));
@@ -274,17 +332,25 @@ fn a_released_address_is_free_and_a_declined_one_is_not() {
     assert_eq!(lab.services.dhcp4_leases(lab.now).count(), 0);
     assert_eq!(bind(&mut lab, 3, mac(2)), address);
     let mut decline = message(mac(2), MessageType::Decline);
-    decline.opts_mut().insert(DhcpOption::ServerIdentifier(v4("10.0.0.1")));
-    decline.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    decline
+        .opts_mut()
+        .insert(DhcpOption::ServerIdentifier(v4("10.0.0.1")));
+    decline
+        .opts_mut()
+        .insert(DhcpOption::RequestedIpAddress(address));
     assert_eq!(lab.punt(3, PuntReason::Dhcp4, &frame(&decline)), []);
     for last in 3..6 {
         assert_ne!(bind(&mut lab, 3, mac(last)), address);
     }
     let more = frame(&message(mac(6), MessageType::Discover));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &more), ServiceDrop::NoFreeAddress);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &more),
+        ServiceDrop::NoFreeAddress
+    );
     lab.wait(600_000);
     let mut wish = message(mac(6), MessageType::Discover);
-    wish.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    wish.opts_mut()
+        .insert(DhcpOption::RequestedIpAddress(address));
     assert_eq!(ask(&mut lab, 3, &wish).1.yiaddr(), address);
 }
 
@@ -301,7 +367,10 @@ fn who_has_an_address_is_informed() {
     assert!(ack.opts().get(OptionCode::AddressLeaseTime).is_none());
     assert!(ack.opts().get(OptionCode::DomainNameServer).is_some());
     inform.set_ciaddr(v4("10.1.0.77"));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &frame(&inform)), ServiceDrop::NotOnLink);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &frame(&inform)),
+        ServiceDrop::NotOnLink
+    );
 }
 
 #[test]
@@ -312,7 +381,10 @@ fn a_port_has_only_so_many_leases() {
     bind(&mut lab, 3, mac(1));
     bind(&mut lab, 3, mac(2));
     let more = frame(&message(mac(3), MessageType::Discover));
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &more), ServiceDrop::NoFreeAddress);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &more),
+        ServiceDrop::NoFreeAddress
+    );
     bind(&mut lab, 4, mac(3));
     // The leases of a port go with it.
     lab.services.forget_port(port(3), lab.now, &mut Vec::new());
@@ -332,12 +404,22 @@ fn replies_stay_within_what_the_client_takes_and_keep_what_matters() {
         routes.join(",")
     ));
     let mut discover = message(VM, MessageType::Discover);
-    discover.opts_mut().insert(DhcpOption::ClientIdentifier(vec![7; 100]));
+    discover
+        .opts_mut()
+        .insert(DhcpOption::ClientIdentifier(vec![7; 100]));
     let (_, offer) = ask(&mut lab, 3, &discover);
-    for code in [OptionCode::AddressLeaseTime, OptionCode::SubnetMask, OptionCode::Router, OptionCode::ClasslessStaticRoute] {
+    for code in [
+        OptionCode::AddressLeaseTime,
+        OptionCode::SubnetMask,
+        OptionCode::Router,
+        OptionCode::ClasslessStaticRoute,
+    ] {
         assert!(offer.opts().get(code).is_some(), "{code:?}");
     }
-    assert!(offer.opts().get(OptionCode::NtpServers).is_none(), "there is no room for all");
+    assert!(
+        offer.opts().get(OptionCode::NtpServers).is_none(),
+        "there is no room for all"
+    );
     discover.opts_mut().insert(DhcpOption::MaxMessageSize(1400));
     let seen = see(&lab.answer(3, PuntReason::Dhcp4, &frame(&discover)));
     let offer = Message::decode(&mut Decoder::new(&seen.payload)).unwrap();
@@ -361,7 +443,10 @@ fn what_is_no_message_of_a_client_on_the_link_is_refused() {
     let mut bad_sum = frame(&good);
     bad_sum[41] ^= 0x55;
     let mut elsewhere = Message::default();
-    elsewhere.set_chaddr(&VM_2).opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
+    elsewhere
+        .set_chaddr(&VM_2)
+        .opts_mut()
+        .insert(DhcpOption::MessageType(MessageType::Discover));
     for (what, frame, reason) in [
         ("a reply", with(0, &[2]), ServiceDrop::Malformed),
         ("not Ethernet", with(1, &[6]), ServiceDrop::Malformed),
@@ -369,18 +454,62 @@ fn what_is_no_message_of_a_client_on_the_link_is_refused() {
         ("no magic", with(236, &[0]), ServiceDrop::Malformed),
         ("BOOTP", options(&[255]), ServiceDrop::Malformed),
         ("no options", options(&[]), ServiceDrop::Malformed),
-        ("a lying length", options(&[53, 1, 1, 12, 200, 1]), ServiceDrop::Malformed),
-        ("half an option", options(&[53, 1, 1, 12]), ServiceDrop::Malformed),
-        ("a message type of two bytes", options(&[53, 2, 1, 1, 255]), ServiceDrop::Malformed),
-        ("an unknown message type", options(&[53, 1, 99, 255]), ServiceDrop::NotServed),
-        ("a short address", options(&[53, 1, 3, 50, 3, 1, 2, 3, 255]), ServiceDrop::Malformed),
-        ("a request for nothing", options(&[53, 1, 3, 255]), ServiceDrop::Malformed),
-        ("a release from no server", options(&[53, 1, 7, 255]), ServiceDrop::Malformed),
-        ("a truncated message", raw(&bytes[..239], VM, ("0.0.0.0", "255.255.255.255")), ServiceDrop::Malformed),
-        ("a relayed message", with(24, &[10, 0, 0, 2]), ServiceDrop::Relayed),
-        ("another's MAC address", with(28, &VM_2), ServiceDrop::InvalidSource),
+        (
+            "a lying length",
+            options(&[53, 1, 1, 12, 200, 1]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "half an option",
+            options(&[53, 1, 1, 12]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a message type of two bytes",
+            options(&[53, 2, 1, 1, 255]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "an unknown message type",
+            options(&[53, 1, 99, 255]),
+            ServiceDrop::NotServed,
+        ),
+        (
+            "a short address",
+            options(&[53, 1, 3, 50, 3, 1, 2, 3, 255]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a request for nothing",
+            options(&[53, 1, 3, 255]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a release from no server",
+            options(&[53, 1, 7, 255]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a truncated message",
+            raw(&bytes[..239], VM, ("0.0.0.0", "255.255.255.255")),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a relayed message",
+            with(24, &[10, 0, 0, 2]),
+            ServiceDrop::Relayed,
+        ),
+        (
+            "another's MAC address",
+            with(28, &VM_2),
+            ServiceDrop::InvalidSource,
+        ),
         ("a wrong checksum", bad_sum, ServiceDrop::BadChecksum),
-        ("to another station", raw(&bytes, VM, ("0.0.0.0", "10.0.0.7")), ServiceDrop::NotForRouter),
+        (
+            "to another station",
+            raw(&bytes, VM, ("0.0.0.0", "10.0.0.7")),
+            ServiceDrop::NotForRouter,
+        ),
     ] {
         assert_eq!(lab.refusal(PuntReason::Dhcp4, &frame), reason, "{what}");
     }
@@ -390,7 +519,10 @@ fn what_is_no_message_of_a_client_on_the_link_is_refused() {
     lab.answer(3, PuntReason::Dhcp4, &odd);
     // An interface that serves none.
     let mut lab = Lab::new("");
-    assert_eq!(lab.refusal(PuntReason::Dhcp4, &frame(&good)), ServiceDrop::NotConfigured);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp4, &frame(&good)),
+        ServiceDrop::NotConfigured
+    );
 }
 
 proptest! {

@@ -1,5 +1,10 @@
 //! DHCPv6, with messages made and read by `dhcproto`.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
@@ -23,12 +28,16 @@ const SERVERS_MAC: [u8; 6] = [0x33, 0x33, 0, 1, 0, 2];
 const SERVER_DUID: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 0xfe];
 
 fn duid(last: u8) -> Vec<u8> {
-    vec![0, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, last]
+    vec![
+        0, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, last,
+    ]
 }
 
 fn message(kind: MessageType, client: u8) -> Message {
     let mut message = Message::new_with_id(kind, [1, 2, 3]);
-    message.opts_mut().insert(DhcpOption::ClientId(duid(client)));
+    message
+        .opts_mut()
+        .insert(DhcpOption::ClientId(duid(client)));
     message.opts_mut().insert(DhcpOption::ElapsedTime(0));
     message.opts_mut().insert(DhcpOption::ORO(ORO {
         opts: vec![OptionCode::DomainNameServers],
@@ -37,7 +46,9 @@ fn message(kind: MessageType, client: u8) -> Message {
 }
 
 fn to_us(mut message: Message) -> Message {
-    message.opts_mut().insert(DhcpOption::ServerId(SERVER_DUID.to_vec()));
+    message
+        .opts_mut()
+        .insert(DhcpOption::ServerId(SERVER_DUID.to_vec()));
     message
 }
 
@@ -52,7 +63,12 @@ fn with_ia(mut message: Message, id: u32, addresses: &[Ipv6Addr]) -> Message {
             opts: DhcpOptions::new(),
         }));
     }
-    message.opts_mut().insert(DhcpOption::IANA(IANA { id, t1: 0, t2: 0, opts }));
+    message.opts_mut().insert(DhcpOption::IANA(IANA {
+        id,
+        t1: 0,
+        t2: 0,
+        opts,
+    }));
     message
 }
 
@@ -80,7 +96,10 @@ fn ask(lab: &mut Lab, message: &Message) -> Message {
 fn ask_from(lab: &mut Lab, mac: [u8; 6], message: &Message) -> Message {
     let seen = see(&lab.answer(3, PuntReason::Dhcp6, &frame_from(mac, message)));
     assert_eq!((seen.from, seen.to), (ROUTER, mac));
-    assert_eq!((seen.source, seen.destination), (ip(ROUTER_LINK_LOCAL), ip("fe80::9")));
+    assert_eq!(
+        (seen.source, seen.destination),
+        (ip(ROUTER_LINK_LOCAL), ip("fe80::9"))
+    );
     assert_eq!(seen.selector, (547, 546));
     assert!(seen.ip_bytes <= 1280);
     let reply = Message::decode(&mut Decoder::new(&seen.payload)).unwrap();
@@ -89,7 +108,10 @@ fn ask_from(lab: &mut Lab, mac: [u8; 6], message: &Message) -> Message {
         reply.opts().get(OptionCode::ServerId),
         Some(&DhcpOption::ServerId(SERVER_DUID.to_vec()))
     );
-    assert_eq!(reply.opts().get(OptionCode::ClientId), message.opts().get(OptionCode::ClientId));
+    assert_eq!(
+        reply.opts().get(OptionCode::ClientId),
+        message.opts().get(OptionCode::ClientId)
+    );
     reply
 }
 
@@ -129,7 +151,10 @@ fn bind(lab: &mut Lab, client: u8) -> Ipv6Addr {
     let advertise = ask(lab, &with_ia(message(MessageType::Solicit, client), 7, &[]));
     assert_eq!(advertise.msg_type(), MessageType::Advertise);
     let (address, _) = addresses(&associations(&advertise)[0])[0];
-    let reply = ask(lab, &with_ia(to_us(message(MessageType::Request, client)), 7, &[address]));
+    let reply = ask(
+        lab,
+        &with_ia(to_us(message(MessageType::Request, client)), 7, &[address]),
+    );
     assert_eq!(reply.msg_type(), MessageType::Reply);
     assert_eq!(addresses(&associations(&reply)[0]), [(address, 600)]);
     address
@@ -140,19 +165,30 @@ fn a_client_gets_an_address_and_all_that_goes_with_it() {
     let mut lab = Lab::new(SERVING);
     let advertise = ask(&mut lab, &with_ia(message(MessageType::Solicit, 1), 7, &[]));
     assert_eq!(advertise.msg_type(), MessageType::Advertise);
-    let reply = ask(&mut lab, &with_ia(to_us(message(MessageType::Request, 1)), 7, &[v6("fd00:1::100")]));
+    let reply = ask(
+        &mut lab,
+        &with_ia(
+            to_us(message(MessageType::Request, 1)),
+            7,
+            &[v6("fd00:1::100")],
+        ),
+    );
     assert_eq!(reply.msg_type(), MessageType::Reply);
     let ia = &associations(&reply)[0];
     assert_eq!((ia.id, ia.t1, ia.t2), (7, 150, 240));
     let Some(DhcpOption::IAAddr(entry)) = ia.opts.get(OptionCode::IAAddr) else {
         panic!("{ia:?}");
     };
-    assert_eq!((entry.addr, entry.preferred_life, entry.valid_life), (v6("fd00:1::100"), 300, 600));
+    assert_eq!(
+        (entry.addr, entry.preferred_life, entry.valid_life),
+        (v6("fd00:1::100"), 300, 600)
+    );
     assert_eq!(
         reply.opts().get(OptionCode::DomainNameServers),
         Some(&DhcpOption::DomainNameServers(vec![v6("fd00:1::53")]))
     );
-    let Some(DhcpOption::DomainSearchList(names)) = reply.opts().get(OptionCode::DomainSearchList) else {
+    let Some(DhcpOption::DomainSearchList(names)) = reply.opts().get(OptionCode::DomainSearchList)
+    else {
         panic!("{reply:?}");
     };
     let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
@@ -160,7 +196,10 @@ fn a_client_gets_an_address_and_all_that_goes_with_it() {
     let stats = lab.services.stats();
     assert_eq!((stats.dhcp6_advertises, stats.dhcp6_replies), (1, 1));
     let lease = lab.services.dhcp6_leases(lab.now).next().unwrap();
-    assert_eq!((lease.port.get(), lease.duid, lease.address), (3, duid(1), v6("fd00:1::100")));
+    assert_eq!(
+        (lease.port.get(), lease.duid, lease.address),
+        (3, duid(1), v6("fd00:1::100"))
+    );
 }
 
 #[test]
@@ -181,7 +220,11 @@ fn rapid_commit_saves_two_messages_where_both_want_it() {
 #[test]
 fn a_reservation_goes_to_the_lowest_association_of_its_mac_address() {
     let mut lab = Lab::new(SERVING);
-    let request = with_ia(with_ia(to_us(message(MessageType::Request, 1)), 1, &[]), 2, &[]);
+    let request = with_ia(
+        with_ia(to_us(message(MessageType::Request, 1)), 1, &[]),
+        2,
+        &[],
+    );
     let reply = ask_from(&mut lab, VM_2, &request);
     let mut given: Vec<_> = associations(&reply)
         .iter()
@@ -196,13 +239,22 @@ fn the_pool_ends_and_says_so() {
     let mut lab = Lab::new(SERVING);
     let mut given: Vec<_> = (1..=3).map(|client| bind(&mut lab, client)).collect();
     given.sort();
-    assert_eq!(given, [v6("fd00:1::100"), v6("fd00:1::101"), v6("fd00:1::102")]);
+    assert_eq!(
+        given,
+        [v6("fd00:1::100"), v6("fd00:1::101"), v6("fd00:1::102")]
+    );
     let advertise = ask(&mut lab, &with_ia(message(MessageType::Solicit, 4), 7, &[]));
     let ia = &associations(&advertise)[0];
-    assert_eq!((addresses(ia), status(&ia.opts)), (vec![], Some(Status::NoAddrsAvail)));
+    assert_eq!(
+        (addresses(ia), status(&ia.opts)),
+        (vec![], Some(Status::NoAddrsAvail))
+    );
     // The same client with another association is another.
     let advertise = ask(&mut lab, &with_ia(message(MessageType::Solicit, 1), 8, &[]));
-    assert_eq!(status(&associations(&advertise)[0].opts), Some(Status::NoAddrsAvail));
+    assert_eq!(
+        status(&associations(&advertise)[0].opts),
+        Some(Status::NoAddrsAvail)
+    );
     lab.wait(600_000);
     bind(&mut lab, 4);
 }
@@ -213,22 +265,41 @@ fn leases_are_renewed_and_foreign_ones_are_not() {
     let address = bind(&mut lab, 1);
     lab.wait(300_000);
     let renew = with_ia(to_us(message(MessageType::Renew, 1)), 7, &[address]);
-    assert_eq!(addresses(&associations(&ask(&mut lab, &renew))[0]), [(address, 600)]);
+    assert_eq!(
+        addresses(&associations(&ask(&mut lab, &renew))[0]),
+        [(address, 600)]
+    );
     let rebind = with_ia(message(MessageType::Rebind, 1), 7, &[address]);
-    assert_eq!(addresses(&associations(&ask(&mut lab, &rebind))[0]), [(address, 600)]);
+    assert_eq!(
+        addresses(&associations(&ask(&mut lab, &rebind))[0]),
+        [(address, 600)]
+    );
     let until = lab.services.dhcp6_leases(lab.now).next().unwrap().until;
     assert_eq!(until, lab.now.after(Millis(600_000)));
     // Another client cannot have it: no binding, or for a rebind an end to its use.
     let renew = with_ia(to_us(message(MessageType::Renew, 2)), 7, &[address]);
     let ia = &associations(&ask(&mut lab, &renew))[0];
-    assert_eq!((addresses(ia), status(&ia.opts)), (vec![], Some(Status::NoBinding)));
+    assert_eq!(
+        (addresses(ia), status(&ia.opts)),
+        (vec![], Some(Status::NoBinding))
+    );
     let rebind = with_ia(message(MessageType::Rebind, 2), 7, &[address]);
     let ia = &associations(&ask(&mut lab, &rebind))[0];
-    assert_eq!((addresses(ia), status(&ia.opts)), (vec![(address, 0)], None));
+    assert_eq!(
+        (addresses(ia), status(&ia.opts)),
+        (vec![(address, 0)], None)
+    );
     // After a restart a lease that nobody else has is taken as it is.
     let mut lab = Lab::new(SERVING);
-    let renew = with_ia(to_us(message(MessageType::Renew, 2)), 7, &[v6("fd00:1::102")]);
-    assert_eq!(addresses(&associations(&ask(&mut lab, &renew))[0]), [(v6("fd00:1::102"), 600)]);
+    let renew = with_ia(
+        to_us(message(MessageType::Renew, 2)),
+        7,
+        &[v6("fd00:1::102")],
+    );
+    assert_eq!(
+        addresses(&associations(&ask(&mut lab, &renew))[0]),
+        [(v6("fd00:1::102"), 600)]
+    );
 }
 
 #[test]
@@ -236,30 +307,51 @@ fn a_released_address_is_free_and_a_declined_one_is_not() {
     let mut lab = Lab::new(SERVING);
     let address = bind(&mut lab, 1);
     let foreign = with_ia(to_us(message(MessageType::Release, 2)), 7, &[address]);
-    assert_eq!(status(ask(&mut lab, &foreign).opts()), Some(Status::Success));
+    assert_eq!(
+        status(ask(&mut lab, &foreign).opts()),
+        Some(Status::Success)
+    );
     assert_eq!(lab.services.dhcp6_leases(lab.now).count(), 1);
     let release = with_ia(to_us(message(MessageType::Release, 1)), 7, &[address]);
-    assert_eq!(status(ask(&mut lab, &release).opts()), Some(Status::Success));
+    assert_eq!(
+        status(ask(&mut lab, &release).opts()),
+        Some(Status::Success)
+    );
     assert_eq!(lab.services.dhcp6_leases(lab.now).count(), 0);
     assert_eq!(bind(&mut lab, 2), address);
     let decline = with_ia(to_us(message(MessageType::Decline, 2)), 7, &[address]);
-    assert_eq!(status(ask(&mut lab, &decline).opts()), Some(Status::Success));
+    assert_eq!(
+        status(ask(&mut lab, &decline).opts()),
+        Some(Status::Success)
+    );
     for client in 3..5 {
         assert_ne!(bind(&mut lab, client), address);
     }
     let advertise = ask(&mut lab, &with_ia(message(MessageType::Solicit, 5), 7, &[]));
-    assert_eq!(status(&associations(&advertise)[0].opts), Some(Status::NoAddrsAvail));
+    assert_eq!(
+        status(&associations(&advertise)[0].opts),
+        Some(Status::NoAddrsAvail)
+    );
 }
 
 #[test]
 fn a_client_may_ask_whether_it_is_still_on_the_link() {
     let mut lab = Lab::new(SERVING);
     let confirm = with_ia(message(MessageType::Confirm, 1), 7, &[v6("fd00:1::77")]);
-    assert_eq!(status(ask(&mut lab, &confirm).opts()), Some(Status::Success));
+    assert_eq!(
+        status(ask(&mut lab, &confirm).opts()),
+        Some(Status::Success)
+    );
     let confirm = with_ia(message(MessageType::Confirm, 1), 7, &[v6("fd00:3::77")]);
-    assert_eq!(status(ask(&mut lab, &confirm).opts()), Some(Status::NotOnLink));
+    assert_eq!(
+        status(ask(&mut lab, &confirm).opts()),
+        Some(Status::NotOnLink)
+    );
     let confirm = with_ia(message(MessageType::Confirm, 1), 7, &[]);
-    assert_eq!(lab.refusal(PuntReason::Dhcp6, &frame(&confirm)), ServiceDrop::Malformed);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp6, &frame(&confirm)),
+        ServiceDrop::Malformed
+    );
 }
 
 #[test]
@@ -272,7 +364,10 @@ fn who_only_asks_for_information_gets_it() {
     assert!(reply.opts().get(OptionCode::DomainNameServers).is_some());
     // There are no addresses here.
     let solicit = with_ia(message(MessageType::Solicit, 1), 7, &[]);
-    assert_eq!(lab.refusal(PuntReason::Dhcp6, &frame(&solicit)), ServiceDrop::NotConfigured);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp6, &frame(&solicit)),
+        ServiceDrop::NotConfigured
+    );
 }
 
 #[test]
@@ -286,7 +381,10 @@ fn only_so_many_associations_of_a_message_and_leases_of_a_port_count() {
     }
     assert_eq!(associations(&ask(&mut lab, &solicit)).len(), 4);
     for client in 2..10 {
-        ask(&mut lab, &with_ia(message(MessageType::Solicit, client), 7, &[]));
+        ask(
+            &mut lab,
+            &with_ia(message(MessageType::Solicit, client), 7, &[]),
+        );
     }
     assert_eq!(lab.services.dhcp6_leases(lab.now).count(), 5);
 }
@@ -299,7 +397,9 @@ fn messages_that_rfc_8415_calls_invalid_are_refused() {
     let link = ("fe80::9", "ff02::1:2");
     let other_server = {
         let mut request = with_ia(message(MessageType::Request, 1), 7, &[]);
-        request.opts_mut().insert(DhcpOption::ServerId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+        request
+            .opts_mut()
+            .insert(DhcpOption::ServerId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
         request
     };
     let mut anonymous = Message::new_with_id(MessageType::Solicit, [1, 2, 3]);
@@ -311,20 +411,90 @@ fn messages_that_rfc_8415_calls_invalid_are_refused() {
     let long = [&[1, 1, 2, 3, 0, 1, 0, 131][..], &[7; 131]].concat();
     for (what, frame, reason) in [
         ("no client", frame(&anonymous), ServiceDrop::Malformed),
-        ("a solicit to one server", frame(&to_us(solicit.clone())), ServiceDrop::Malformed),
-        ("a request to none", frame(&with_ia(message(MessageType::Request, 1), 7, &[])), ServiceDrop::Malformed),
-        ("a request to another", frame(&other_server), ServiceDrop::OtherServer),
-        ("information and an association", frame(&with_ia(message(MessageType::InformationRequest, 1), 7, &[])), ServiceDrop::Malformed),
-        ("a reply", frame(&message(MessageType::Reply, 1)), ServiceDrop::NotServed),
-        ("a relayed message", raw(&[12, 0, 0, 0], VM, link), ServiceDrop::Relayed),
-        ("an empty message", raw(&[], VM, link), ServiceDrop::Malformed),
-        ("a lying option", raw(&[1, 1, 2, 3, 0, 1, 0, 99, 1], VM, link), ServiceDrop::Malformed),
-        ("half an option", raw(&[1, 1, 2, 3, 0, 1, 0], VM, link), ServiceDrop::Malformed),
-        ("a short association", raw(&[&bytes[..], &[0, 3, 0, 4, 1, 2, 3, 4]].concat(), VM, link), ServiceDrop::Malformed),
-        ("a short address", raw(&[&bytes[..], &[0, 3, 0, 18, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 2, 1, 1]].concat(), VM, link), ServiceDrop::Malformed),
-        ("a DUID that is too long", raw(&long, VM, link), ServiceDrop::Malformed),
-        ("from a global address", raw(&bytes, VM, ("fd00:1::9", "ff02::1:2")), ServiceDrop::InvalidSource),
-        ("to one station", raw(&bytes, VM, ("fe80::9", "fd00:1::1")), ServiceDrop::NotForRouter),
+        (
+            "a solicit to one server",
+            frame(&to_us(solicit.clone())),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a request to none",
+            frame(&with_ia(message(MessageType::Request, 1), 7, &[])),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a request to another",
+            frame(&other_server),
+            ServiceDrop::OtherServer,
+        ),
+        (
+            "information and an association",
+            frame(&with_ia(
+                message(MessageType::InformationRequest, 1),
+                7,
+                &[],
+            )),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a reply",
+            frame(&message(MessageType::Reply, 1)),
+            ServiceDrop::NotServed,
+        ),
+        (
+            "a relayed message",
+            raw(&[12, 0, 0, 0], VM, link),
+            ServiceDrop::Relayed,
+        ),
+        (
+            "an empty message",
+            raw(&[], VM, link),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a lying option",
+            raw(&[1, 1, 2, 3, 0, 1, 0, 99, 1], VM, link),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "half an option",
+            raw(&[1, 1, 2, 3, 0, 1, 0], VM, link),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a short association",
+            raw(&[&bytes[..], &[0, 3, 0, 4, 1, 2, 3, 4]].concat(), VM, link),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a short address",
+            raw(
+                &[
+                    &bytes[..],
+                    &[
+                        0, 3, 0, 18, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 2, 1, 1,
+                    ],
+                ]
+                .concat(),
+                VM,
+                link,
+            ),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a DUID that is too long",
+            raw(&long, VM, link),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "from a global address",
+            raw(&bytes, VM, ("fd00:1::9", "ff02::1:2")),
+            ServiceDrop::InvalidSource,
+        ),
+        (
+            "to one station",
+            raw(&bytes, VM, ("fe80::9", "fd00:1::1")),
+            ServiceDrop::NotForRouter,
+        ),
         ("a wrong checksum", bad_sum, ServiceDrop::BadChecksum),
         ("no checksum", no_sum, ServiceDrop::BadChecksum),
     ] {
@@ -332,5 +502,8 @@ fn messages_that_rfc_8415_calls_invalid_are_refused() {
     }
     assert_eq!(lab.services.dhcp6_leases(lab.now).count(), 0);
     let mut lab = Lab::new("");
-    assert_eq!(lab.refusal(PuntReason::Dhcp6, &frame(&solicit)), ServiceDrop::NotConfigured);
+    assert_eq!(
+        lab.refusal(PuntReason::Dhcp6, &frame(&solicit)),
+        ServiceDrop::NotConfigured
+    );
 }

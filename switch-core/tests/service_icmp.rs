@@ -1,5 +1,10 @@
 //! Ping and ICMP errors, over IPv4 and IPv6.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
@@ -37,16 +42,28 @@ fn a_ping_of_any_size_is_answered() {
         let payload: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
         let reply = see(&local(&mut lab, &ping4("10.0.0.9", "10.0.0.1", &payload)));
         assert_eq!((reply.from, reply.to), (ROUTER, VM));
-        assert_eq!((reply.source, reply.destination), (ip("10.0.0.1"), ip("10.0.0.9")));
-        assert_eq!((reply.selector, reply.rest, reply.ttl), ((0, 0), [0, 77, 0, 5], 64));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (ip("10.0.0.1"), ip("10.0.0.9"))
+        );
+        assert_eq!(
+            (reply.selector, reply.rest, reply.ttl),
+            ((0, 0), [0, 77, 0, 5], 64)
+        );
         assert_eq!(reply.payload, payload);
     }
     for bytes in [0, 1, 1452, 65_495] {
         let payload: Vec<u8> = (0..bytes).map(|byte| byte as u8).collect();
         let reply = see(&local(&mut lab, &ping6("fd00:1::9", "fd00:1::1", &payload)));
         assert_eq!((reply.from, reply.to), (ROUTER, VM));
-        assert_eq!((reply.source, reply.destination), (ip("fd00:1::1"), ip("fd00:1::9")));
-        assert_eq!((reply.selector, reply.rest, reply.ttl), ((129, 0), [0, 77, 0, 5], 64));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (ip("fd00:1::1"), ip("fd00:1::9"))
+        );
+        assert_eq!(
+            (reply.selector, reply.rest, reply.ttl),
+            ((129, 0), [0, 77, 0, 5], 64)
+        );
         assert_eq!(reply.payload, payload);
     }
     assert_eq!(lab.services.stats().echo_replies, 10);
@@ -86,7 +103,10 @@ fn other_interfaces_of_the_vrf_and_link_local_addresses_answer_too() {
     let mut lab = Lab::new("");
     for (source, destination) in [("fe80::9", ROUTER_LINK_LOCAL), ("fd00:1::9", "fd00:2::1")] {
         let reply = see(&local(&mut lab, &ping6(source, destination, b"x")));
-        assert_eq!((reply.source, reply.destination), (ip(destination), ip(source)));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (ip(destination), ip(source))
+        );
     }
     let reply = see(&local(&mut lab, &ping4("10.0.0.9", "10.0.1.1", b"x")));
     assert_eq!((reply.from, reply.source), (ROUTER, ip("10.0.1.1")));
@@ -131,7 +151,10 @@ fn nobody_is_answered_who_is_no_station() {
 
 /// Puts the answers to all fragments together again.
 fn reassembled(frames: &[Vec<u8>], header_bytes: usize) -> Vec<u8> {
-    frames.iter().flat_map(|frame| frame[14 + header_bytes..].to_vec()).collect()
+    frames
+        .iter()
+        .flat_map(|frame| frame[14 + header_bytes..].to_vec())
+        .collect()
 }
 
 #[test]
@@ -164,7 +187,10 @@ fn a_ping_in_fragments_is_answered_in_fragments() {
     for (piece, answer) in pieces.iter().zip(&answers) {
         let (header, _) = etherparse::Ipv4Header::from_slice(&answer[14..]).unwrap();
         assert_eq!(header.header_checksum, header.calc_header_checksum());
-        assert_eq!((header.source, header.destination), ([10, 0, 0, 1], [10, 0, 0, 9]));
+        assert_eq!(
+            (header.source, header.destination),
+            ([10, 0, 0, 1], [10, 0, 0, 9])
+        );
         assert_eq!(header.time_to_live, 64);
         // Identification, flags, offset and length stay.
         assert_eq!(answer[16..22], piece[16..22]);
@@ -216,12 +242,18 @@ fn traceroute_sees_the_router() {
     let probe = udp4("10.0.0.9", "8.8.8.8", 1, &[7; 32]);
     let error = see(&lab.answer(3, PuntReason::TtlExceeded, &probe));
     assert_eq!((error.from, error.to), (ROUTER, VM));
-    assert_eq!((error.source, error.destination), (ip("10.0.0.1"), ip("10.0.0.9")));
+    assert_eq!(
+        (error.source, error.destination),
+        (ip("10.0.0.1"), ip("10.0.0.9"))
+    );
     assert_eq!((error.selector, error.rest), ((11, 0), [0; 4]));
     assert_eq!(error.payload, probe[14..]);
     let probe = udp6("fd00:1::9", "2001:db8::1", 1, &[7; 32]);
     let error = see(&lab.answer(3, PuntReason::TtlExceeded, &probe));
-    assert_eq!((error.source, error.destination), (ip("fd00:1::1"), ip("fd00:1::9")));
+    assert_eq!(
+        (error.source, error.destination),
+        (ip("fd00:1::1"), ip("fd00:1::9"))
+    );
     assert_eq!((error.selector, error.rest), ((3, 0), [0; 4]));
     assert_eq!(error.payload, probe[14..]);
     // The last hop of a traceroute to the router itself: nobody serves the port.
@@ -255,7 +287,11 @@ fn each_reason_has_its_type_and_code() {
 #[test]
 fn a_packet_too_big_is_told_the_mtu_of_its_way_out() {
     let mut lab = Lab::new("");
-    for (mtu_bytes, told4, told6) in [(0, 1400_u16, 1400_u32), (1300, 1300, 1300), (600, 600, 1280)] {
+    for (mtu_bytes, told4, told6) in [
+        (0, 1400_u16, 1400_u32),
+        (1300, 1300, 1300),
+        (600, 600, 1280),
+    ] {
         let metadata = PacketMetadata {
             interface: 1,
             egress_interface: 2,
@@ -264,7 +300,10 @@ fn a_packet_too_big_is_told_the_mtu_of_its_way_out() {
             ..PacketMetadata::default()
         };
         let about = |lab: &mut Lab, frame: &[u8]| {
-            see(&sent(3, lab.punt_with(3, PuntReason::PacketTooBig, (metadata, [0; 12]), frame)))
+            see(&sent(
+                3,
+                lab.punt_with(3, PuntReason::PacketTooBig, (metadata, [0; 12]), frame),
+            ))
         };
         let frame = udp4("10.0.0.9", "10.0.1.9", 9, &[5; 1472]);
         let error = about(&mut lab, &frame);
@@ -303,15 +342,24 @@ fn no_error_is_sent_about_what_rfc_1812_forbids() {
     let icmp = ping4("10.0.0.9", "8.8.8.8", b"abc");
     lab.answer(3, PuntReason::TtlExceeded, &icmp);
     for (what, frame) in [
-        ("to the broadcast MAC address", with(&good, &[(0, &BROADCAST)])),
+        (
+            "to the broadcast MAC address",
+            with(&good, &[(0, &BROADCAST)]),
+        ),
         ("to broadcast", with(&good, &[(30, &[255; 4])])),
-        ("to the network's broadcast", with(&good, &[(30, &[10, 0, 0, 255])])),
+        (
+            "to the network's broadcast",
+            with(&good, &[(30, &[10, 0, 0, 255])]),
+        ),
         ("to a group", with(&good, &[(30, &[224, 0, 0, 5])])),
         ("from nowhere", with(&good, &[(26, &[0; 4])])),
         ("from loopback", with(&good, &[(26, &[127, 0, 0, 1])])),
         ("from a group", with(&good, &[(26, &[224, 0, 0, 1])])),
         ("from broadcast", with(&good, &[(26, &[255; 4])])),
-        ("from the network's broadcast", with(&good, &[(26, &[10, 0, 0, 255])])),
+        (
+            "from the network's broadcast",
+            with(&good, &[(26, &[10, 0, 0, 255])]),
+        ),
         ("from ourselves", with(&good, &[(26, &[10, 0, 0, 1])])),
         ("a later fragment", with(&good, &[(20, &[0, 9])])),
         ("an ICMP error", with(&icmp, &[(34, &[3])])),
@@ -332,7 +380,11 @@ fn no_error_is_sent_about_what_rfc_1812_forbids() {
         ServiceDrop::BadChecksum
     );
     // The first fragment is answered.
-    lab.answer(3, PuntReason::TtlExceeded, &with(&good, &[(20, &[0x20, 0])]));
+    lab.answer(
+        3,
+        PuntReason::TtlExceeded,
+        &with(&good, &[(20, &[0x20, 0])]),
+    );
 }
 
 #[test]
@@ -348,7 +400,10 @@ fn no_error_is_sent_about_what_rfc_4443_forbids() {
         ("to a group", to_group.clone()),
         ("from nowhere", with(&good, &[(22, &[0; 16])])),
         ("from a group", with(&good, &[(22, &group)])),
-        ("from ourselves", with(&good, &[(22, &v6("fd00:1::1").octets())])),
+        (
+            "from ourselves",
+            with(&good, &[(22, &v6("fd00:1::1").octets())]),
+        ),
         ("an ICMPv6 error", with(&icmp, &[(54, &[1])])),
         ("a redirect", with(&icmp, &[(54, &[137])])),
     ] {

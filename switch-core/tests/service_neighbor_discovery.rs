@@ -1,5 +1,10 @@
 //! IPv6 neighbour discovery and router advertisements.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
@@ -35,11 +40,17 @@ fn a_solicitation_for_the_interface_is_answered_to_its_sender() {
         let request = solicitation(VM, "fd00:1::9", target);
         let reply = reply_of(lab.punt(3, PuntReason::NeighborDiscovery, &request));
         assert_eq!((reply.from, reply.to), (ROUTER, VM));
-        assert_eq!((reply.source, reply.destination), (ip(target), ip("fd00:1::9")));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (ip(target), ip("fd00:1::9"))
+        );
         assert_eq!((reply.selector, reply.ttl), ((136, 0), 255));
         // Router, solicited, override.
         assert_eq!(reply.rest, [0xe0, 0, 0, 0]);
-        assert_eq!(told(&reply), (v6(target).octets().to_vec(), link_layer(2, ROUTER)));
+        assert_eq!(
+            told(&reply),
+            (v6(target).octets().to_vec(), link_layer(2, ROUTER))
+        );
     }
     assert_eq!(lab.services.stats().neighbor_advertisements, 2);
 }
@@ -51,7 +62,10 @@ fn duplicate_address_detection_is_answered_to_all_nodes() {
         let probe = solicitation(VM, "::", target);
         let reply = see(&lab.answer(3, PuntReason::NeighborDiscovery, &probe));
         assert_eq!((reply.from, reply.to), (mac, ALL_NODES_MAC));
-        assert_eq!((reply.source, reply.destination), (ip(target), ip("ff02::1")));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (ip(target), ip("ff02::1"))
+        );
         assert_eq!(reply.rest, [flags, 0, 0, 0]);
         assert_eq!(told(&reply).1, link_layer(2, mac));
     }
@@ -70,7 +84,11 @@ fn a_proxy_answers_without_overriding() {
     let request = solicitation(VM, "fd00:1::9", "fd00:1::50");
     let reply = see(&lab.answer(3, PuntReason::NeighborDiscovery, &request));
     assert_eq!((reply.from, reply.source), (VM_2, ip("fd00:1::50")));
-    assert_eq!(reply.rest, [0x40, 0, 0, 0], "solicited, neither router nor override");
+    assert_eq!(
+        reply.rest,
+        [0x40, 0, 0, 0],
+        "solicited, neither router nor override"
+    );
 }
 
 #[test]
@@ -96,19 +114,73 @@ fn solicitations_that_rfc_4861_calls_invalid_are_refused() {
     };
     let multicast = v6("ff02::1").octets();
     for (what, frame, reason) in [
-        ("a hop limit below 255", with(21, 254), ServiceDrop::InvalidSource),
-        ("a wrong checksum", with(56, !good[56]), ServiceDrop::BadChecksum),
-        ("no whole target", make(("fd00:1::9", &group), &target[..15]), ServiceDrop::Malformed),
-        ("a group as its target", make(("fd00:1::9", &group), &multicast), ServiceDrop::Malformed),
-        ("an option of length 0", make(("fd00:1::9", &group), &[&target[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat()), ServiceDrop::Malformed),
-        ("an option that is longer than the message", make(("fd00:1::9", &group), &[&target[..], &[1, 2], &VM].concat()), ServiceDrop::Malformed),
-        ("half an option", make(("fd00:1::9", &group), &[&target[..], &[1]].concat()), ServiceDrop::Malformed),
-        ("a probe with a link-layer address", make(("::", &group), &[&target[..], &option].concat()), ServiceDrop::Malformed),
-        ("a probe to one station", make(("::", "fd00:1::1"), &target), ServiceDrop::Malformed),
-        ("a group as its link-layer address", make(("fd00:1::9", &group), &[&target[..], &link_layer(1, ALL_NODES_MAC)].concat()), ServiceDrop::InvalidSource),
-        ("a group as its source", make(("ff02::9", &group), &target), ServiceDrop::Malformed),
+        (
+            "a hop limit below 255",
+            with(21, 254),
+            ServiceDrop::InvalidSource,
+        ),
+        (
+            "a wrong checksum",
+            with(56, !good[56]),
+            ServiceDrop::BadChecksum,
+        ),
+        (
+            "no whole target",
+            make(("fd00:1::9", &group), &target[..15]),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a group as its target",
+            make(("fd00:1::9", &group), &multicast),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "an option of length 0",
+            make(
+                ("fd00:1::9", &group),
+                &[&target[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat(),
+            ),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "an option that is longer than the message",
+            make(("fd00:1::9", &group), &[&target[..], &[1, 2], &VM].concat()),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "half an option",
+            make(("fd00:1::9", &group), &[&target[..], &[1]].concat()),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a probe with a link-layer address",
+            make(("::", &group), &[&target[..], &option].concat()),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a probe to one station",
+            make(("::", "fd00:1::1"), &target),
+            ServiceDrop::Malformed,
+        ),
+        (
+            "a group as its link-layer address",
+            make(
+                ("fd00:1::9", &group),
+                &[&target[..], &link_layer(1, ALL_NODES_MAC)].concat(),
+            ),
+            ServiceDrop::InvalidSource,
+        ),
+        (
+            "a group as its source",
+            make(("ff02::9", &group), &target),
+            ServiceDrop::Malformed,
+        ),
     ] {
-        assert_eq!(lab.refusal(PuntReason::NeighborDiscovery, &frame), reason, "{what}");
+        assert_eq!(
+            lab.refusal(PuntReason::NeighborDiscovery, &frame),
+            reason,
+            "{what}"
+        );
     }
     // Unknown options are skipped.
     let odd = make(
@@ -139,33 +211,62 @@ fn an_advertisement_of_our_address_is_a_conflict_and_is_answered_to_all() {
     let claim = advertisement(VM, "fd00:1::1", (false, true));
     let actions = lab.punt(3, PuntReason::NeighborObserved, &claim);
     let [
-        ServiceAction::Flood { domain: 10, frame, .. },
-        ServiceAction::Drop { reason: ServiceDrop::AddressConflict, .. },
+        ServiceAction::Flood {
+            domain: 10, frame, ..
+        },
+        ServiceAction::Drop {
+            reason: ServiceDrop::AddressConflict,
+            ..
+        },
     ] = actions.as_slice()
     else {
         panic!("{actions:?}");
     };
     let seen = see(frame);
-    assert_eq!((seen.from, seen.to, seen.rest), (ROUTER, ALL_NODES_MAC, [0xa0, 0, 0, 0]));
+    assert_eq!(
+        (seen.from, seen.to, seen.rest),
+        (ROUTER, ALL_NODES_MAC, [0xa0, 0, 0, 0])
+    );
 }
 
 #[test]
 fn the_override_flag_decides_whether_a_neighbour_moves() {
     let mut lab = Lab::new("");
-    lab.punt(3, PuntReason::NeighborDiscovery, &solicitation(VM, "fd00:1::9", "fd00:1::1"));
+    lab.punt(
+        3,
+        PuntReason::NeighborDiscovery,
+        &solicitation(VM, "fd00:1::9", "fd00:1::1"),
+    );
     lab.wait(2000);
     let told = |lab: &mut Lab, flags| {
-        lab.punt(4, PuntReason::NeighborObserved, &advertisement(VM_2, "fd00:1::9", flags))
+        lab.punt(
+            4,
+            PuntReason::NeighborObserved,
+            &advertisement(VM_2, "fd00:1::9", flags),
+        )
     };
     assert_eq!(told(&mut lab, (true, false)), []);
     let actions = told(&mut lab, (false, true));
-    let [ServiceAction::LearnNeighbor { mac, port, address, interface: 1, domain: 10 }] = actions.as_slice() else {
+    let [
+        ServiceAction::LearnNeighbor {
+            mac,
+            port,
+            address,
+            interface: 1,
+            domain: 10,
+        },
+    ] = actions.as_slice()
+    else {
         panic!("{actions:?}");
     };
     assert_eq!((mac.0, port.get(), *address), (VM_2, 4, ip("fd00:1::9")));
     // Nobody sought this one.
     assert_eq!(
-        lab.punt(4, PuntReason::NeighborObserved, &advertisement(VM_2, "fd00:1::77", (false, true))),
+        lab.punt(
+            4,
+            PuntReason::NeighborObserved,
+            &advertisement(VM_2, "fd00:1::77", (false, true))
+        ),
         []
     );
 }
@@ -203,8 +304,21 @@ fn assert_is_advertisement(seen: &Seen) {
     assert_eq!((seen.from, seen.source), (ROUTER, ip(ROUTER_LINK_LOCAL)));
     assert_eq!((seen.selector, seen.ttl), ((134, 0), 255));
     assert_eq!(seen.rest, [64, 0xc0, 0x07, 0x08]);
-    let prefix = [&[64, 0xc0][..], &2_592_000_u32.to_be_bytes(), &604_800_u32.to_be_bytes(), &[0; 4], &v6("fd00:1::").octets()].concat();
-    let dns = [&[0, 0][..], &600_u32.to_be_bytes(), &v6("fd00:1::53").octets(), &v6("fd00:1::54").octets()].concat();
+    let prefix = [
+        &[64, 0xc0][..],
+        &2_592_000_u32.to_be_bytes(),
+        &604_800_u32.to_be_bytes(),
+        &[0; 4],
+        &v6("fd00:1::").octets(),
+    ]
+    .concat();
+    let dns = [
+        &[0, 0][..],
+        &600_u32.to_be_bytes(),
+        &v6("fd00:1::53").octets(),
+        &v6("fd00:1::54").octets(),
+    ]
+    .concat();
     assert_eq!(
         options(seen),
         [
@@ -219,7 +333,8 @@ fn assert_is_advertisement(seen: &Seen) {
 #[test]
 fn a_router_solicitation_is_answered_at_once() {
     let mut lab = Lab::new(ADVERTISING);
-    for (source, to, destination) in [("fe80::9", VM, "fe80::9"), ("::", ALL_NODES_MAC, "ff02::1")] {
+    for (source, to, destination) in [("fe80::9", VM, "fe80::9"), ("::", ALL_NODES_MAC, "ff02::1")]
+    {
         let request = router_solicitation(VM, source);
         let seen = see(&lab.answer(3, PuntReason::RouterSolicitation, &request));
         assert_eq!((seen.to, seen.destination), (to, ip(destination)));
@@ -228,7 +343,10 @@ fn a_router_solicitation_is_answered_at_once() {
     // An interface that advertises nothing says so.
     let mut lab = Lab::new("");
     assert_eq!(
-        lab.refusal(PuntReason::RouterSolicitation, &router_solicitation(VM, "fe80::9")),
+        lab.refusal(
+            PuntReason::RouterSolicitation,
+            &router_solicitation(VM, "fe80::9")
+        ),
         ServiceDrop::NotConfigured
     );
     // A solicitation without a source address has no link-layer address (RFC 4861 §6.1.1).
@@ -239,7 +357,10 @@ fn a_router_solicitation_is_answered_at_once() {
         Icmpv6Type::RouterSolicitation,
         &link_layer(1, VM),
     );
-    assert_eq!(lab.refusal(PuntReason::RouterSolicitation, &odd), ServiceDrop::Malformed);
+    assert_eq!(
+        lab.refusal(PuntReason::RouterSolicitation, &odd),
+        ServiceDrop::Malformed
+    );
 }
 
 #[test]
@@ -255,7 +376,14 @@ fn advertisements_come_quickly_at_first_and_then_at_random_within_the_interval()
             lab.now = due;
         }
         let actions = lab.wait(0);
-        let [ServiceAction::Flood { domain: 10, except: None, frame }] = actions.as_slice() else {
+        let [
+            ServiceAction::Flood {
+                domain: 10,
+                except: None,
+                frame,
+            },
+        ] = actions.as_slice()
+        else {
             panic!("{actions:?}");
         };
         let seen = see(frame);
@@ -264,7 +392,10 @@ fn advertisements_come_quickly_at_first_and_then_at_random_within_the_interval()
     }
     assert_eq!(gaps[0], 0);
     assert!(gaps[1..3].iter().all(|gap| *gap <= 16_000), "{gaps:?}");
-    assert!(gaps[3..].iter().all(|gap| (66_666..=200_000).contains(gap)), "{gaps:?}");
+    assert!(
+        gaps[3..].iter().all(|gap| (66_666..=200_000).contains(gap)),
+        "{gaps:?}"
+    );
     let different: std::collections::HashSet<_> = gaps[3..].iter().collect();
     assert!(different.len() > 30, "they are spread: {gaps:?}");
 }
@@ -274,7 +405,12 @@ fn a_router_that_goes_says_so() {
     let mut lab = Lab::new(ADVERTISING);
     let mut actions = Vec::new();
     assert!(lab.services.remove_interface(1, lab.now, &mut actions));
-    let [ServiceAction::Flood { domain: 10, frame, .. }] = actions.as_slice() else {
+    let [
+        ServiceAction::Flood {
+            domain: 10, frame, ..
+        },
+    ] = actions.as_slice()
+    else {
         panic!("{actions:?}");
     };
     assert_eq!(see(frame).rest, [64, 0xc0, 0, 0], "a lifetime of 0");
@@ -290,7 +426,11 @@ fn prefixes_that_are_named_take_the_place_of_those_of_the_addresses() {
     );
     let request = router_solicitation(VM, "fe80::9");
     let seen = see(&lab.answer(3, PuntReason::RouterSolicitation, &request));
-    let prefix = [&[56, 0, 0, 0, 0, 100, 0, 0, 0, 50, 0, 0, 0, 0][..], &v6("fd00:7::").octets()].concat();
+    let prefix = [
+        &[56, 0, 0, 0, 0, 100, 0, 0, 0, 50, 0, 0, 0, 0][..],
+        &v6("fd00:7::").octets(),
+    ]
+    .concat();
     assert_eq!(options(&seen)[2..], [(3, prefix)]);
     assert_eq!(seen.rest, [64, 0, 0x07, 0x08]);
 }

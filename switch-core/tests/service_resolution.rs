@@ -1,13 +1,16 @@
 //! Frames that wait for a next hop, and what is known of neighbours over time.
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod service_lab;
 
 use etherparse::{ArpOperation, Icmpv6Type, icmpv6::NeighborAdvertisementHeader};
 use service_lab::*;
-use switch_core::service::{
-    NeighborState, PacketMetadata, PuntReason, ServiceAction, ServiceDrop,
-};
+use switch_core::service::{NeighborState, PacketMetadata, PuntReason, ServiceAction, ServiceDrop};
 
 const VNET: [u8; 12] = [1, 1, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
 
@@ -23,7 +26,12 @@ fn routed(next_hop: u128) -> PacketMetadata {
 
 /// A frame from port 3, on its way out by interface 2.
 fn unresolved(lab: &mut Lab, next_hop: u128, frame: &[u8]) -> Vec<ServiceAction> {
-    lab.punt_with(3, PuntReason::NextHopUnresolved, (routed(next_hop), VNET), frame)
+    lab.punt_with(
+        3,
+        PuntReason::NextHopUnresolved,
+        (routed(next_hop), VNET),
+        frame,
+    )
 }
 
 /// What the router does when a frame comes in by interface 2 from port 8.
@@ -47,24 +55,46 @@ fn arp_reply(address: &str) -> Vec<u8> {
 
 /// The frame that asks domain 20 for a neighbour.
 fn asked(actions: &[ServiceAction]) -> Vec<u8> {
-    let [ServiceAction::Flood { domain: 20, except: None, frame }] = actions else {
+    let [
+        ServiceAction::Flood {
+            domain: 20,
+            except: None,
+            frame,
+        },
+    ] = actions
+    else {
         panic!("a request: {actions:?}");
     };
     frame.clone()
 }
 
 fn assert_learned(action: &ServiceAction, address: &str) {
-    let ServiceAction::LearnNeighbor { interface: 2, address: learned, mac, domain: 20, port } = action else {
+    let ServiceAction::LearnNeighbor {
+        interface: 2,
+        address: learned,
+        mac,
+        domain: 20,
+        port,
+    } = action
+    else {
         panic!("a neighbour: {action:?}");
     };
     assert_eq!((*learned, mac.0, port.get()), (ip(address), VM_2, 8));
 }
 
 fn assert_reinjected(action: &ServiceAction, sent: &[u8]) {
-    let ServiceAction::Reinject { port, vnet_header, frame } = action else {
+    let ServiceAction::Reinject {
+        port,
+        vnet_header,
+        frame,
+    } = action
+    else {
         panic!("a frame given back: {action:?}");
     };
-    assert_eq!((port.get(), *vnet_header, frame.as_slice()), (3, VNET, sent));
+    assert_eq!(
+        (port.get(), *vnet_header, frame.as_slice()),
+        (3, VNET, sent)
+    );
 }
 
 #[test]
@@ -77,8 +107,14 @@ fn frames_wait_for_an_arp_reply_and_leave_in_order() {
     let (from, to, packet) = see_arp(&request);
     assert_eq!((from, to), (ROUTER_2, BROADCAST));
     assert_eq!(packet.operation, ArpOperation::REQUEST);
-    assert_eq!((packet.sender_mac, packet.sender_ipv4), (ROUTER_2, [10, 0, 1, 1]));
-    assert_eq!((packet.target_mac, packet.target_ipv4), ([0; 6], [10, 0, 1, 9]));
+    assert_eq!(
+        (packet.sender_mac, packet.sender_ipv4),
+        (ROUTER_2, [10, 0, 1, 1])
+    );
+    assert_eq!(
+        (packet.target_mac, packet.target_ipv4),
+        ([0; 6], [10, 0, 1, 9])
+    );
     for frame in &frames[1..] {
         assert_eq!(unresolved(&mut lab, 0, frame), []);
     }
@@ -103,7 +139,13 @@ fn the_next_hop_is_asked_for_rather_than_the_destination() {
     let request = asked(&unresolved(&mut lab, next_hop, &frame));
     assert_eq!(see_arp(&request).2.target_ipv4, [10, 0, 1, 77]);
     // A next hop that is not on the link is nobody's neighbour.
-    for elsewhere in ["10.0.2.1", "10.0.1.0", "10.0.1.255", "10.0.1.1", "224.0.0.1"] {
+    for elsewhere in [
+        "10.0.2.1",
+        "10.0.1.0",
+        "10.0.1.255",
+        "10.0.1.1",
+        "224.0.0.1",
+    ] {
         let next_hop = u128::from(v4(elsewhere).to_bits());
         assert_eq!(
             dropped(unresolved(&mut lab, next_hop, &frame)),
@@ -121,7 +163,11 @@ fn ipv6_neighbours_are_solicited_and_advertise_themselves() {
         (v6("fe80::99").to_bits(), "2001:db8::1", "fe80::ff:fe00:fd"),
     ] {
         let frame = udp6("fd00:1::9", destination, 9, b"x");
-        let sought = if next_hop == 0 { destination } else { "fe80::99" };
+        let sought = if next_hop == 0 {
+            destination
+        } else {
+            "fe80::99"
+        };
         let request = see(&asked(&unresolved(&mut lab, next_hop, &frame)));
         let (group, group_mac) = solicited_node(sought);
         assert_eq!((request.from, request.to), (ROUTER_2, group_mac));
@@ -204,20 +250,30 @@ fn a_neighbour_that_does_not_answer_is_asked_three_times_and_its_senders_are_tol
     see_arp(&asked(&lab.wait(1000)));
     let actions = lab.wait(1000);
     for (pair, frame) in actions.chunks(2).zip(&frames) {
-        let [ServiceAction::Send { port, frame: error }, ServiceAction::Drop { reason, .. }] = pair else {
+        let [
+            ServiceAction::Send { port, frame: error },
+            ServiceAction::Drop { reason, .. },
+        ] = pair
+        else {
             panic!("{pair:?}");
         };
         let error = see(error);
         assert_eq!(port.get(), 3);
         assert_eq!((error.source, error.to), (ip("10.0.0.1"), VM));
-        assert_eq!((error.selector, &error.payload), ((3, 1), &frame[14..].to_vec()));
+        assert_eq!(
+            (error.selector, &error.payload),
+            ((3, 1), &frame[14..].to_vec())
+        );
         assert_eq!(*reason, ServiceDrop::NeighborUnreachable);
     }
     assert_eq!(actions.len(), 4);
     // It is known not to be there, for a while.
     let actions = unresolved(&mut lab, 0, &frames[0]);
     assert_eq!(actions.len(), 2, "{actions:?}");
-    assert_eq!(lab.services.neighbors().next().unwrap().state, NeighborState::Failed);
+    assert_eq!(
+        lab.services.neighbors().next().unwrap().state,
+        NeighborState::Failed
+    );
     lab.wait(3000);
     assert_eq!(lab.services.neighbors().count(), 0);
     asked(&unresolved(&mut lab, 0, &frames[0]));
@@ -258,8 +314,14 @@ fn neighbours_are_probed_when_their_time_is_over_and_forgotten_without_an_answer
             assert_eq!(heard(&mut lab, &tagged(&arp_reply("10.0.1.9"), 7)), []);
         }
     }
-    assert!(matches!(lab.wait(1000).as_slice(), [ServiceAction::Send { .. }]));
-    assert!(matches!(lab.wait(1000).as_slice(), [ServiceAction::Send { .. }]));
+    assert!(matches!(
+        lab.wait(1000).as_slice(),
+        [ServiceAction::Send { .. }]
+    ));
+    assert!(matches!(
+        lab.wait(1000).as_slice(),
+        [ServiceAction::Send { .. }]
+    ));
     let forgotten = ServiceAction::ForgetNeighbor {
         interface: 2,
         address: ip("10.0.1.9"),
@@ -289,7 +351,12 @@ fn only_stations_of_the_interfaces_networks_and_domain_are_learned() {
         ("10.0.1.0", ServiceDrop::NotOnLink),
         ("10.0.1.1", ServiceDrop::AddressConflict),
     ] {
-        let reply = arp(ArpOperation::REPLY, ROUTER_2, (VM_2, sender), (ROUTER_2, "10.0.1.1"));
+        let reply = arp(
+            ArpOperation::REPLY,
+            ROUTER_2,
+            (VM_2, sender),
+            (ROUTER_2, "10.0.1.1"),
+        );
         let actions = heard(&mut lab, &reply);
         assert!(
             matches!(actions.last(), Some(ServiceAction::Drop { reason: dropped, .. }) if *dropped == reason),
@@ -302,12 +369,25 @@ fn only_stations_of_the_interfaces_networks_and_domain_are_learned() {
         domain: 10,
         ..PacketMetadata::default()
     };
-    let actions = lab.punt_with(8, PuntReason::NeighborObserved, (elsewhere, [0; 12]), &arp_reply("10.0.1.9"));
+    let actions = lab.punt_with(
+        8,
+        PuntReason::NeighborObserved,
+        (elsewhere, [0; 12]),
+        &arp_reply("10.0.1.9"),
+    );
     assert_eq!(dropped(actions), ServiceDrop::WrongDomain);
     // The router's own MAC address is nobody else's.
-    let own = arp(ArpOperation::REPLY, ROUTER_2, (ROUTER_2, "10.0.1.9"), (ROUTER_2, "10.0.1.1"));
+    let own = arp(
+        ArpOperation::REPLY,
+        ROUTER_2,
+        (ROUTER_2, "10.0.1.9"),
+        (ROUTER_2, "10.0.1.1"),
+    );
     assert_eq!(dropped(heard(&mut lab, &own)), ServiceDrop::InvalidSource);
-    assert!(matches!(lab.services.neighbors().next().unwrap().state, NeighborState::Sought));
+    assert!(matches!(
+        lab.services.neighbors().next().unwrap().state,
+        NeighborState::Sought
+    ));
 }
 
 #[test]
@@ -318,18 +398,25 @@ fn queues_are_bounded_by_neighbour_by_port_and_in_bytes() {
     config.limits.queued_bytes = 100_000;
     config.limits.resolutions_per_port = 6;
     let mut lab = Lab::with(config);
-    let to = |last: u8, bytes: usize| udp4("10.0.0.9", &format!("10.0.1.{last}"), 9, &vec![0; bytes]);
+    let to =
+        |last: u8, bytes: usize| udp4("10.0.0.9", &format!("10.0.1.{last}"), 9, &vec![0; bytes]);
     for _ in 0..4 {
         unresolved(&mut lab, 0, &to(10, 10));
     }
-    assert_eq!(dropped(unresolved(&mut lab, 0, &to(10, 10))), ServiceDrop::NeighborQueueFull);
+    assert_eq!(
+        dropped(unresolved(&mut lab, 0, &to(10, 10))),
+        ServiceDrop::NeighborQueueFull
+    );
     for _ in 0..4 {
         unresolved(&mut lab, 0, &to(11, 10));
     }
     unresolved(&mut lab, 0, &to(12, 10));
     unresolved(&mut lab, 0, &to(12, 10));
     // The port has its ten: not even another neighbour is sought for it.
-    assert_eq!(dropped(unresolved(&mut lab, 0, &to(13, 10))), ServiceDrop::NeighborQueueFull);
+    assert_eq!(
+        dropped(unresolved(&mut lab, 0, &to(13, 10))),
+        ServiceDrop::NeighborQueueFull
+    );
     assert_eq!(lab.services.neighbors().count(), 3);
     // Another port waits for the same neighbour, up to so many bytes.
     let big = to(12, 60_000);
@@ -337,7 +424,10 @@ fn queues_are_bounded_by_neighbour_by_port_and_in_bytes() {
         lab.punt_with(4, PuntReason::NextHopUnresolved, (routed(0), VNET), frame)
     };
     assert_eq!(from_4(&mut lab, &big), []);
-    assert_eq!(dropped(from_4(&mut lab, &big)), ServiceDrop::NeighborQueueFull);
+    assert_eq!(
+        dropped(from_4(&mut lab, &big)),
+        ServiceDrop::NeighborQueueFull
+    );
     assert!(lab.services.queued_bytes() <= 100_000);
     // An answer makes room.
     assert_eq!(heard(&mut lab, &arp_reply("10.0.1.10")).len(), 5);
@@ -346,7 +436,10 @@ fn queues_are_bounded_by_neighbour_by_port_and_in_bytes() {
     for last in 14..17 {
         asked(&unresolved(&mut lab, 0, &to(last, 10)));
     }
-    assert_eq!(dropped(unresolved(&mut lab, 0, &to(17, 10))), ServiceDrop::NeighborLimit);
+    assert_eq!(
+        dropped(unresolved(&mut lab, 0, &to(17, 10))),
+        ServiceDrop::NeighborLimit
+    );
     asked(&from_4(&mut lab, &to(17, 10)));
 }
 
@@ -405,9 +498,35 @@ fn what_is_known_of_a_port_or_interface_goes_with_it() {
     lab.services.remove_interface(2, lab.now, &mut actions);
     assert_eq!(actions.len(), 2, "{actions:?}");
     assert_eq!(actions[0], forgotten);
-    assert!(matches!(actions[1], ServiceAction::Drop { reason: ServiceDrop::NeighborUnreachable, .. }));
+    assert!(matches!(
+        actions[1],
+        ServiceAction::Drop {
+            reason: ServiceDrop::NeighborUnreachable,
+            ..
+        }
+    ));
     assert_eq!(lab.services.queued_bytes(), 0);
     assert_eq!(lab.services.neighbors().count(), 0);
+}
+
+#[test]
+fn frames_of_a_port_that_is_gone_wait_no_longer() {
+    let mut lab = Lab::new("");
+    let frame = udp4("10.0.0.9", "10.0.1.9", 9, b"x");
+    for from in [4, 3, 4, 3] {
+        lab.punt_with(
+            from,
+            PuntReason::NextHopUnresolved,
+            (routed(0), VNET),
+            &frame,
+        );
+    }
+    // The neighbour is sought for port 4, which stays.
+    lab.services.forget_port(port(3), lab.now, &mut Vec::new());
+    assert_eq!(lab.services.queued_bytes(), 2 * frame.len());
+    let actions = heard(&mut lab, &arp_reply("10.0.1.9"));
+    assert_eq!(actions.len(), 3, "{actions:?}");
+    assert_eq!(lab.services.queued_bytes(), 0);
 }
 
 #[test]
@@ -420,7 +539,9 @@ fn a_new_network_on_an_interface_keeps_the_neighbours_that_it_still_has() {
     let mut config = config("");
     config.interfaces[1].addresses = vec!["10.0.1.1/25".parse().unwrap()];
     let mut actions = Vec::new();
-    lab.services.configure(config, lab.now, &mut actions).unwrap();
+    lab.services
+        .configure(config, lab.now, &mut actions)
+        .unwrap();
     let forgotten: Vec<_> = actions
         .iter()
         .filter_map(|action| match action {

@@ -274,7 +274,10 @@ pub fn see_arp(frame: &[u8]) -> ([u8; 6], [u8; 6], ArpEthIpv4Packet) {
         panic!("ARP over Ethernet");
     };
     assert_eq!(arp.proto_addr_type(), EtherType::IPV4);
-    let arp = arp.to_packet().try_eth_ipv4().expect("of Ethernet and IPv4");
+    let arp = arp
+        .to_packet()
+        .try_eth_ipv4()
+        .expect("of Ethernet and IPv4");
     (link.source(), link.destination(), arp)
 }
 
@@ -298,7 +301,9 @@ pub fn icmpv6(
         .ipv6(v6(addresses.0).octets(), v6(addresses.1).octets(), 255)
         .icmpv6(kind);
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("a vector takes it");
+    builder
+        .write(&mut frame, payload)
+        .expect("a vector takes it");
     frame
 }
 
@@ -324,7 +329,9 @@ pub fn udp4(source: &str, destination: &str, ttl: u8, payload: &[u8]) -> Vec<u8>
         .ipv4(v4(source).octets(), v4(destination).octets(), ttl)
         .udp(40_000, 33_434);
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("a vector takes it");
+    builder
+        .write(&mut frame, payload)
+        .expect("a vector takes it");
     frame
 }
 
@@ -334,7 +341,9 @@ pub fn udp6(source: &str, destination: &str, ttl: u8, payload: &[u8]) -> Vec<u8>
         .ipv6(v6(source).octets(), v6(destination).octets(), ttl)
         .udp(40_000, 33_434);
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("a vector takes it");
+    builder
+        .write(&mut frame, payload)
+        .expect("a vector takes it");
     frame
 }
 
