@@ -492,7 +492,7 @@ fn what_is_known_of_a_port_or_interface_goes_with_it() {
         interface: 2,
         address: ip("10.0.1.9"),
     };
-    assert_eq!(actions, [forgotten.clone()]);
+    assert_eq!(actions, std::slice::from_ref(&forgotten));
     heard(&mut lab, &arp_request((VM_2, "10.0.1.9"), "10.0.1.1"));
     actions.clear();
     lab.services.remove_interface(2, lab.now, &mut actions);
