@@ -41,7 +41,6 @@ pub(super) enum Message {
         target: Ipv6Addr,
         /// The target link-layer address option; the frame's source without one.
         mac: MacAddress,
-        is_solicited: bool,
         overrides: bool,
     },
     /// Which routers are there?
@@ -90,15 +89,13 @@ pub(super) fn read(inbound: &Inbound<'_>) -> Result<Message, ServiceDrop> {
             })
         }
         NEIGHBOR_ADVERTISEMENT => {
-            let is_solicited = flags & FLAG_SOLICITED != 0;
-            if ip.destination.is_multicast() && is_solicited {
+            if ip.destination.is_multicast() && flags & FLAG_SOLICITED != 0 {
                 return Err(ServiceDrop::Malformed);
             }
             let mac = link_layer_option(message, 24, TARGET_LINK_LAYER_ADDRESS)?;
             Ok(Message::Advertisement {
                 target,
                 mac: mac.unwrap_or(inbound.source_mac()),
-                is_solicited,
                 overrides: flags & FLAG_OVERRIDE != 0,
             })
         }

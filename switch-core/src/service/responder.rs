@@ -148,11 +148,12 @@ impl Services {
         was_there
     }
 
-    /// Forgets what is known of a port that is gone: its neighbours, its waiting frames' share, its budgets and dynamic leases.
+    /// Forgets what is known of a port that is gone: its neighbours, its frames that wait, its budgets and dynamic leases.
     pub fn forget_port(&mut self, port: PortId, now: Millis, actions: &mut Vec<ServiceAction>) {
         let mut out = outbox!(self, now, actions);
         self.neighbors
             .forget_where(|_, neighbor| neighbor.port() == port, &mut out);
+        self.neighbors.forget_frames_of(port);
         self.budgets.forget(port);
         self.dhcp4.forget_port(port);
         self.dhcp6.forget_port(port);
@@ -436,7 +437,6 @@ impl Services {
             Message::Advertisement {
                 target,
                 mac,
-                is_solicited,
                 overrides,
             } => {
                 if interface.has_address(target.into()) {
@@ -459,7 +459,6 @@ impl Services {
                     mac,
                     weight,
                 };
-                let _ = is_solicited;
                 self.neighbors
                     .learn(inbound, interface, claim, (&mut out, &mut self.jitter))
                     .map(|_| ())

@@ -4,7 +4,7 @@
 //! * this file: what is answered.
 //!
 //! A client is an identity association of a DUID behind a port. A reservation goes by the MAC address that the client's frames come
-//! from, to its first identity association.
+//! from, to the lowest of its identity associations in a message.
 
 mod message;
 
@@ -248,11 +248,14 @@ impl<'a> Exchange<'a> {
     ) {
         let times = (out.now, out.now.after(duration));
         let most = out.limits.leases_per_port;
+        // To the lowest of its associations, as a client may put them in another order next time.
+        let lowest = self.request.associations.iter().map(|entry| entry.id).min();
         let mut reserved = self.reservation();
         for association in &self.request.associations {
             let client = self.client(association);
             let wanted = association.addresses.first().copied();
-            let address = match (reserved.take(), wanted, self.request.kind) {
+            let reserved = reserved.take_if(|_| Some(association.id) == lowest);
+            let address = match (reserved, wanted, self.request.kind) {
                 (Some(address), _, _) => Ok(address),
                 // What a client has already it gets again, or learns that it is not its own.
                 (None, Some(wanted), RequestKind::Renew | RequestKind::Rebind) => leases

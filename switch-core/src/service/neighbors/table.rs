@@ -238,6 +238,22 @@ impl Neighbors {
         queue
     }
 
+    /// Takes the frames of a port that is gone out of all queues.
+    pub(in crate::service) fn forget_frames_of(&mut self, port: PortId) {
+        if self.shares.of(port).frames == 0 {
+            return;
+        }
+        let mut gone = VecDeque::new();
+        for neighbor in self.table.values_mut() {
+            let (of_port, others) = std::mem::take(&mut neighbor.queue)
+                .into_iter()
+                .partition::<VecDeque<_>, _>(|waiting| waiting.port == port);
+            neighbor.queue = others;
+            gone.extend(of_port);
+        }
+        self.release(&gone);
+    }
+
     fn release(&mut self, queue: &VecDeque<Waiting>) {
         for waiting in queue {
             self.queued_bytes = self.queued_bytes.saturating_sub(waiting.frame.len());
