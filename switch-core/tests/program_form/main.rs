@@ -1,4 +1,9 @@
 //! The form of programs: what is accepted, what is refused and where, and what is printed of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod broken;
 mod p4info;

@@ -132,8 +132,13 @@ fn by_next_header(header: &str, zero: &[&str]) -> ParserState {
     let mut select = names(zero);
     select.push(format!("{header}.next_header"));
     let mut values = vec![0; zero.len()];
+    // RFC 8200 §4.1: the hop-by-hop header only comes first.
+    let hop_by_hop = match header {
+        "ipv6" => "ipv6_extension",
+        _ => "reject",
+    };
     let cases = [
-        (HOP_BY_HOP, "ipv6_extension"),
+        (HOP_BY_HOP, hop_by_hop),
         (ROUTING, "ipv6_extension"),
         (DESTINATION_OPTIONS, "ipv6_extension"),
         (FRAGMENT, "ipv6_fragment"),
