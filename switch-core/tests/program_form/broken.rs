@@ -707,11 +707,7 @@ fn controls() {
         (
             "/tables/3/actions/0",
             json!("connection"),
-            &[
-                "egress[0].apply.table",
-                "egress[0].apply.table",
-                "egress[0].apply.table",
-            ],
+            &["egress[0].apply.table"],
         ),
         (
             "/ingress/2/find/table",
@@ -842,6 +838,83 @@ fn every_fault_is_listed_up_to_a_bound() {
         Value::from(vec![json!({"name": "?", "bits": 0}); 200_000]),
     );
     assert!(errors(&program).len() <= 1_000);
+}
+
+/// Programs as large as JSON may be, made to be slow to refuse; minutes where a bound is missing.
+#[test]
+fn hostile_programs_are_refused_in_bounded_work() {
+    let many = |count: usize, item: &dyn Fn(usize) -> Value| {
+        Value::from((0..count).map(item).collect::<Vec<_>>())
+    };
+    let long = "n".repeat(60);
+    let hostile: [(&str, Value); 7] = [
+        (
+            "/parser/states",
+            many(
+                40_000,
+                &|n| json!({"name": format!("s{n}"), "default": format!("s{}", n + 1)}),
+            ),
+        ),
+        (
+            "/meters",
+            many(60_000, &|n| json!({"name": format!("m{n}"), "size": 1})),
+        ),
+        ("/tables/0/actions", many(500_000, &|_| json!("a"))),
+        (
+            "/actions",
+            many(
+                1_024,
+                &|n| json!({"name": format!("a{n}"), "do": many(24, &|m| json!({"decapsulate": {"to": format!("{long}{m}")}}))}),
+            ),
+        ),
+        (
+            "/header_types",
+            many(
+                10_000,
+                &|n| json!({"name": format!("h{n}"), "fields": [{"name": "a", "bits": 7}]}),
+            ),
+        ),
+        (
+            "/ingress",
+            many(
+                4_096,
+                &|_| json!({"apply": {"table": "leaving", "actions": {"a": []}}}),
+            ),
+        ),
+        (
+            "/tables/0/key",
+            many(80_000, &|_| json!({"field": "ipv4.src", "match": "exact"})),
+        ),
+    ];
+    for (pointer, value) in hostile {
+        let mut program = parsed(EVERYTHING);
+        put(&mut program, pointer, value);
+        let found = errors(&program).len();
+        assert!((1..=1_000).contains(&found), "{pointer}: {found}");
+    }
+}
+
+/// Each program of the documentation is one.
+#[test]
+fn the_programs_of_the_documentation_are_valid() {
+    let text = include_str!("../../../docs/programs.md");
+    let mut block = String::new();
+    let mut programs = 0;
+    for line in text.lines().chain([""]) {
+        if let Some(code) = line.strip_prefix("    ") {
+            block.push_str(code);
+            block.push('\n');
+            continue;
+        }
+        let code = std::mem::take(&mut block);
+        if code.starts_with("{\"name\"") {
+            programs += 1;
+            if let Err(errors) = Program::from_json(&code) {
+                panic!("{code}\n{errors}");
+            }
+        }
+    }
+    assert_eq!(programs, 3);
 }
 
 #[test]
