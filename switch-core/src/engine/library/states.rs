@@ -9,6 +9,10 @@
 //! vxlan, geneve, gre > inner_ethernet > inner_vlan > inner_ipv4, inner_ipv6 > inner_tcp, inner_udp, inner_icmp, inner_icmpv6
 //! ```
 //!
+//! Where it differs from the fixed parser: ARP for other kinds of address is malformed here and no header there; extension headers
+//! are followed as far as the number of visited states allows, not up to eight, but none longer than 248 bytes; a fifth tag is
+//! malformed.
+//!
 //! Nothing leads to the last line until a program extends `udp` or `ipv4`. Where a packet's own length contradicts its header is
 //! the evaluator's to find: a condition on a length would make every length a case of its own for the flow cache.
 
