@@ -1,4 +1,9 @@
 //! The built-in headers and parser states, and how a program's own are put over them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use switch_core::engine::library::{self, merge};
 use switch_core::engine::literal::Literal;

@@ -528,7 +528,7 @@ fn a_frame_without_payload_is_one_segment() {
     let empty = recipe(Ip::V4, 0, 1_000);
     let pieces = plan_of(&empty.tcp_frame(), empty.tcp_gso()).expect("a valid frame");
     assert_eq!(pieces.len(), 1);
-    assert_eq!(check_tcp_segment(&empty, 0, 1, &pieces[0]), []);
+    assert!(check_tcp_segment(&empty, 0, 1, &pieces[0]).is_empty());
 }
 
 #[test]

@@ -11,6 +11,9 @@
 //! * [`pipeline`]: a worker's way through it: path, key, cache, and on a miss
 //! * `evaluate`: the one evaluator, over a `packet` that `parse` laid out, and over the tables and groups of `state`;
 //! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
+//! * [`validate`]: whether a program is one, [`ids`] its P4Runtime numbers, [`p4info`] how P4Runtime describes it;
+//! * [`schema`]: the JSON Schema of its JSON form;
+//! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 //!
 //! What operators see of it:
@@ -38,4 +41,6 @@ pub mod pipeline;
 pub mod runtime;
 mod state;
 mod text;
+pub mod p4info;
+pub mod schema;
 pub mod validate;

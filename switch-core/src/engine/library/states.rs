@@ -9,6 +9,10 @@
 //! vxlan, geneve, gre > inner_ethernet > inner_vlan > inner_ipv4, inner_ipv6 > inner_tcp, inner_udp, inner_icmp, inner_icmpv6
 //! ```
 //!
+//! Where it differs from the fixed parser: ARP for other kinds of address is malformed here and no header there; extension headers
+//! are followed as far as the number of visited states allows, not up to eight, but none longer than 248 bytes; a fifth tag is
+//! malformed.
+//!
 //! Nothing leads to the last line until a program extends `udp` or `ipv4`. Where a packet's own length contradicts its header is
 //! the evaluator's to find: a condition on a length would make every length a case of its own for the flow cache.
 
@@ -132,8 +136,13 @@ fn by_next_header(header: &str, zero: &[&str]) -> ParserState {
     let mut select = names(zero);
     select.push(format!("{header}.next_header"));
     let mut values = vec![0; zero.len()];
+    // RFC 8200 §4.1: the hop-by-hop header only comes first.
+    let hop_by_hop = match header {
+        "ipv6" => "ipv6_extension",
+        _ => "reject",
+    };
     let cases = [
-        (HOP_BY_HOP, "ipv6_extension"),
+        (HOP_BY_HOP, hop_by_hop),
         (ROUTING, "ipv6_extension"),
         (DESTINATION_OPTIONS, "ipv6_extension"),
         (FRAGMENT, "ipv6_fragment"),

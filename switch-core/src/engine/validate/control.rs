@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::operands::Scope;
 use super::{Checker, limits};
 use crate::engine::model::{Apply, Find, Statement};
@@ -80,7 +80,7 @@ impl Checker<'_> {
         let table_place = place.field("table");
         let table = self.tables.get(apply.table.as_str()).copied();
         if table.is_none() {
-            let remedy = suggestion(&apply.table, self.tables.keys().copied());
+            let remedy = self.suggest(&apply.table, self.tables.keys().copied());
             self.error(
                 table_place,
                 format!("there is no table `{}`", apply.table),
@@ -92,6 +92,7 @@ impl Checker<'_> {
             let misplaced: Vec<String> = table
                 .actions
                 .iter()
+                .take(limits::TABLE_ACTIONS)
                 .chain(default)
                 .filter_map(|action| self.restricted_actions.get(action.as_str()))
                 .chain(self.restricted_tables.get(table.name.as_str()))
@@ -114,7 +115,8 @@ impl Checker<'_> {
         for (action, statements) in &apply.actions {
             let place = actions.field(action);
             let known = table.is_none_or(|table| {
-                table.actions.contains(action)
+                let mut listed = table.actions.iter().take(limits::TABLE_ACTIONS);
+                listed.any(|listed| listed == action)
                     || table
                         .default_action
                         .as_ref()
@@ -125,7 +127,7 @@ impl Checker<'_> {
                 self.error(
                     place,
                     format!("table `{}` has no action `{action}`", apply.table),
-                    suggestion(action, known.map(String::as_str)),
+                    self.suggest(action, known.map(String::as_str)),
                 );
             }
             self.statements(place, statements, depth + 1);

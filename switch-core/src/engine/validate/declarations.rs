@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::fields::RESERVED_INSTANCES;
 use super::{Checker, limits};
 use crate::engine::literal::is_name;
@@ -154,7 +154,7 @@ impl Checker<'_> {
             self.error(
                 place.field("field"),
                 format!("the header has no field `{}`", length.field),
-                suggestion(&length.field, known),
+                self.suggest(&length.field, known),
             );
         }
         if length.unit_bytes == 0 {
@@ -195,7 +195,7 @@ impl Checker<'_> {
                 );
             }
             if !self.header_types.contains_key(header.header_type.as_str()) {
-                let remedy = suggestion(&header.header_type, self.header_types.keys().copied());
+                let remedy = self.suggest(&header.header_type, self.header_types.keys().copied());
                 self.error(
                     place.field("type"),
                     format!("there is no header type `{}`", header.header_type),

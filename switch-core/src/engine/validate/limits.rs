@@ -4,6 +4,8 @@
 pub const JSON_BYTES: usize = 4 << 20;
 /// Faults that are listed.
 pub const ERRORS: usize = 1_000;
+/// Faults for which the nearest name is looked for.
+pub const SUGGESTIONS: usize = 100;
 /// Header types of a program's own.
 pub const HEADER_TYPES: usize = 128;
 /// Headers of a program's own.

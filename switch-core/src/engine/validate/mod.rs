@@ -100,7 +100,8 @@ impl Program {
 /// Checks a whole program.
 ///
 /// # Errors
-/// Every fault that is found, up to [`limits::ERRORS`], each with its place and what to do.
+/// Every fault that is found, up to [`limits::ERRORS`], each with its place and what to do. Where there are more headers, metadata or
+/// arrays than may be, only the faults of these.
 pub fn validate(program: &Program) -> Result<ValidProgram, Vec<ProgramError>> {
     // Extensions are checked where they stand, so the states are merged without them at first.
     let mut plain = program.clone();
@@ -108,6 +109,10 @@ pub fn validate(program: &Program) -> Result<ValidProgram, Vec<ProgramError>> {
     let merged = library::merge(&plain);
     let mut checker = Checker::new(program, &merged);
     checker.declarations();
+    if checker.oversized {
+        // What would be looked up in lists without bound is not looked at.
+        return Err(checker.errors);
+    }
     checker.parser();
     checker.actions();
     checker.tables();
@@ -155,6 +160,8 @@ struct Checker<'p> {
     control: Option<Control>,
     statements: usize,
     conditions: usize,
+    /// Whether a list was too long.
+    oversized: bool,
     errors: Vec<ProgramError>,
 }
 
@@ -205,6 +212,7 @@ impl<'p> Checker<'p> {
             control: None,
             statements: 0,
             conditions: 0,
+            oversized: false,
             errors: Vec::new(),
         }
     }
@@ -225,9 +233,20 @@ impl<'p> Checker<'p> {
         }
     }
 
+    /// What to write instead of a name that is not `known`.
+    fn suggest<'a>(&self, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+        // The search costs most of what a fault does; after so many, it is not their spelling that is wrong.
+        if self.errors.len() < limits::SUGGESTIONS {
+            error::suggestion(name, known)
+        } else {
+            "declare it, or use a declared one".to_owned()
+        }
+    }
+
     /// Says when a list is too long, and how many of its items are looked at.
     fn at_most(&mut self, place: Place<'_>, count: usize, most: usize) -> usize {
         if count > most {
+            self.oversized = true;
             self.error(
                 place,
                 format!("{count} are too many"),
@@ -240,6 +259,8 @@ impl<'p> Checker<'p> {
     /// Notes something that only one control may do.
     fn only_in(&mut self, place: Place<'_>, only: Control, what: &str) {
         match self.control {
+            // One of each kind tells enough.
+            None if self.restricted.iter().any(|found| found.only == only) => {}
             None => self.restricted.push(Restricted {
                 only,
                 what: format!("{what} at {place}"),

@@ -1,7 +1,7 @@
 //! Operands and conditions.
 
 use super::control::Control;
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::fields::{Field, FieldSource};
 use super::{Checker, limits};
 use crate::engine::literal::{Literal, Operand};
@@ -57,13 +57,13 @@ impl Checker<'_> {
         } else if of_instance.peek().is_some() || instance == "meta" {
             (
                 format!("there is no field `{name}`"),
-                suggestion(name, of_instance),
+                self.suggest(name, of_instance),
             )
         } else {
             let known = self.headers.keys().copied();
             (
                 format!("there is no header `{instance}`"),
-                suggestion(instance, known.chain(["std", "meta", "ct"])),
+                self.suggest(instance, known.chain(["std", "meta", "ct"])),
             )
         };
         self.error(place, reason, remedy);
@@ -161,7 +161,7 @@ impl Checker<'_> {
         self.error(
             place,
             format!("the action has no parameter `{name}`"),
-            suggestion(name, known),
+            self.suggest(name, known),
         );
         None
     }
@@ -225,7 +225,7 @@ impl Checker<'_> {
     /// The name of a header.
     pub(super) fn header(&mut self, place: Place<'_>, name: &str) {
         if !self.headers.contains_key(name) {
-            let remedy = suggestion(name, self.headers.keys().copied());
+            let remedy = self.suggest(name, self.headers.keys().copied());
             self.error(place, format!("there is no header `{name}`"), remedy);
         }
     }

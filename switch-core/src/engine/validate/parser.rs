@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::operands::Scope;
 use super::{Checker, limits};
 use crate::engine::model::{CaseValue, ParserCase, ParserState};
@@ -23,7 +23,9 @@ impl Checker<'_> {
             self.state(place, state);
         }
         self.extensions(parser.field("extend"));
-        self.cycles(list);
+        if !self.oversized {
+            self.cycles(list);
+        }
     }
 
     fn state(&mut self, place: Place<'_>, state: &ParserState) {
@@ -96,7 +98,7 @@ impl Checker<'_> {
     fn next(&mut self, place: Place<'_>, name: &str) {
         if !ENDS.contains(&name) && !self.states.contains_key(name) {
             let known = self.states.keys().copied().chain(ENDS);
-            let remedy = suggestion(name, known);
+            let remedy = self.suggest(name, known);
             self.error(place, format!("there is no state `{name}`"), remedy);
         }
     }
@@ -109,7 +111,7 @@ impl Checker<'_> {
             match self.states.get(extension.state.as_str()).copied() {
                 Some(state) => self.cases(place.field("cases"), &extension.cases, state),
                 None => {
-                    let remedy = suggestion(&extension.state, self.states.keys().copied());
+                    let remedy = self.suggest(&extension.state, self.states.keys().copied());
                     self.error(
                         place.field("state"),
                         format!("there is no state `{}`", extension.state),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::control::Control;
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::fields::FieldSource;
 use super::operands::Scope;
 use super::{Checker, limits};
@@ -162,7 +162,7 @@ impl<'p> Checker<'p> {
     fn drop_reason(&mut self, place: Place<'_>, reason: &str) {
         if DropReason::by_name(reason).is_none() {
             let known = DropReason::ALL.iter().map(|reason| reason.name());
-            let mut remedy = suggestion(reason, known);
+            let mut remedy = self.suggest(reason, known);
             if !remedy.starts_with("did") {
                 remedy = "use one of those in the documentation of programs".to_owned();
             }
@@ -188,7 +188,7 @@ impl<'p> Checker<'p> {
             self.error(
                 place.field(kind),
                 format!("there is no {kind} array `{name}`"),
-                suggestion(name, known),
+                self.suggest(name, known),
             );
             self.operand(place.field("index"), index, scope, 32);
             return;
@@ -210,7 +210,7 @@ impl<'p> Checker<'p> {
             self.error(
                 place,
                 format!("there is no learning table `{name}`"),
-                suggestion(name, known),
+                self.suggest(name, known),
             );
         }
     }
@@ -279,7 +279,7 @@ impl<'p> Checker<'p> {
             self.error(
                 place.field("selector"),
                 format!("there is no selector `{selector}`"),
-                suggestion(selector, known),
+                self.suggest(selector, known),
             );
             return;
         };
@@ -354,7 +354,7 @@ impl<'p> Checker<'p> {
                         self.error(
                             place,
                             format!("header type `{kind}` has no field `{name}`"),
-                            suggestion(name, known),
+                            self.suggest(name, known),
                         );
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::operands::Scope;
 use super::values::{KeyShape, anything};
 use super::{Checker, limits};
@@ -27,7 +27,9 @@ impl<'p> Checker<'p> {
         self.size(place.field("size"), table.size, limits::TABLE_ENTRIES);
         let shapes = self.key(place.field("key"), table);
         self.table_actions(place, table);
-        if let Some(shapes) = shapes {
+        if let Some(shapes) = shapes
+            && table.actions.len() <= limits::TABLE_ACTIONS
+        {
             self.const_entries(place.field("const_entries"), table, &shapes);
         }
     }
@@ -113,7 +115,7 @@ impl<'p> Checker<'p> {
     fn action_name(&mut self, place: Place<'_>, name: &str) -> bool {
         let known = self.actions.contains_key(name);
         if !known {
-            let remedy = suggestion(name, self.actions.keys().copied());
+            let remedy = self.suggest(name, self.actions.keys().copied());
             self.error(place, format!("there is no action `{name}`"), remedy);
         }
         known
@@ -140,7 +142,7 @@ impl<'p> Checker<'p> {
                 self.error(
                     place.field("action"),
                     format!("the table has no action `{}`", entry.action),
-                    suggestion(&entry.action, table.actions.iter().map(String::as_str)),
+                    self.suggest(&entry.action, table.actions.iter().map(String::as_str)),
                 );
             } else {
                 self.arguments(place.field("params"), &entry.action, &entry.params);
@@ -199,7 +201,7 @@ impl<'p> Checker<'p> {
                 self.error(
                     place.field(name),
                     format!("the key has no field `{name}`"),
-                    suggestion(name, shapes.keys().copied()),
+                    self.suggest(name, shapes.keys().copied()),
                 );
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Checker;
-use super::error::{Place, suggestion};
+use super::error::Place;
 use super::operands::largest;
 use crate::engine::literal::Literal;
 use crate::engine::model::{FieldDecl, Format, KeyKind, KeyMatch};
@@ -62,7 +62,7 @@ impl Checker<'_> {
                 self.error(
                     place.field(name),
                     format!("action `{action}` has no parameter `{name}`"),
-                    suggestion(name, known),
+                    self.suggest(name, known),
                 );
             }
         }
