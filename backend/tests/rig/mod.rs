@@ -50,11 +50,9 @@ impl Rig {
     pub fn new(options: &[NicOptions]) -> Self {
         let events: Arc<Mutex<Vec<DatapathEvent>>> = Arc::default();
         let sink = Arc::clone(&events);
-        let shared = Arc::new(Shared {
-            switch: Arc::new(Switch::new(SwitchConfig::default())),
-            ports: Arc::default(),
-            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
-        });
+        let switch = Arc::new(Switch::new(SwitchConfig::default()));
+        let events_sink = Arc::new(move |event| sink.lock().unwrap().push(event));
+        let shared = Arc::new(Shared::new(switch, events_sink).unwrap());
         let mut table = PortTable::default();
         let mut guests = Vec::new();
         for (index, options) in (0..).zip(options) {
