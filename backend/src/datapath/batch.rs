@@ -5,19 +5,23 @@
 //! reuses a buffer that is still being read.
 
 use super::counters::{QueueCounters, WorkerCounters};
-use super::courier::{Courier, Route};
+use super::courier::{Courier, Origin};
 use super::cpu_time::Sampler;
-use super::frame::{BATCH_FRAMES, Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
-use super::outbox::{Outbox, Parcel};
+use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
+use super::outbox::{Outbox, PARCELS, Parcel};
+use super::packet_in::{PacketIn, PacketInQueue};
 use super::ports::{PortTable, TapPort};
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
+use super::worker::ControlFrame;
 use super::{DatapathEvent, Shared, guest_tx};
 use crate::ring::{ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
 use std::time::Instant;
-use switch_core::{DropReason, Millis, Pipeline, PortId, Verdict};
+use switch_core::{
+    Decide, DropReason, FrameInfo, HeaderEdit, Millis, Pipeline, PortId, PuntId, Target, Verdict,
+};
 
 /// Frames read from a TAP in one batch: each costs a system call, and others wait.
 const TAP_BATCH_FRAMES: usize = 32;
@@ -36,34 +40,74 @@ pub struct Served {
     pub more: bool,
 }
 
-/// A worker's batch machinery.
-pub struct BatchRunner {
+/// A worker's batch machinery, for frames that a `D` decides on.
+pub struct BatchRunner<D = Pipeline> {
     shared: Arc<Shared>,
     ports: Cache<Arc<arc_swap::ArcSwap<PortTable>>, Arc<PortTable>>,
     counters: Arc<WorkerCounters>,
-    pipeline: Pipeline,
+    pipeline: D,
     now: Millis,
     batch: Batch,
+    delivery: Delivery,
+    sampler: Sampler,
+}
+
+/// Frames that were decided on, on their way out.
+struct Delivery {
     outbox: Outbox,
     /// The frames for the destination in hand.
     run: Vec<Parcel>,
     courier: Courier,
-    sampler: Sampler,
 }
 
 impl BatchRunner {
     /// Nothing in hand.
     pub fn new(shared: Arc<Shared>, counters: Arc<WorkerCounters>) -> Self {
+        let pipeline = Pipeline::new(Arc::clone(&shared.switch));
+        Self::with_pipeline(shared, counters, pipeline)
+    }
+
+    /// One batch from a guest-tx ring, which ends at the latest behind the frame that passes `limit_bytes`.
+    pub fn run_queue(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
+        // Here rather than where it is called from, for all of it to be compiled as one.
+        self.serve_ring(queue, limit_bytes)
+    }
+
+    /// Asks the ring's driver for kicks; `true` when there is work already, so that it has to be polled on.
+    pub fn arm(queue: &Queue) -> bool {
+        let mut slot = queue.worker();
+        match slot.as_mut() {
+            // A broken index is reported by the next batch.
+            Some(active) if queue.is_enabled() => {
+                let pending = active
+                    .ring
+                    .arm_notification()
+                    .map_or(true, |pending| pending);
+                if pending {
+                    active.ring.suppress_kicks();
+                }
+                pending
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<D: Decide> BatchRunner<D> {
+    /// Nothing in hand; `pipeline` decides.
+    pub fn with_pipeline(shared: Arc<Shared>, counters: Arc<WorkerCounters>, pipeline: D) -> Self {
         Self {
             ports: Cache::new(Arc::clone(&shared.ports)),
-            pipeline: Pipeline::new(Arc::clone(&shared.switch)),
-            courier: Courier::new(Arc::clone(&shared)),
+            pipeline,
+            delivery: Delivery {
+                outbox: Outbox::default(),
+                run: Vec::with_capacity(PARCELS),
+                courier: Courier::new(Arc::clone(&shared)),
+            },
             shared,
             counters,
             now: Millis(0),
             batch: Batch::default(),
-            outbox: Outbox::default(),
-            run: Vec::with_capacity(BATCH_FRAMES),
             sampler: Sampler::default(),
         }
     }
@@ -79,7 +123,8 @@ impl BatchRunner {
     }
 
     /// One batch from a guest-tx ring, which ends at the latest behind the frame that passes `limit_bytes`.
-    pub fn run_queue(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
+    #[inline(always)]
+    pub fn serve_ring(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
         if !queue.is_enabled() {
             return Served::default();
         }
@@ -102,10 +147,10 @@ impl BatchRunner {
         self.pipeline.begin_batch(self.now);
         let pipeline = &mut self.pipeline;
         let port = queue.port;
-        let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, |header| {
-            pipeline.classify(port, header)
+        let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, |frame| {
+            pipeline.decide(port, frame)
         });
-        self.forward(port);
+        self.forward(Some(port));
         guest_tx::complete(active, queue, &self.batch);
         let more = taken.unwrap_or_else(|error| {
             self.stop_ring(queue, &mut slot, error);
@@ -131,7 +176,7 @@ impl BatchRunner {
         while self.batch.frames.len() < TAP_BATCH_FRAMES && bytes < limit_bytes as usize {
             match port.tap.read(self.batch.local_room()) {
                 Ok(Some(read)) => {
-                    self.add_local(port.id, read);
+                    self.add_local(read, |pipeline, info| pipeline.decide(port.id, info));
                     bytes += read.saturating_sub(VNET_HEADER_BYTES);
                 }
                 Ok(None) => {
@@ -149,7 +194,7 @@ impl BatchRunner {
                 }
             }
         }
-        self.forward(port.id);
+        self.forward(Some(port.id));
         let served = Served {
             frames: self.batch.frames.len() as u32,
             bytes: bytes as u64,
@@ -162,39 +207,45 @@ impl BatchRunner {
         served
     }
 
-    /// Switches one frame (without virtio-net header) as if `port` had sent it.
-    pub fn run_injected(&mut self, port: PortId, frame: &[u8]) {
-        self.batch.clear();
-        let room = self.batch.local_room();
-        let (header, rest) = room.split_at_mut(VNET_HEADER_BYTES.min(room.len()));
-        header.fill(0);
-        let Some(place) = rest.get_mut(..frame.len()) else {
-            return;
-        };
-        place.copy_from_slice(frame);
+    /// Switches one frame of the control side as if its port had sent it.
+    pub fn run_injected(&mut self, frame: &ControlFrame) {
+        let port = frame.port;
         self.pipeline.begin_batch(self.now);
-        self.add_local(port, VNET_HEADER_BYTES + frame.len());
-        self.forward(port);
+        if let Some(read_bytes) = self.put_local(frame) {
+            self.add_local(read_bytes, |pipeline, info| pipeline.decide(port, info));
+            self.forward(Some(port));
+        }
         self.batch.clear();
     }
 
-    /// Asks the ring's driver for kicks; `true` when there is work already, so that it has to be polled on.
-    pub fn arm(queue: &Queue) -> bool {
-        let mut slot = queue.worker();
-        match slot.as_mut() {
-            // A broken index is reported by the next batch.
-            Some(active) if queue.is_enabled() => {
-                let pending = active
-                    .ring
-                    .arm_notification()
-                    .map_or(true, |pending| pending);
-                if pending {
-                    active.ring.suppress_kicks();
-                }
-                pending
+    /// Sends one frame of the control side straight out of its port.
+    pub fn run_sent(&mut self, frame: &ControlFrame) {
+        let verdict = Verdict::Output {
+            port: frame.port,
+            edit: HeaderEdit::NONE,
+        };
+        self.pipeline.begin_batch(self.now);
+        if let Some(read_bytes) = self.put_local(frame) {
+            self.add_local(read_bytes, |_, _| verdict);
+            let added = self.batch.frames.first().map(|frame| frame.verdict);
+            match added {
+                // Nobody sent it: its own port tells of it.
+                Some(Verdict::Drop(reason)) => self.count_drop(frame.port, reason),
+                _ => self.forward(None),
             }
-            _ => false,
         }
+        self.batch.clear();
+    }
+
+    /// Puts a frame of the control side into an empty batch's buffer; its length there. `None` when it is too long for a frame.
+    fn put_local(&mut self, frame: &ControlFrame) -> Option<usize> {
+        self.batch.clear();
+        let room = self.batch.local_room();
+        let (header, rest) = room.split_first_chunk_mut::<VNET_HEADER_BYTES>()?;
+        *header = frame.vnet_header;
+        rest.get_mut(..frame.bytes.len())?
+            .copy_from_slice(&frame.bytes);
+        Some(VNET_HEADER_BYTES + frame.bytes.len())
     }
 
     fn count(&self, served: Served, started: Option<Instant>, source: &QueueCounters) {
@@ -210,7 +261,11 @@ impl BatchRunner {
     }
 
     /// Adds the frame that lies, after its virtio-net header, in the next `read_bytes` bytes of the batch's buffer.
-    fn add_local(&mut self, port: PortId, read_bytes: usize) {
+    fn add_local(
+        &mut self,
+        read_bytes: usize,
+        judge: impl FnOnce(&mut D, &FrameInfo<'_>) -> Verdict,
+    ) {
         let start = self.batch.local_bytes;
         let end = start + read_bytes;
         let bytes = self.batch.local.get(start..end).unwrap_or_default();
@@ -232,7 +287,7 @@ impl BatchRunner {
             }
             _ => Err(DropReason::FrameTooShort),
         };
-        self.batch.frames.push(Frame {
+        let mut frame = Frame {
             head: ChainHead::default(),
             len_bytes: len_bytes as u32,
             rest_bytes: len_bytes.saturating_sub(copied) as u32,
@@ -240,70 +295,97 @@ impl BatchRunner {
                 start: (start + VNET_HEADER_BYTES + copied) as u32,
             },
             offload: offload.unwrap_or(Offload::NONE),
-            verdict: match offload {
-                Ok(_) => self.pipeline.classify(port, header.frame()),
-                Err(reason) => Verdict::Drop(reason),
-            },
-        });
+            verdict: Verdict::Drop(DropReason::FrameTooShort),
+        };
+        frame.verdict = match offload {
+            Ok(_) => judge(&mut self.pipeline, &frame.info(header)),
+            Err(reason) => Verdict::Drop(reason),
+        };
+        self.batch.frames.push(frame);
         self.batch.local_bytes = end;
     }
 
     /// Sends every frame of the batch where its verdict says.
-    fn forward(&mut self, from: PortId) {
-        if let Some(to) = self.batch.lone_destination() {
+    fn forward(&mut self, from: Option<PortId>) {
+        let Self {
+            shared,
+            ports,
+            pipeline,
+            now,
+            batch,
+            delivery,
+            ..
+        } = self;
+        let origin = Origin {
+            ports: ports.load(),
+            from,
+            outcomes: pipeline.outcomes(),
+            now: *now,
+        };
+        if let Some(to) = batch.lone_destination() {
             // What most batches are: all of one guest's frames go to one other.
-            self.run.clear();
-            let frames = self.batch.frames.iter().enumerate();
-            self.run
-                .extend(frames.filter_map(|(frame, f)| match f.verdict {
-                    Verdict::Output { edit, .. } => Some(Parcel { frame, edit }),
-                    _ => None,
-                }));
-            let ports = self.ports.load();
-            self.courier
-                .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
+            let Delivery { run, courier, .. } = delivery;
+            run.clear();
+            let frames = batch.frames.iter().enumerate();
+            run.extend(frames.filter_map(|(frame, f)| match f.verdict {
+                Verdict::Output { edit, .. } => Some(Parcel { frame, edit }),
+                _ => None,
+            }));
+            courier.deliver(&origin, to, batch, run);
             return;
         }
         let mut at = 0;
-        while let Some(frame) = self.batch.frames.get(at) {
+        while let Some(frame) = batch.frames.get(at) {
             let verdict = frame.verdict;
             match verdict {
-                Verdict::Drop(reason) => self.count_drop(from, reason),
-                Verdict::Output { port, edit } => self.outbox.add(port, at, edit),
+                Verdict::Drop(reason) => origin.drop_at_source((batch, at), reason),
+                Verdict::Output { port, edit } => {
+                    delivery.add(&origin, batch, port, Parcel { frame: at, edit });
+                }
                 Verdict::Flood(flood) => {
                     // What came before goes out before, or a flow that was just learned would be reordered.
-                    self.flush(from);
-                    let frames = self.batch.frames.iter().skip(at);
+                    delivery.flush(&origin, batch);
+                    let Delivery { run, courier, .. } = delivery;
+                    let frames = batch.frames.iter().skip(at);
                     let count = frames.take_while(|f| f.verdict == verdict).count();
-                    let ports = self.ports.load();
-                    for (to, edit) in self.pipeline.flood_members(flood) {
-                        self.run.clear();
+                    for (to, edit) in pipeline.flood_members(flood) {
+                        let edit = edit.into();
+                        run.clear();
                         let frames = at..at + count;
-                        self.run.extend(frames.map(|frame| Parcel { frame, edit }));
-                        self.courier
-                            .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
+                        run.extend(frames.map(|frame| Parcel { frame, edit }));
+                        courier.deliver(&origin, to, batch, run);
                     }
                     at += count;
                     continue;
                 }
+                Verdict::Copies(id) => {
+                    for copy in origin.outcomes.copies(id) {
+                        let parcel = Parcel {
+                            frame: at,
+                            edit: copy.edit,
+                        };
+                        match copy.target {
+                            Target::Port(port) => delivery.add(&origin, batch, port, parcel),
+                            Target::Controller(punt) => {
+                                let taken =
+                                    punt_frame(&shared.packet_ins, &origin, batch, (at, punt));
+                                if let Err(reason) = taken {
+                                    origin.drop_at_source((batch, at), reason);
+                                }
+                            }
+                        }
+                    }
+                }
             }
             at += 1;
         }
-        self.flush(from);
+        delivery.flush(&origin, batch);
     }
 
-    /// Delivers what the outbox holds.
-    fn flush(&mut self, from: PortId) {
-        let ports = self.ports.load();
-        while let Some(to) = self.outbox.pop(&mut self.run) {
-            self.courier
-                .deliver(ports, Route { from, to }, &mut self.batch, &self.run);
-        }
-    }
-
+    /// Counts a drop of which there is no frame to show.
     fn count_drop(&mut self, port: PortId, reason: DropReason) {
         if let Some(port) = self.ports.load().get(port) {
-            port.drops().add(reason);
+            port.drops().count(reason);
         }
     }
 
@@ -312,4 +394,51 @@ impl BatchRunner {
         self.count_drop(queue.port, DropReason::BadChain);
         self.shared.break_ring(queue, slot, error);
     }
+}
+
+impl Delivery {
+    /// Adds a parcel for a port; delivers what waits if there is no room for it.
+    #[inline]
+    fn add(&mut self, origin: &Origin<'_>, batch: &mut Batch, port: PortId, parcel: Parcel) {
+        if self.outbox.is_full() {
+            self.flush(origin, batch);
+        }
+        self.outbox.add(port, parcel);
+    }
+
+    /// Delivers what the outbox holds.
+    fn flush(&mut self, origin: &Origin<'_>, batch: &mut Batch) {
+        while let Some(to) = self.outbox.pop(&mut self.run) {
+            self.courier.deliver(origin, to, batch, &self.run);
+        }
+    }
+}
+
+/// Hands a frame of the batch to the control side, as it came.
+#[cold]
+fn punt_frame(
+    packet_ins: &PacketInQueue,
+    origin: &Origin<'_>,
+    batch: &Batch,
+    (index, punt): (usize, PuntId),
+) -> Result<(), DropReason> {
+    let (Some(in_port), Some(frame), Some(punt)) = (
+        origin.from,
+        batch.frames.get(index),
+        origin.outcomes.punt(punt),
+    ) else {
+        return Ok(());
+    };
+    let len_bytes = frame.len_bytes as usize;
+    packet_ins.put(origin.now, (in_port, len_bytes), || {
+        let mut bytes = vec![0; len_bytes];
+        let read = batch.read_start(index, &mut bytes);
+        bytes.truncate(read);
+        PacketIn {
+            in_port,
+            punt: *punt,
+            vnet_header: frame.offload.header(),
+            frame: bytes.into(),
+        }
+    })
 }

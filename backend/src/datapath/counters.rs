@@ -1,12 +1,11 @@
 //! What the data path counts.
 //!
 //! Each counter of a queue has one writer at a time (whoever holds the queue's lock), so counting is a plain load and store;
-//! readers on other threads see each number whole, if a moment old. Drops are rare and have many writers: they are
-//! added atomically.
+//! readers on other threads see each number whole, if a moment old. Drops have many writers and are counted elsewhere
+//! ([`super::last_drops`]).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use switch_core::DropReason;
 
 /// A number that one thread at a time adds to.
 #[derive(Debug, Default)]
@@ -43,37 +42,6 @@ pub struct QueueCounters {
     pub busy_ns: Counter,
 }
 
-/// Dropped frames of one port by reason. On cache lines of their own: workers that drop do not slow down those that look up.
-#[derive(Debug)]
-#[repr(align(128))]
-pub struct DropCounters([AtomicU64; DropReason::COUNT]);
-
-impl Default for DropCounters {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; DropReason::COUNT])
-    }
-}
-
-impl DropCounters {
-    /// Counts one dropped frame, from any thread.
-    #[inline]
-    pub fn add(&self, reason: DropReason) {
-        if let Some(counter) = self.0.get(reason.index()) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The reasons that were ever given, with how often.
-    pub fn nonzero(&self) -> Vec<(&'static str, u64)> {
-        DropReason::ALL
-            .iter()
-            .zip(&self.0)
-            .map(|(reason, count)| (reason.name(), count.load(Ordering::Relaxed)))
-            .filter(|(_, count)| *count > 0)
-            .collect()
-    }
-}
-
 /// A port's counters, summed over its queues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PortCounters {
@@ -85,7 +53,7 @@ pub struct PortCounters {
     pub guest_rx_frames: u64,
     /// Their bytes.
     pub guest_rx_bytes: u64,
-    /// Dropped frames by [`DropReason::name`]; reasons never given are left out. A frame is counted at the port that caused
+    /// Dropped frames by [`DropReason::name`](switch_core::DropReason::name); reasons never given are left out. A frame is counted at the port that caused
     /// the drop: its source, or the destination that could not take it.
     pub drops: Vec<(&'static str, u64)>,
     /// Interrupts asked for.

@@ -3,23 +3,50 @@
 use super::Shared;
 use super::fair_share::Outcome;
 use super::flow_hash::ring_of;
-use super::frame::{BATCH_FRAMES, Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
+use super::frame::{Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
 use super::guest_rx::{Undelivered, Writer, Written};
+use super::last_drops::{DROPPED_HEADER_BYTES, Dropped, PortDrops};
 use super::notify;
-use super::outbox::Parcel;
+use super::outbox::{PARCELS, Parcel};
 use super::ports::{Port, PortTable, TapPort, VhostQueues};
 use super::queue::Queue;
-use super::tap_rx;
+use super::tap_rx::{TapWriter, ToHost};
 use std::sync::Arc;
-use switch_core::{DropReason, PortId};
+use switch_core::{DropReason, HeaderEdit, Millis, Outcomes, PortId};
 
-/// From where to where a run of frames goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// The port they came from.
-    pub from: PortId,
-    /// The port they go to.
-    pub to: PortId,
+/// Where a batch comes from, and what its delivery needs to know.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    /// The ports there are.
+    pub ports: &'a PortTable,
+    /// The one its frames came from; `None`: the control side.
+    pub from: Option<PortId>,
+    /// What its verdicts refer to.
+    pub outcomes: &'a Outcomes,
+    /// The time.
+    pub now: Millis,
+}
+
+impl Origin<'_> {
+    /// Counts and records a frame of the batch that was dropped, at the port that caused it.
+    #[inline]
+    pub fn drop(&self, at: &PortDrops, (batch, frame): (&Batch, usize), reason: DropReason) {
+        let dropped = Dropped {
+            at: self.now,
+            in_port: self.from,
+            len_bytes: batch.frames.get(frame).map_or(0, |f| f.len_bytes),
+            header: |room: &mut [u8; DROPPED_HEADER_BYTES]| batch.read_start(frame, room),
+        };
+        at.add(reason, dropped);
+    }
+
+    /// The same, at the port it came from.
+    #[inline]
+    pub fn drop_at_source(&self, frame: (&Batch, usize), reason: DropReason) {
+        if let Some(port) = self.from.and_then(|from| self.ports.get(from)) {
+            self.drop(port.drops(), frame, reason);
+        }
+    }
 }
 
 /// A parcel of a run, and which of its port's rings it goes to.
@@ -33,14 +60,11 @@ struct Pending {
 pub struct Courier {
     shared: Arc<Shared>,
     writer: Writer,
-    /// Who sent the run in hand.
-    from: Option<PortId>,
     /// The run in hand, for a port with several rings.
     pending: Vec<Pending>,
     /// What of it goes to one of them.
     share: Vec<Parcel>,
-    /// A frame in too many pieces for one system call.
-    joined: Vec<u8>,
+    tap_writer: TapWriter,
 }
 
 impl Courier {
@@ -49,39 +73,50 @@ impl Courier {
         Self {
             shared,
             writer: Writer::default(),
-            from: None,
-            pending: Vec::with_capacity(BATCH_FRAMES),
-            share: Vec::with_capacity(BATCH_FRAMES),
-            joined: Vec::new(),
+            pending: Vec::with_capacity(PARCELS),
+            share: Vec::with_capacity(PARCELS),
+            tap_writer: TapWriter::default(),
         }
     }
 
-    /// Delivers the batch's frames that are in `run`, in order.
-    pub fn deliver(&mut self, ports: &PortTable, route: Route, batch: &mut Batch, run: &[Parcel]) {
-        self.from = Some(route.from);
-        match ports.get(route.to) {
-            Some(Port::Vhost(port)) => self.deliver_to_guest(port, batch, run),
-            Some(Port::Tap(port)) => self.deliver_to_tap(port, batch, run),
+    /// Delivers the batch's frames that are in `run` to one port, in order.
+    pub fn deliver(&mut self, origin: &Origin<'_>, to: PortId, batch: &mut Batch, run: &[Parcel]) {
+        match origin.ports.get(to) {
+            Some(Port::Vhost(port)) => self.deliver_to_guest(origin, port, batch, run),
+            Some(Port::Tap(port)) => self.deliver_to_tap(origin, port, batch, run),
             None => {
-                if let Some(from) = ports.get(route.from) {
-                    run.iter()
-                        .for_each(|_| from.drops().add(DropReason::PortGone));
+                for parcel in run {
+                    origin.drop_at_source((batch, parcel.frame), DropReason::PortGone);
                 }
             }
         }
     }
 
-    fn deliver_to_guest(&mut self, port: &VhostQueues, batch: &mut Batch, run: &[Parcel]) {
+    fn deliver_to_guest(
+        &mut self,
+        origin: &Origin<'_>,
+        port: &VhostQueues,
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) {
         let rings = port.active_guest_rx();
         let lone = rings.pick(0).and_then(|pair| port.guest_rx(pair));
         match lone.filter(|_| rings.count() == 1) {
-            Some(queue) if self.fill_ring(port, queue, batch, run) => {}
-            _ => self.spread_over_rings(port, batch, run),
+            Some(queue) if self.fill_ring(origin, (port, queue), batch, run) => {}
+            _ => self.spread_over_rings(origin, port, batch, run),
         }
     }
 
     /// Each flow to a ring of its own. A ring that was disabled or stopped since it was picked leaves its share to the others.
-    fn spread_over_rings(&mut self, port: &VhostQueues, batch: &mut Batch, run: &[Parcel]) {
+    ///
+    /// By its header as it came, which tells flows apart as well as the edited one does, and is there before the edit is.
+    fn spread_over_rings(
+        &mut self,
+        origin: &Origin<'_>,
+        port: &VhostQueues,
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) {
         let mut rings = port.active_guest_rx();
         let mut pending = std::mem::take(&mut self.pending);
         let mut share = std::mem::take(&mut self.share);
@@ -109,7 +144,7 @@ impl Courier {
                 if share.is_empty() {
                     continue;
                 }
-                if self.fill_ring(port, queue, batch, &share) {
+                if self.fill_ring(origin, (port, queue), batch, &share) {
                     pending.retain(|pending| pending.ring != nth);
                 } else {
                     left = left.without(pair);
@@ -117,9 +152,10 @@ impl Courier {
             }
             rings = left;
         }
-        pending
-            .drain(..)
-            .for_each(|_| port.drops.add(DropReason::RxRingNotReady));
+        for pending in pending.drain(..) {
+            let frame = (&*batch, pending.parcel.frame);
+            origin.drop(&port.drops, frame, DropReason::RxRingNotReady);
+        }
         self.pending = pending;
         self.share = share;
     }
@@ -127,8 +163,8 @@ impl Courier {
     /// Writes frames to one guest-rx ring; `false` when the ring is not to be written to, and nothing happened.
     fn fill_ring(
         &mut self,
-        port: &VhostQueues,
-        queue: &Queue,
+        origin: &Origin<'_>,
+        (port, queue): (&VhostQueues, &Queue),
         batch: &mut Batch,
         run: &[Parcel],
     ) -> bool {
@@ -143,7 +179,7 @@ impl Courier {
         let mut written = Written::default();
         let mut broken = None;
         let mut outcome = Outcome::Room;
-        let mut allowance = self
+        let mut allowance = origin
             .from
             .map_or(u64::MAX, |from| active.share.allowance(from));
         if allowance != u64::MAX && active.ring.offers_half() {
@@ -154,21 +190,21 @@ impl Courier {
             let (room_bytes, reason) = too_long;
             if room_bytes != u64::MAX || broken.is_some() || written.bytes >= allowance {
                 let len_bytes = batch.frames.get(parcel.frame).map_or(0, |f| f.len_bytes);
-                if broken.is_some() {
-                    port.drops.add(DropReason::RxRingNotReady);
-                    continue;
-                }
-                if written.bytes >= allowance {
-                    port.drops.add(DropReason::RxRingFull);
+                let refused = if broken.is_some() {
+                    Some(DropReason::RxRingNotReady)
+                } else if written.bytes >= allowance {
                     outcome = Outcome::Short;
-                    continue;
-                }
-                if u64::from(len_bytes) > room_bytes {
-                    port.drops.add(reason);
+                    Some(DropReason::RxRingFull)
+                } else {
+                    (u64::from(len_bytes) > room_bytes && keeps_length(parcel)).then_some(reason)
+                };
+                if let Some(reason) = refused {
+                    origin.drop(&port.drops, (batch, parcel.frame), reason);
                     continue;
                 }
             }
-            match self.writer.write(active, batch, parcel, &mut written) {
+            let frames = (&mut *batch, origin.outcomes);
+            match self.writer.write(active, frames, parcel, &mut written) {
                 Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
@@ -179,22 +215,24 @@ impl Courier {
                         DropReason::RxBufferTooSmall => {
                             // A frame that is cut needs less room than its length.
                             let whole = |f: &&Frame| f.offload.segmentation.is_none();
-                            if let Some(f) = batch.frames.get(parcel.frame).filter(whole) {
+                            if let Some(f) = batch.frames.get(parcel.frame).filter(whole)
+                                && keeps_length(parcel)
+                            {
                                 too_long = (u64::from(f.len_bytes).saturating_sub(1), reason);
                             }
                         }
                         _ => {}
                     }
-                    port.drops.add(reason);
+                    origin.drop(&port.drops, (batch, parcel.frame), reason);
                 }
                 Err(Undelivered::Broken(error)) => {
-                    port.drops.add(DropReason::BadChain);
+                    origin.drop(&port.drops, (batch, parcel.frame), DropReason::BadChain);
                     broken = Some(error);
                 }
             }
         }
         self.writer.finish(active);
-        if let Some(from) = self.from {
+        if let Some(from) = origin.from {
             active.share.note(from, written.bytes, outcome);
         }
         queue.counters.frames.add(written.frames);
@@ -209,25 +247,32 @@ impl Courier {
         true
     }
 
-    fn deliver_to_tap(&mut self, port: &TapPort, batch: &mut Batch, run: &[Parcel]) {
-        let (mut delivered, mut bytes) = (0, 0);
-        for parcel in run {
-            let Some(out) = batch.outgoing(parcel.frame, parcel.edit) else {
+    fn deliver_to_tap(
+        &mut self,
+        origin: &Origin<'_>,
+        port: &TapPort,
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) {
+        let mut written = ToHost::default();
+        for &parcel in run {
+            let Some(out) = batch.outgoing(parcel, origin.outcomes) else {
                 continue;
             };
-            match tap_rx::write(&port.tap, out, &mut self.joined) {
-                Ok(written) => {
-                    delivered += 1;
-                    bytes += written;
-                }
-                Err(_) => port.drops.add(DropReason::UplinkError),
+            if let Err(reason) = self.tap_writer.write(&port.tap, out, &mut written) {
+                origin.drop(&port.drops, (batch, parcel.frame), reason);
             }
         }
         let counters = port
             .to_host
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        counters.frames.add(delivered);
-        counters.bytes.add(bytes);
+        counters.frames.add(written.frames);
+        counters.bytes.add(written.bytes);
     }
+}
+
+/// Whether a frame leaves about as long as it came: an edit list may make it shorter.
+fn keeps_length(parcel: Parcel) -> bool {
+    matches!(parcel.edit, HeaderEdit::Vlan(_))
 }

@@ -4,10 +4,14 @@
 //! that rewrites its buffer meanwhile changes nothing that was decided. The rest of the frame stays where its sender put it
 //! until it is copied to its destination.
 
+use super::outbox::Parcel;
 use super::vnet_header::Offload;
 use crate::ring::segment::{Payload, PayloadCursor};
 use crate::ring::{Chain, ChainHead, SegmentArena, SegmentRange};
-use switch_core::{DropReason, PortId, Verdict, VlanEdit};
+use switch_core::engine::edit::{
+    self, Edit, EditList, EditedFrame, MAX_GROWTH_BYTES, PartialChecksum,
+};
+use switch_core::{DropReason, FrameInfo, HeaderEdit, Outcomes, PortId, Verdict, VlanEdit};
 
 /// Frames in a batch.
 pub const BATCH_FRAMES: usize = 64;
@@ -21,8 +25,13 @@ pub const PLAIN_FRAME_HEADER_BYTES: usize = PLAIN_HEADER_BYTES - VNET_HEADER_BYT
 pub const VNET_HEADER_BYTES: usize = 12;
 /// Where a frame starts in its private bytes; a header for its receiver fits before it.
 const FRAME_START: usize = 14;
-/// Bytes an edit may add: a VLAN tag, and the fragment header that cutting a UDP datagram adds.
-const EDIT_BYTES: usize = 4 + switch_core::segment::MAX_HEADER_GROWTH_BYTES;
+/// Bytes an edit may add: what a list does, a VLAN tag, and the fragment header that cutting a UDP datagram adds.
+const EDIT_BYTES: usize = MAX_GROWTH_BYTES + 4 + switch_core::segment::MAX_HEADER_GROWTH_BYTES;
+/// Size of a private header: whole cache lines, an odd number of them, for the starts of a batch's headers to lie in all sets of a
+/// cache alike.
+const PRIVATE_HEADER_BYTES: usize = 7 * 64;
+/// All of it but the length.
+const ROOM_BYTES: usize = PRIVATE_HEADER_BYTES - 2;
 /// Bytes of the frame itself that are copied.
 pub const FRAME_HEADER_BYTES: usize = HEADER_BYTES - VNET_HEADER_BYTES;
 /// Longest frame carried: 64 KiB of segmented payload with the longest headers, as QEMU's socket netdev allows.
@@ -36,13 +45,15 @@ pub const MIN_FRAME_BYTES: usize = 14;
 pub struct PrivateHeader {
     /// In the same cache line as the bytes that are looked at.
     frame_bytes: u16,
-    bytes: [u8; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+    bytes: [u8; ROOM_BYTES],
 }
+
+const _: () = assert!(ROOM_BYTES >= FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES);
 
 impl PrivateHeader {
     /// No frame.
     pub const EMPTY: Self = Self {
-        bytes: [0; FRAME_START + FRAME_HEADER_BYTES + EDIT_BYTES],
+        bytes: [0; ROOM_BYTES],
         frame_bytes: 0,
     };
 
@@ -132,6 +143,30 @@ impl PrivateHeader {
         }
         self.frame_bytes = (at - FRAME_START) as u16;
     }
+
+    /// Edits the frame, of which `rest_bytes` are elsewhere; what becomes of a checksum that is not finished.
+    ///
+    /// # Errors
+    /// See [`edit::apply`].
+    #[inline]
+    pub fn edit(
+        &mut self,
+        edits: &[Edit],
+        rest_bytes: u32,
+        partial_checksum: Option<PartialChecksum>,
+    ) -> Result<Option<PartialChecksum>, DropReason> {
+        let header_bytes = usize::from(self.frame_bytes);
+        let mut frame = EditedFrame {
+            buffer: self.bytes.get_mut(FRAME_START..).unwrap_or_default(),
+            header_bytes,
+            frame_bytes: header_bytes + rest_bytes as usize,
+            partial_checksum,
+        };
+        edit::apply(edits, &mut frame)?;
+        let partial_checksum = frame.partial_checksum;
+        self.frame_bytes = frame.header_bytes as u16;
+        Ok(partial_checksum)
+    }
 }
 
 /// Where the bytes of a frame are that its private header does not hold.
@@ -177,6 +212,17 @@ impl Frame {
         offload: Offload::NONE,
         verdict: Verdict::Drop(DropReason::FrameTooShort),
     };
+
+    /// What it is decided on, its private start being `header`.
+    #[inline(always)]
+    pub fn info<'a>(&self, header: &'a PrivateHeader) -> FrameInfo<'a> {
+        FrameInfo {
+            header: header.frame(),
+            frame_bytes: self.len_bytes,
+            wire_bytes: self.offload.wire_bytes(self.len_bytes),
+            partial_checksum: self.offload.partial_checksum(),
+        }
+    }
 
     /// The bytes that the private header does not hold.
     #[inline(always)]
@@ -257,8 +303,17 @@ pub struct Outgoing<'a> {
     pub payload_bytes: u32,
     /// What is left to be done.
     pub offload: Offload,
-    /// The change to its VLAN tag.
-    pub edit: VlanEdit,
+    /// How its header changes.
+    pub edit: OutgoingEdit<'a>,
+}
+
+/// A [`HeaderEdit`], with the list it names.
+#[derive(Clone, Copy, Debug)]
+pub enum OutgoingEdit<'a> {
+    /// In its outer VLAN tag at most.
+    Vlan(VlanEdit),
+    /// Like this.
+    List(&'a EditList),
 }
 
 /// Up to [`BATCH_FRAMES`] frames of one source.
@@ -304,10 +359,18 @@ impl Batch {
             .unwrap_or_default()
     }
 
-    /// A frame to be delivered with its tag edited.
-    pub fn outgoing(&mut self, frame: usize, edit: VlanEdit) -> Option<Outgoing<'_>> {
-        let header = self.headers.get_mut(frame)?;
-        let frame = self.frames.get(frame)?;
+    /// A frame to be delivered with its header edited; `None` when there is no such frame or edit.
+    pub fn outgoing<'a>(
+        &'a mut self,
+        parcel: Parcel,
+        outcomes: &'a Outcomes,
+    ) -> Option<Outgoing<'a>> {
+        let edit = match parcel.edit {
+            HeaderEdit::Vlan(edit) => OutgoingEdit::Vlan(edit),
+            HeaderEdit::List(id) => OutgoingEdit::List(outcomes.edit_list(id)?),
+        };
+        let header = self.headers.get_mut(parcel.frame)?;
+        let frame = self.frames.get(parcel.frame)?;
         let payload = frame.rest(&self.arena, &self.local);
         Some(Outgoing {
             len_bytes: frame.len_bytes,
@@ -317,6 +380,30 @@ impl Batch {
             offload: frame.offload,
             edit,
         })
+    }
+
+    /// Writes the first bytes of a frame as it came; how many there were.
+    pub fn read_start(&self, frame: usize, to: &mut [u8]) -> usize {
+        let (Some(header), Some(frame)) = (self.headers.get(frame), self.frames.get(frame)) else {
+            return 0;
+        };
+        let wanted = to.len().min(frame.len_bytes as usize);
+        // What a refused frame's private header holds may be another frame's.
+        let private = header.frame();
+        let private = private.get(..wanted).unwrap_or(private);
+        let Some((start, left)) = to
+            .get_mut(..wanted)
+            .and_then(|to| to.split_at_mut_checked(private.len()))
+        else {
+            return 0;
+        };
+        start.copy_from_slice(private);
+        let read = if left.is_empty() {
+            0
+        } else {
+            frame.rest(&self.arena, &self.local).read(left)
+        };
+        private.len() + read
     }
 
     /// The one port that all frames go to, if it is one.

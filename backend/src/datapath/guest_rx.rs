@@ -4,14 +4,15 @@
 //! not ack are done here in software. A frame that finds no buffer is dropped, never waited for: a guest that does not
 //! read must not hold up the others.
 
+use super::edited::{Edited, edited};
 use super::frame::{BATCH_FRAMES, Batch, Outgoing, PrivateHeader, VNET_HEADER_BYTES};
 use super::outbox::Parcel;
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
-use super::vnet_header::{Fit, Offload, Segmentation, set_num_buffers};
+use super::vnet_header::{Fit, NetFeatures, Offload, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
 use crate::ring::{BurstEnd, BurstLimit, Chain, ChainHead, RingError, SegmentArena, SegmentRange};
-use switch_core::{DropReason, VlanEdit};
+use switch_core::{DropReason, HeaderEdit, Outcomes};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
 /// would only make a worker walk rings for somebody's amusement.
@@ -102,7 +103,7 @@ impl Writer {
     pub fn write(
         &mut self,
         active: &mut ActiveRing,
-        batch: &mut Batch,
+        (batch, outcomes): (&mut Batch, &Outcomes),
         parcel: Parcel,
         written: &mut Written,
     ) -> Result<(), Undelivered> {
@@ -112,7 +113,7 @@ impl Writer {
         ) else {
             return Ok(());
         };
-        let is_plain = parcel.edit == VlanEdit::None && frame.offload.is_none();
+        let is_plain = parcel.edit == HeaderEdit::NONE && frame.offload.is_none();
         if is_plain && frame.len_bytes <= self.max_frame_bytes {
             let header_bytes = active.features.header_bytes();
             let needed = frame.len_bytes + header_bytes as u32;
@@ -130,13 +131,13 @@ impl Writer {
                 return Ok(());
             }
         }
-        match batch.outgoing(parcel.frame, parcel.edit) {
+        match batch.outgoing(parcel, outcomes) {
             Some(out) => self.write_any(active, out, written),
             None => Ok(()),
         }
     }
 
-    /// [`Self::write`] for a frame whose tag is edited, of which something is left to be done, or that finds no chain of its size.
+    /// [`Self::write`] for a frame whose header is edited, of which something is left to be done, or that finds no chain of its size.
     #[inline(never)]
     fn write_any(
         &mut self,
@@ -145,74 +146,46 @@ impl Writer {
         written: &mut Written,
     ) -> Result<(), Undelivered> {
         let Outgoing {
+            header,
             payload,
             payload_bytes,
+            offload,
             edit,
             ..
         } = out;
-        let (header, offload) = retagged(out.header, edit, out.offload, &mut self.staging);
+        let Edited {
+            header,
+            offload,
+            around,
+            growth,
+        } = edited(header, payload_bytes, edit, offload, &mut self.staging)?;
         let len_bytes = header.frame().len() as u32 + payload_bytes;
-        if on_the_wire(len_bytes, offload.segmentation) > self.max_frame_bytes {
+        let wire_bytes = offload.wire_bytes(len_bytes);
+        if wire_bytes.saturating_add_signed(growth as i32) > self.max_frame_bytes {
             return Err(DropReason::MtuExceeded.into());
         }
         let Self {
             chains, software, ..
         } = self;
-        let complete = Offload::NONE.header();
-        match offload.fit(active.features) {
-            Fit::AsIs => {
-                let rest = (payload, payload_bytes);
-                chains.place(active, (header, rest), offload.header(), written)
-            }
-            Fit::Checksum(checksum) => {
-                let frame = Whole {
-                    header: header.frame(),
-                    payload,
-                    payload_bytes,
-                };
-                let header = software.with_checksum(frame, checksum)?;
-                let rest = (payload, payload_bytes);
-                chains.place(active, (header, rest), complete, written)
-            }
-            Fit::Segment(segmentation) => {
-                let frame = Whole {
-                    header: header.frame(),
-                    payload,
-                    payload_bytes,
-                };
-                software.cut(frame, segmentation, |piece, rest, rest_bytes| {
-                    chains.place(active, (piece, (rest, rest_bytes)), complete, written)
-                })
-            }
+        let fit = if around.is_empty() {
+            offload.fit(active.features)
+        } else {
+            offload.fit(NetFeatures::NONE)
+        };
+        if fit == Fit::AsIs && around.is_empty() {
+            let rest = (payload, payload_bytes);
+            return chains.place(active, (header, rest), offload.header(), written);
         }
+        let frame = Whole {
+            header: header.frame(),
+            payload,
+            payload_bytes,
+        };
+        let complete = Offload::NONE.header();
+        software.finish(frame, fit, around, |piece, rest, rest_bytes| {
+            chains.place(active, (piece, (rest, rest_bytes)), complete, written)
+        })
     }
-}
-
-/// The frame with its tag edited: in `staging` when there is something to edit, as it is otherwise.
-#[inline(always)]
-pub fn retagged<'a>(
-    header: &'a mut PrivateHeader,
-    edit: VlanEdit,
-    offload: Offload,
-    staging: &'a mut PrivateHeader,
-) -> (&'a mut PrivateHeader, Offload) {
-    if edit == VlanEdit::None {
-        return (header, offload);
-    }
-    let rewrite = edit.rewrite(header.frame());
-    staging.compose(
-        rewrite.prefix(),
-        header.frame().get(rewrite.skip()..).unwrap_or_default(),
-    );
-    (staging, offload.shifted(edit.length_delta()))
-}
-
-/// Length of the longest frame that the receiver's link carries for this one.
-#[inline]
-fn on_the_wire(len_bytes: u32, segmentation: Option<Segmentation>) -> u32 {
-    segmentation.map_or(len_bytes, |s| {
-        len_bytes.min(u32::from(s.header_bytes) + u32::from(s.segment_bytes))
-    })
 }
 
 /// Guest-rx chains: as many as a run of frames is expected to need are taken at once, those left over are put back.

@@ -11,7 +11,7 @@ use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use crate::ring::segment::Payload;
 use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena};
-use switch_core::{DropReason, Verdict};
+use switch_core::{DropReason, FrameInfo, Verdict};
 
 /// Takes what waits, up to a batch, which ends at the latest behind the frame that passes `limit_bytes`; `judge` decides on each
 /// frame by its private header. Whether the batch ended at a bound, so that more may wait. Frames before a broken chain are in
@@ -20,7 +20,7 @@ pub fn take_batch(
     active: &mut ActiveRing,
     batch: &mut Batch,
     limit_bytes: u32,
-    mut judge: impl FnMut(&[u8]) -> Verdict,
+    mut judge: impl FnMut(&FrameInfo<'_>) -> Verdict,
 ) -> Result<bool, RingError> {
     batch.clear();
     let limit = BurstLimit {
@@ -42,7 +42,7 @@ pub fn take_batch(
     }
     for (index, (header, frame)) in batch.headers.iter().zip(frames).enumerate() {
         if refused & 1 << index == 0 {
-            frame.verdict = judge(header.frame());
+            frame.verdict = judge(&frame.info(header));
         }
     }
     taken.map(|end| end != BurstEnd::Empty)

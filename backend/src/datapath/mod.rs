@@ -8,7 +8,9 @@
 //! * (`switch_core::Pipeline` decides)
 //! * [`outbox`]: frames by destination; [`courier`]: one destination, its ring picked ([`flow_hash`]) and locked once;
 //! * [`fair_share`]: who may fill a ring that is short of buffers;
-//! * [`guest_rx`] and [`tap_rx`]: one frame to a guest or to the host; [`software_offload`]: what the receiver does not do;
+//! * [`guest_rx`] and [`tap_rx`]: one frame to a guest or to the host; [`edited`]: its header as it leaves;
+//!   [`software_offload`]: what the receiver does not do;
+//! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
 //! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`cpu_time`] whose
@@ -20,14 +22,17 @@ pub mod batch;
 pub mod counters;
 pub mod courier;
 pub mod cpu_time;
+pub mod edited;
 pub mod fair_share;
 pub mod flow_hash;
 pub mod frame;
 pub mod guest_rx;
 pub mod guest_tx;
+pub mod last_drops;
 pub mod loads;
 pub mod notify;
 pub mod outbox;
+pub mod packet_in;
 pub mod placement;
 pub mod ports;
 pub mod queue;
@@ -39,7 +44,9 @@ pub mod vnet_header;
 pub mod worker;
 
 pub use counters::{PortCounters, WorkerStats};
+pub use last_drops::DroppedFrame;
 pub use loads::SourceStats;
+pub use packet_in::{PacketIn, PacketInQueue};
 pub use placement::{Destination, SourceId};
 pub use queue::QueueIndex;
 pub use vhost_port::VhostPort;
@@ -48,17 +55,19 @@ use crate::port::tap::Tap;
 use crate::ring::RingError;
 use arc_swap::ArcSwap;
 use balance::Move;
-use counters::{DropCounters, QueueCounters, WorkerCounters};
-use frame::MAX_FRAME_BYTES;
+use counters::{QueueCounters, WorkerCounters};
+use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
+use last_drops::PortDrops;
 use loads::Loads;
+use packet_in::PacketInLimits;
 use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
 use ports::{Port, PortTable, TapPort, VhostQueues};
 use queue::{ActiveRing, Queue};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use switch_core::{PortId, Switch};
-use worker::{Command, Mailbox};
+use switch_core::{Millis, PortId, Switch};
+use worker::{Command, ControlFrame, Mailbox};
 
 /// How the workers run.
 #[derive(Clone, Debug)]
@@ -108,9 +117,24 @@ pub struct Shared {
     pub ports: Arc<ArcSwap<PortTable>>,
     /// Where events go.
     pub events: EventSinkFn,
+    /// Frames for the control side.
+    pub packet_ins: PacketInQueue,
 }
 
 impl Shared {
+    /// Of a data path without ports.
+    ///
+    /// # Errors
+    /// When an eventfd cannot be made.
+    pub fn new(switch: Arc<Switch>, events: EventSinkFn) -> io::Result<Self> {
+        Ok(Self {
+            switch,
+            ports: Arc::default(),
+            events,
+            packet_ins: PacketInQueue::new(PacketInLimits::default())?,
+        })
+    }
+
     /// Takes a ring out of service because of what its driver did, and says so to everyone concerned.
     pub fn break_ring(&self, queue: &Queue, slot: &mut Option<ActiveRing>, error: RingError) {
         queue.abandon(slot);
@@ -173,6 +197,20 @@ pub enum MoveError {
     },
 }
 
+/// Why a frame of the control side was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no such port.
+    #[error("the port is gone: forget what it was wanted for")]
+    NoSuchPort,
+    /// It is no frame.
+    #[error("a frame of {0} bytes cannot be: send {MIN_FRAME_BYTES} to {MAX_FRAME_BYTES}")]
+    BadLength(usize),
+    /// Too many wait for the worker.
+    #[error("too many frames of the control side wait: send less, or again later")]
+    Busy,
+}
+
 /// All workers and ports. Every method returns in bounded time and may be called from any control thread.
 pub struct Datapath {
     shared: Arc<Shared>,
@@ -195,11 +233,7 @@ impl Datapath {
         switch: Arc<Switch>,
         events: EventSinkFn,
     ) -> io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared {
-            switch,
-            ports: Arc::default(),
-            events,
-        });
+        let shared = Arc::new(Shared::new(switch, events)?);
         let count = options.workers.max(1);
         let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
         let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
@@ -275,7 +309,7 @@ impl Datapath {
             tap,
             from_host: QueueCounters::default(),
             to_host: Mutex::new(QueueCounters::default()),
-            drops: DropCounters::default(),
+            drops: PortDrops::default(),
         });
         self.add(id, Port::Tap(Arc::clone(&port)));
         self.workers.watch(&Source::Tap(port));
@@ -383,6 +417,74 @@ impl Datapath {
     /// A port's counters; `None` when there is no such port.
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
         self.shared.ports.load().get(id).map(Port::counters)
+    }
+
+    /// The frames that were dropped at a port of late, oldest first: all of them where there are few, a sample of many.
+    pub fn last_drops(&self, id: PortId) -> Vec<DroppedFrame> {
+        let ports = self.shared.ports.load();
+        ports
+            .get(id)
+            .map(|port| port.drops().latest())
+            .unwrap_or_default()
+    }
+
+    /// The clock of the data path now, by which it tells when a frame was dropped.
+    pub fn now(&self) -> Millis {
+        Millis(cpu_time::now_ns() / 1_000_000)
+    }
+
+    /// Frames for the control side.
+    pub fn packet_ins(&self) -> &PacketInQueue {
+        &self.shared.packet_ins
+    }
+
+    /// Sends a frame straight out of a port. Frames of one port, sent or injected, keep their order.
+    ///
+    /// # Errors
+    /// See [`SendError`]. What is wrong with its headers is found later, and counted as a drop of the port.
+    pub fn send(
+        &self,
+        port: PortId,
+        vnet_header: &[u8; VNET_HEADER_BYTES],
+        frame: &[u8],
+    ) -> Result<(), SendError> {
+        self.hand_over((port, vnet_header, frame), Command::Send)
+    }
+
+    /// Switches a frame as if it had come from a port.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn inject(
+        &self,
+        port: PortId,
+        vnet_header: &[u8; VNET_HEADER_BYTES],
+        frame: &[u8],
+    ) -> Result<(), SendError> {
+        self.hand_over((port, vnet_header, frame), Command::Inject)
+    }
+
+    fn hand_over(
+        &self,
+        (port, vnet_header, frame): (PortId, &[u8; VNET_HEADER_BYTES], &[u8]),
+        command: fn(ControlFrame) -> Command,
+    ) -> Result<(), SendError> {
+        if self.shared.ports.load().get(port).is_none() {
+            return Err(SendError::NoSuchPort);
+        }
+        if !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&frame.len()) {
+            return Err(SendError::BadLength(frame.len()));
+        }
+        let frame = ControlFrame {
+            port,
+            vnet_header: *vnet_header,
+            bytes: frame.into(),
+        };
+        if self.workers.hand_over(port, command(frame)) {
+            Ok(())
+        } else {
+            Err(SendError::Busy)
+        }
     }
 
     /// What each worker did so far.

@@ -168,9 +168,9 @@ impl Workers {
 
     /// Tells every worker.
     pub fn tell_all(&self, command: impl Fn() -> Command) {
-        self.mailboxes
-            .iter()
-            .for_each(|mailbox| mailbox.post(command()));
+        for mailbox in &self.mailboxes {
+            mailbox.post(command());
+        }
     }
 
     /// Has the worker that a source is assigned to look at it, with what it is now.
@@ -185,9 +185,10 @@ impl Workers {
         self.post(source.placement().worker(), Command::Forget(source.clone()));
     }
 
-    /// Has a worker switch a frame as if `port` had sent it.
-    pub fn inject(&self, port: PortId, frame: &[u8]) {
-        self.post(0, Command::Inject(port, frame.into()));
+    /// Has a worker do something with a frame of the control side, the same one for all frames of a port. `false` when too many wait
+    /// there.
+    pub fn hand_over(&self, port: PortId, command: Command) -> bool {
+        self.post(port.index() % self.count().max(1), command)
     }
 
     /// Moves a source while frames flow; the worker it is at afterwards, which is the old one if that did not answer.
@@ -228,10 +229,10 @@ impl Workers {
             .all(|_| settled.recv_timeout(SETTLE_TIMEOUT).is_ok())
     }
 
-    fn post(&self, worker: usize, command: Command) {
-        if let Some(mailbox) = self.mailboxes.get(worker) {
-            mailbox.post(command);
-        }
+    fn post(&self, worker: usize, command: Command) -> bool {
+        self.mailboxes
+            .get(worker)
+            .is_some_and(|mailbox| mailbox.post(command))
     }
 
     fn placing(&self) -> MutexGuard<'_, ()> {

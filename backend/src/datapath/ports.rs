@@ -3,7 +3,8 @@
 //! A worker picks up the current table once a batch. A frame for a port that was removed meanwhile finds nothing under its
 //! id, or a queue without a ring.
 
-use super::counters::{DropCounters, PortCounters, QueueCounters};
+use super::counters::{PortCounters, QueueCounters};
+use super::last_drops::PortDrops;
 use super::placement::Placement;
 use super::queue::{Queue, QueueIndex};
 use crate::port::tap::Tap;
@@ -24,7 +25,7 @@ pub struct VhostQueues {
     /// Guest-rx rings that run and are enabled, a bit a pair.
     active_guest_rx: AtomicU64,
     /// Why frames from or for it were dropped.
-    pub drops: DropCounters,
+    pub drops: PortDrops,
     /// Longest frame the port takes, from its MTU.
     pub max_frame_bytes: u32,
 }
@@ -39,7 +40,7 @@ impl VhostQueues {
                 .map(|index| Arc::new(Queue::new(id, QueueIndex(index))))
                 .collect(),
             active_guest_rx: AtomicU64::new(0),
-            drops: DropCounters::default(),
+            drops: PortDrops::default(),
             max_frame_bytes,
         }
     }
@@ -121,7 +122,7 @@ pub struct TapPort {
     /// Frames delivered to the host; any worker may, so these are behind a lock taken once a batch.
     pub to_host: std::sync::Mutex<QueueCounters>,
     /// Why frames from or for it were dropped.
-    pub drops: DropCounters,
+    pub drops: PortDrops,
 }
 
 /// A port to deliver to.
@@ -136,7 +137,7 @@ pub enum Port {
 impl Port {
     /// Why frames from or for it were dropped.
     #[inline]
-    pub fn drops(&self) -> &DropCounters {
+    pub fn drops(&self) -> &PortDrops {
         match self {
             Self::Vhost(port) => &port.drops,
             Self::Tap(port) => &port.drops,

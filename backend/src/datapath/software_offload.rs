@@ -1,15 +1,17 @@
-//! What a sender left undone and a receiver did not ack: checksums finished and frames cut, in software.
+//! What a sender left undone and a receiver did not ack: checksums finished and frames cut, in software; and what is put around each
+//! frame that comes out of that.
 //!
 //! Called while a frame is being written to its guest. Works on the private header; payload bytes are read where they are, and a
 //! sender that changes them meanwhile spoils nothing but its own checksum.
 
 use super::frame::PrivateHeader;
-use super::vnet_header::{GsoKind, PartialChecksum, Segmentation, UDP_CHECKSUM_OFFSET};
+use super::vnet_header::{Fit, GsoKind, PartialChecksum, Segmentation, UDP_CHECKSUM_OFFSET};
 use crate::ring::segment::PayloadCursor;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use switch_core::DropReason;
 use switch_core::checksum::Sum;
+use switch_core::engine::edit::Edit;
 use switch_core::parse::Headers;
 use switch_core::segment::{Gso, SegmentPlan};
 
@@ -20,6 +22,8 @@ const WINDOW_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct SoftwareOffload {
     piece: PrivateHeader,
+    /// A piece with something around it.
+    enclosed: PrivateHeader,
     window: Box<[u8; WINDOW_BYTES]>,
     /// What the fragments of one datagram share. Workers start at different places: two of them may serve the same two guests.
     identification: u32,
@@ -29,6 +33,7 @@ impl Default for SoftwareOffload {
     fn default() -> Self {
         Self {
             piece: PrivateHeader::EMPTY,
+            enclosed: PrivateHeader::EMPTY,
             window: Box::new([0; WINDOW_BYTES]),
             identification: RandomState::new().build_hasher().finish() as u32,
         }
@@ -47,6 +52,33 @@ pub struct Whole<'a> {
 }
 
 impl SoftwareOffload {
+    /// Does what `fit` says is to be done here, and then applies the edits `around` to each frame that comes out; `place` gets each
+    /// one's start, the rest of it, and the rest's length.
+    ///
+    /// # Errors
+    /// Why it cannot be done, or the first error of `place`: pieces before that are on their way.
+    pub fn finish<E: From<DropReason>>(
+        &mut self,
+        frame: Whole<'_>,
+        fit: Fit,
+        around: &[Edit],
+        mut place: impl FnMut(&mut PrivateHeader, PayloadCursor<'_>, u32) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (payload, payload_bytes) = (frame.payload, frame.payload_bytes);
+        match fit {
+            Fit::Segment(segmentation) => return self.cut(frame, segmentation, around, place),
+            Fit::Checksum(checksum) => {
+                self.with_checksum(frame, checksum)?;
+            }
+            Fit::AsIs => self.piece.compose(frame.header, &[]),
+        }
+        let Self {
+            piece, enclosed, ..
+        } = self;
+        let header = enclose(piece, payload_bytes, around, enclosed)?;
+        place(header, payload, payload_bytes)
+    }
+
     /// A copy of the frame's start with the checksum finished: the original may have receivers that finish it themselves.
     ///
     /// # Errors
@@ -83,7 +115,7 @@ impl SoftwareOffload {
         Ok(&mut self.piece)
     }
 
-    /// Cuts the frame; `place` gets each piece's start, the rest of it, and the rest's length.
+    /// Cuts the frame and applies the edits `around` to each piece; `place` gets its start, the rest of it, and the rest's length.
     ///
     /// # Errors
     /// Why it cannot be cut, or the first error of `place`: pieces before that are on their way.
@@ -91,6 +123,7 @@ impl SoftwareOffload {
         &mut self,
         frame: Whole<'_>,
         segmentation: Segmentation,
+        around: &[Edit],
         mut place: impl FnMut(&mut PrivateHeader, PayloadCursor<'_>, u32) -> Result<(), E>,
     ) -> Result<(), E> {
         let frame_bytes = frame.header.len() + frame.payload_bytes as usize;
@@ -119,7 +152,8 @@ impl SoftwareOffload {
             let from = segment.payload.start.max(frame.header.len());
             let bytes = segment.payload.end.saturating_sub(from);
             at.1.skip(from.saturating_sub(at.0));
-            place(&mut self.piece, at.1, bytes as u32)?;
+            let header = enclose(&mut self.piece, bytes as u32, around, &mut self.enclosed)?;
+            place(header, at.1, bytes as u32)?;
             at.1.skip(bytes);
             at.0 = from + bytes;
         }
@@ -161,6 +195,21 @@ impl SoftwareOffload {
         );
         Sum::of(private).then(rest)
     }
+}
+
+/// The piece with edits applied: in `enclosed` when there are some.
+fn enclose<'a>(
+    piece: &'a mut PrivateHeader,
+    rest_bytes: u32,
+    around: &[Edit],
+    enclosed: &'a mut PrivateHeader,
+) -> Result<&'a mut PrivateHeader, DropReason> {
+    if around.is_empty() {
+        return Ok(piece);
+    }
+    enclosed.compose(piece.frame(), &[]);
+    enclosed.edit(around, rest_bytes, None)?;
+    Ok(enclosed)
 }
 
 /// Appends to a piece's headers what of its payload is in the frame's private start; how many bytes that was.

@@ -1,9 +1,11 @@
 //! The rings of one vhost-user port, as the control thread handles them.
 
+use super::frame::VNET_HEADER_BYTES;
 use super::placement::{Source, Workers};
 use super::ports::VhostQueues;
 use super::queue::{ActiveRing, Queue};
 use super::vnet_header::NetFeatures;
+use super::worker::{Command, ControlFrame};
 use super::{DatapathEvent, QueueIndex, Shared};
 use crate::ring::{Direction, EventSink, EventSource, GuestMemory, Ring, RingConfig, RingError};
 use std::sync::Arc;
@@ -129,9 +131,17 @@ impl VhostPort {
         })
     }
 
-    /// Switches a frame (without virtio-net header) as if this port's guest had sent it.
+    /// Switches a frame (without virtio-net header) as if this port's guest had sent it; drops it when too many wait.
     pub fn inject(&self, frame: &[u8]) {
-        self.workers.inject(self.queues.id, frame);
+        let port = self.queues.id;
+        let frame = ControlFrame {
+            port,
+            vnet_header: [0; VNET_HEADER_BYTES],
+            bytes: frame.into(),
+        };
+        if !self.workers.hand_over(port, Command::Inject(frame)) {
+            log::debug!("port {port}: a frame of its own was dropped, too many wait");
+        }
     }
 
     fn queue(&self, index: QueueIndex) -> Option<&Arc<Queue>> {

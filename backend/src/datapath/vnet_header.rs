@@ -4,6 +4,7 @@
 //! A header is a guest's claim. It is checked against the frame's own headers before it may reach another guest's driver.
 
 use switch_core::DropReason;
+use switch_core::engine::edit;
 use switch_core::parse::{Headers, Network, ParseEnd, Transport};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
@@ -39,6 +40,8 @@ pub struct NetFeatures(u64);
 impl NetFeatures {
     /// What a TAP interface does: the 12-byte header, and every offload in both directions.
     pub const TAP: Self = Self(VERSION_1 | GUEST_OFFLOADS | HOST_OFFLOADS);
+    /// A receiver that finishes nothing.
+    pub const NONE: Self = Self(VERSION_1);
 
     /// From the acked feature bits.
     pub const fn new(bits: u64) -> Self {
@@ -231,6 +234,79 @@ impl Offload {
     #[inline(always)]
     pub fn is_none(&self) -> bool {
         self.checksum.is_none() && self.segmentation.is_none()
+    }
+
+    /// Length of the longest frame that a link carries for one of `len_bytes`.
+    #[inline(always)]
+    pub fn wire_bytes(&self, len_bytes: u32) -> u32 {
+        self.segmentation.map_or(len_bytes, |s| {
+            len_bytes.min(u32::from(s.header_bytes) + u32::from(s.segment_bytes))
+        })
+    }
+
+    /// The checksum that its receiver is to finish, as edits name it.
+    #[inline(always)]
+    pub fn partial_checksum(&self) -> Option<edit::PartialChecksum> {
+        self.checksum.map(|c| edit::PartialChecksum {
+            start: c.start,
+            at: c.start.saturating_add(c.offset),
+        })
+    }
+
+    /// The same for a frame that an edit list made `delta` bytes longer, `checksum` being what became of the unfinished checksum;
+    /// `None` when the edited frame, of `len_bytes` and starting with `frame`, is not one that a receiver can finish: its
+    /// outer headers are not those that the offload is about.
+    pub fn edited(
+        self,
+        checksum: Option<edit::PartialChecksum>,
+        delta: isize,
+        (frame, len_bytes): (&[u8], u32),
+    ) -> Option<Self> {
+        let Some(checksum) = checksum else {
+            // Gone with the header it was in.
+            return self.segmentation.is_none().then_some(Self::NONE);
+        };
+        let checksum = PartialChecksum {
+            start: checksum.start,
+            offset: checksum.at.checked_sub(checksum.start)?,
+        };
+        let headers = Headers::parse(frame, len_bytes as usize).ok()?;
+        if headers.transport.is_none() || headers.transport_offset != checksum.start {
+            return None;
+        }
+        let segmentation = match self.segmentation {
+            None => None,
+            Some(s) => {
+                let header_bytes = s.header_bytes.checked_add_signed(delta as i16)?;
+                let kind_holds = matches!(
+                    (s.kind, headers.network, headers.transport),
+                    (
+                        GsoKind::Tcp4,
+                        Some(Network::Ipv4(_)),
+                        Some(Transport::Tcp(_))
+                    ) | (
+                        GsoKind::Tcp6,
+                        Some(Network::Ipv6(_)),
+                        Some(Transport::Tcp(_))
+                    ) | (
+                        GsoKind::Udp,
+                        Some(Network::Ipv4(_) | Network::Ipv6(_)),
+                        Some(Transport::Udp(_))
+                    )
+                );
+                if !kind_holds
+                    || headers.end != ParseEnd::Complete
+                    || headers.payload_offset != header_bytes
+                {
+                    return None;
+                }
+                Some(Segmentation { header_bytes, ..s })
+            }
+        };
+        Some(Self {
+            checksum: Some(checksum),
+            segmentation,
+        })
     }
 
     /// How the frame can reach a receiver that acked `features`.

@@ -17,6 +17,7 @@ use super::Shared;
 use super::batch::BatchRunner;
 use super::counters::WorkerCounters;
 use super::cpu_time::now_ns;
+use super::frame::VNET_HEADER_BYTES;
 use super::notify::PollWindow;
 use super::placement::Source;
 use super::schedule::Schedule;
@@ -51,8 +52,10 @@ pub enum Command {
     Forget(Source),
     /// Answer: everything posted before has been done, and nothing of a port removed before is held any more.
     Settle(Sender<()>),
-    /// Switch this frame as if `0` had sent it.
-    Inject(PortId, Box<[u8]>),
+    /// Switch this frame as if its port had sent it.
+    Inject(ControlFrame),
+    /// Send this frame straight out of its port.
+    Send(ControlFrame),
     /// Finish the batch in hand and end.
     Stop,
 }
@@ -64,17 +67,38 @@ impl Command {
                 Self::Watch(source) | Self::Forget(source),
                 Self::Watch(other) | Self::Forget(other),
             ) => source.is(other),
-            (Self::Inject(port, _), Self::Inject(other, _)) => port == other,
             _ => false,
         }
     }
+}
+
+/// A frame of the control side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlFrame {
+    /// The port it is from or for.
+    pub port: PortId,
+    /// Its virtio-net header: what is left to be done.
+    pub vnet_header: [u8; VNET_HEADER_BYTES],
+    /// The frame.
+    pub bytes: Box<[u8]>,
+}
+
+/// Most frames that wait for a worker, and their bytes.
+const WAITING_FRAMES: (usize, usize) = (1024, 4 << 20);
+
+/// What waits for a worker.
+#[derive(Debug, Default)]
+struct Waiting {
+    commands: Vec<Command>,
+    /// Frames among them, and their bytes.
+    frames: (usize, usize),
 }
 
 /// The control thread's end of a worker. On cache lines of its own: the worker looks at it in every round.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Mailbox {
-    commands: Mutex<Vec<Command>>,
+    waiting: Mutex<Waiting>,
     pending: AtomicBool,
     bell: EventFd,
 }
@@ -84,30 +108,45 @@ impl Mailbox {
     pub fn new() -> std::io::Result<Self> {
         let bell = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         Ok(Self {
-            commands: Mutex::new(Vec::new()),
+            waiting: Mutex::default(),
             pending: AtomicBool::new(false),
             bell,
         })
     }
 
-    /// Leaves a command and wakes the worker. A command about a queue, or a frame of a port, takes the place of those that wait
-    /// for the same: however often a front-end repeats itself, little waits here.
-    pub fn post(&self, command: Command) {
+    /// Leaves a command and wakes the worker. A command about a queue takes the place of those that wait for the same, and only so
+    /// many frames may wait: however often a front-end repeats itself, little waits here. `false` for a frame too many, which is
+    /// not left.
+    pub fn post(&self, command: Command) -> bool {
         {
-            let mut waiting = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.retain(|earlier| !command.replaces(earlier));
-            waiting.push(command);
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Command::Inject(frame) | Command::Send(frame) = &command {
+                let (frames, bytes) = waiting.frames;
+                let (most_frames, most_bytes) = WAITING_FRAMES;
+                let sum_bytes = bytes + frame.bytes.len();
+                if frames >= most_frames || sum_bytes > most_bytes {
+                    return false;
+                }
+                waiting.frames = (frames + 1, sum_bytes);
+            } else {
+                waiting
+                    .commands
+                    .retain(|earlier| !command.replaces(earlier));
+            }
+            waiting.commands.push(command);
         }
         self.pending.store(true, Ordering::Release);
         // A full counter wakes as well.
         let _ = self.bell.write(1);
+        true
     }
 
     fn take(&self) -> Vec<Command> {
         if !self.pending.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
-        std::mem::take(&mut self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *waiting).commands
     }
 }
 
@@ -390,7 +429,8 @@ impl Worker {
             match command {
                 Command::Watch(source) => self.watch(source),
                 Command::Forget(source) => self.forget(&source),
-                Command::Inject(port, frame) => self.runner.run_injected(port, &frame),
+                Command::Inject(frame) => self.runner.run_injected(&frame),
+                Command::Send(frame) => self.runner.run_sent(&frame),
                 Command::Settle(done) => {
                     self.runner.forget_removed_ports();
                     // The asker may have given up waiting.

@@ -10,14 +10,14 @@ use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
 use ringswitch::datapath::queue::ActiveRing;
 use ringswitch::datapath::schedule::BATCH_BYTES;
 use ringswitch::datapath::vnet_header::NetFeatures;
-use ringswitch::datapath::{DatapathEvent, PortCounters, Shared};
+use ringswitch::datapath::{DatapathEvent, DroppedFrame, PortCounters, Shared};
 use ringswitch::ring::{
     BurstLimit, Chain, Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring,
     RingAddresses, RingConfig, RingError, SegmentArena,
 };
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
-use switch_core::{PortId, Switch, SwitchConfig, VlanPolicy};
+use switch_core::{Decide, PortId, Switch, SwitchConfig, VlanPolicy};
 
 /// What makes a ring split, packed, or packed with one used element for a batch.
 pub const FORMATS: [Features; 3] = [
@@ -50,11 +50,9 @@ impl Rig {
     pub fn new(options: &[NicOptions]) -> Self {
         let events: Arc<Mutex<Vec<DatapathEvent>>> = Arc::default();
         let sink = Arc::clone(&events);
-        let shared = Arc::new(Shared {
-            switch: Arc::new(Switch::new(SwitchConfig::default())),
-            ports: Arc::default(),
-            events: Arc::new(move |event| sink.lock().unwrap().push(event)),
-        });
+        let switch = Arc::new(Switch::new(SwitchConfig::default()));
+        let events_sink = Arc::new(move |event| sink.lock().unwrap().push(event));
+        let shared = Arc::new(Shared::new(switch, events_sink).unwrap());
         let mut table = PortTable::default();
         let mut guests = Vec::new();
         for (index, options) in (0..).zip(options) {
@@ -91,6 +89,39 @@ impl Rig {
             Arc::clone(&self.shared),
             Arc::new(WorkerCounters::default()),
         )
+    }
+
+    /// A runner whose frames something else decides on.
+    pub fn runner_with<D: Decide>(&self, pipeline: D) -> BatchRunner<D> {
+        let counters = Arc::new(WorkerCounters::default());
+        BatchRunner::with_pipeline(Arc::clone(&self.shared), counters, pipeline)
+    }
+
+    /// What the workers and the control side share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// A port's latest drops.
+    pub fn last_drops(&self, guest: usize) -> Vec<DroppedFrame> {
+        self.guests[guest].queues.drops.latest()
+    }
+
+    /// Lets a guest have frames of at most this length from now on.
+    pub fn limit_frames(&mut self, guest: usize, max_frame_bytes: u32) {
+        let old = &self.guests[guest].queues;
+        let id = old.id;
+        let queues = Arc::new(VhostQueues::new(id, 1, max_frame_bytes));
+        for (old, new) in old.queues.iter().zip(&queues.queues) {
+            let ring = old.control(Option::take);
+            new.control(|slot| *slot = ring);
+            new.enable();
+            queues.update_active(new);
+        }
+        let table = self.shared.ports.load();
+        let table = table.with(id, Some(Port::Vhost(Arc::clone(&queues))));
+        self.shared.ports.store(Arc::new(table));
+        self.guests[guest].queues = queues;
     }
 
     /// Takes a guest's ring out of service, to be looked at by itself.
@@ -148,8 +179,8 @@ impl Guest {
     }
 
     /// One batch of its guest-tx ring, on whichever thread.
-    pub fn run_on(&self, runner: &mut BatchRunner) -> Served {
-        runner.run_queue(&self.queues.queues[1], BATCH_BYTES)
+    pub fn run_on<D: Decide>(&self, runner: &mut BatchRunner<D>) -> Served {
+        runner.serve_ring(&self.queues.queues[1], BATCH_BYTES)
     }
 
     /// Any word of its guest-tx ring.
