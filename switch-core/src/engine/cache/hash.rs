@@ -51,31 +51,30 @@ impl KeyedHash {
         };
         let [tweak_0, tweak_1] = self.tweak;
         let [fold_0, fold_1] = self.fold;
-        let sum = head.wrapping_add(product(
+        let told_apart = folded_product(
             tweak.wrapping_add(tweak_0),
             (words.len() as u64).wrapping_add(tweak_1),
-        ));
-        let folded = product(sum as u64 ^ fold_0, (sum >> 64) as u64 ^ fold_1);
-        folded as u64 ^ (folded >> 64) as u64
+        );
+        folded_product(head.wrapping_add(told_apart) ^ fold_0, fold_1)
     }
 
     /// Unrolled, because the number of words hardly ever changes from frame to frame.
     #[inline(always)]
-    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
+    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
         words
             .first_chunk::<N>()
             .map_or(0, |words| self.sum(words, mask))
     }
 
     #[inline(always)]
-    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
-        let mut sum = 0_u128;
+    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
+        let mut sum = 0_u64;
         let pairs = mask.chunks_exact(2).zip(self.words.chunks_exact(2));
         for (words, pair) in words.chunks(2).zip(pairs) {
             if let ([mask_0, mask_1], [secret_0, secret_1]) = pair {
                 let first = words.first().map_or(0, |word| word & mask_0);
                 let second = words.get(1).map_or(0, |word| word & mask_1);
-                sum = sum.wrapping_add(product(
+                sum = sum.wrapping_add(folded_product(
                     first.wrapping_add(*secret_0),
                     second.wrapping_add(*secret_1),
                 ));
@@ -85,9 +84,11 @@ impl KeyedHash {
     }
 }
 
+/// Both halves of the product, one over the other.
 #[inline(always)]
-fn product(one: u64, other: u64) -> u128 {
-    u128::from(one).wrapping_mul(u128::from(other))
+fn folded_product(one: u64, other: u64) -> u64 {
+    let product = u128::from(one).wrapping_mul(u128::from(other));
+    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]
