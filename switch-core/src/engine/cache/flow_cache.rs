@@ -171,11 +171,38 @@ impl<V> FlowCache<V> {
     /// The flow that answers for this frame, if there is one. Whether its verdict still holds is the caller's to judge.
     #[inline]
     pub fn lookup(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        if self.records.is(self.latest, &key, &self.masks) {
+        // The same code for each: where the number of words is known, nothing loops over them.
+        match key.words.len() {
+            4 => self.lookup_known::<4>(key),
+            5 => self.lookup_known::<5>(key),
+            6 => self.lookup_known::<6>(key),
+            7 => self.lookup_known::<7>(key),
+            8 => self.lookup_known::<8>(key),
+            _ => self.lookup_any(key),
+        }
+    }
+
+    #[inline(never)]
+    fn lookup_known<const N: usize>(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        let words = key.words.first_chunk::<N>()?;
+        self.lookup_inlined(FlowKey {
+            path: key.path,
+            words,
+        })
+    }
+
+    #[inline(never)]
+    fn lookup_any(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        self.lookup_inlined(key)
+    }
+
+    #[inline(always)]
+    fn lookup_inlined(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        if self.records.is(self.latest, key, &self.masks) {
             self.stats.latest_hits += 1;
             return Some(FlowRef(self.latest));
         }
-        let Some(flow) = self.find(&key) else {
+        let Some(flow) = self.find(key) else {
             self.stats.misses += 1;
             return None;
         };
@@ -216,7 +243,7 @@ impl<V> FlowCache<V> {
             bytes: 0,
             last_used: self.now,
         };
-        if let Some((index, under)) = self.find_same(&key, in_port, &mask) {
+        if let Some((index, under)) = self.find_same(key, in_port, &mask) {
             let record = self.records.get_mut(index);
             let pushed_out = record.and_then(|record| record.flow.replace(flow));
             self.latest = index;
@@ -234,11 +261,11 @@ impl<V> FlowCache<V> {
             Ok(pushed_out) => pushed_out,
             Err(why) => return refused(flow.value, why),
         };
-        let id = self.mask_for(&key, in_port, &mask);
-        match self.add(&key, in_port, id, flow) {
+        let id = self.mask_for(key, in_port, &mask);
+        match self.add(key, in_port, id, flow) {
             Ok(index) => {
                 self.latest = index;
-                self.promote(&key, in_port, index);
+                self.promote(key, in_port, index);
                 let under = match id {
                     EXACT => RememberedUnder::ExactKey,
                     _ => RememberedUnder::Mask,
@@ -316,7 +343,8 @@ impl<V> FlowCache<V> {
         self.ports.get(in_port).map_or(0, |port| port.flows)
     }
 
-    fn find(&mut self, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let in_port = key.in_port()?;
         let port = self.ports.get(in_port)?;
         match tables(port, key.path) {
@@ -333,7 +361,8 @@ impl<V> FlowCache<V> {
         }
     }
 
-    fn find_in_front(&mut self, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find_in_front(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.whole_hash(key);
         let flow = self
             .front
@@ -342,7 +371,8 @@ impl<V> FlowCache<V> {
         flow
     }
 
-    fn find_behind(&mut self, key: &FlowKey<'_>, in_port: u16) -> Option<u32> {
+    #[inline(never)]
+    fn find_behind(&mut self, key: FlowKey<'_>, in_port: u16) -> Option<u32> {
         let mut tried = 0;
         let flow = loop {
             let (masks, has_exact) = tables(self.ports.get(in_port)?, key.path);
@@ -367,8 +397,8 @@ impl<V> FlowCache<V> {
         Some(flow)
     }
 
-    #[inline]
-    fn find_under(&mut self, id: MaskId, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find_under(&mut self, id: MaskId, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.hash_under(id, key);
         self.index.find(hash, &mut self.stats.probes, |flow| {
             self.records.is(flow, key, &self.masks)
@@ -376,14 +406,14 @@ impl<V> FlowCache<V> {
     }
 
     /// Of a whole key.
-    #[inline]
-    fn whole_hash(&self, key: &FlowKey<'_>) -> u64 {
+    #[inline(always)]
+    fn whole_hash(&self, key: FlowKey<'_>) -> u64 {
         self.hash.of(key.words, u64::from(key.path))
     }
 
     /// Of what a mask leaves of a key.
-    #[inline]
-    fn hash_under(&self, id: MaskId, key: &FlowKey<'_>) -> u32 {
+    #[inline(always)]
+    fn hash_under(&self, id: MaskId, key: FlowKey<'_>) -> u32 {
         match self.masks.get(id) {
             Some(mask) if id != EXACT => {
                 let tweak = u64::from(id) << 16;
@@ -394,7 +424,7 @@ impl<V> FlowCache<V> {
     }
 
     /// Puts a whole key into the front, where the port's tables are not found as quickly without it.
-    fn promote(&mut self, key: &FlowKey<'_>, in_port: u16, flow: u32) {
+    fn promote(&mut self, key: FlowKey<'_>, in_port: u16, flow: u32) {
         let hash = self.whole_hash(key);
         let now = self.now;
         let Some(port) = self.ports.get_mut(in_port) else {
@@ -413,7 +443,7 @@ impl<V> FlowCache<V> {
     /// The mask of this port and path with these words.
     fn known_mask(
         &self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         in_port: u16,
         mask: &[u64; MOST_KEY_WORDS],
     ) -> Option<MaskId> {
@@ -425,7 +455,7 @@ impl<V> FlowCache<V> {
     /// The flow with the same key under the same mask.
     fn find_same(
         &mut self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         in_port: u16,
         mask: &[u64; MOST_KEY_WORDS],
     ) -> Option<(u32, RememberedUnder)> {
@@ -448,12 +478,7 @@ impl<V> FlowCache<V> {
     }
 
     /// The mask that a new flow goes under.
-    fn mask_for(
-        &mut self,
-        key: &FlowKey<'_>,
-        in_port: u16,
-        mask: &[u64; MOST_KEY_WORDS],
-    ) -> MaskId {
+    fn mask_for(&mut self, key: FlowKey<'_>, in_port: u16, mask: &[u64; MOST_KEY_WORDS]) -> MaskId {
         if let Some(known) = self.known_mask(key, in_port, mask) {
             return known;
         }
@@ -504,13 +529,7 @@ impl<V> FlowCache<V> {
     }
 
     /// Adds a flow that is not there; gives its value back if the index has no room for it.
-    fn add(
-        &mut self,
-        key: &FlowKey<'_>,
-        in_port: u16,
-        id: MaskId,
-        flow: Flow<V>,
-    ) -> Result<u32, V> {
+    fn add(&mut self, key: FlowKey<'_>, in_port: u16, id: MaskId, flow: Flow<V>) -> Result<u32, V> {
         let hash = self.hash_under(id, key);
         let index = self.records.insert(key, id, hash, flow)?;
         self.link(index, in_port);

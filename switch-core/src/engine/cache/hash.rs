@@ -30,13 +30,13 @@ impl KeyedHash {
     }
 
     /// Of the words as they are; `tweak` tells apart keys with the same words.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(&self, words: &[u64], tweak: u64) -> u64 {
         self.masked(words, &[u64::MAX; MOST_KEY_WORDS], tweak)
     }
 
     /// Of `words & mask`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn masked(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], tweak: u64) -> u64 {
         let head = match words.len() {
             1 => self.first::<1>(words, mask),

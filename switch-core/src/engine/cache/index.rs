@@ -16,19 +16,53 @@ const FLOWS_PER_BUCKET: usize = 4;
 /// Buckets at first.
 const FIRST_BUCKETS: usize = 64;
 
-/// Each slot is 32 bits of hash and the flow's number plus one; 0: empty.
+/// The slots in two arrays, so that all are compared at once.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Line {
-    slots: [u64; SLOTS],
+    /// 32 bits of each hash. The last is not used.
+    hashes: [u32; SLOTS + 1],
+    /// The flows' numbers plus one; 0: empty.
+    flows: [u32; SLOTS],
     /// The spill line that goes on, plus one; 0: none.
-    next: u64,
+    next: u32,
 }
 
 const EMPTY: Line = Line {
-    slots: [0; SLOTS],
+    hashes: [0; SLOTS + 1],
+    flows: [0; SLOTS],
     next: 0,
 };
+
+/// What a slot holds: a hash and a flow's number plus one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    hash: u32,
+    flow: u32,
+}
+
+impl Line {
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        let pairs = self.hashes.into_iter().zip(self.flows);
+        pairs.map(|(hash, flow)| Slot { hash, flow })
+    }
+
+    /// Where `slot` is.
+    fn position(&self, slot: Slot) -> Option<usize> {
+        self.slots().position(|other| other == slot)
+    }
+
+    fn vacancy(&self) -> Option<usize> {
+        self.flows.iter().position(|flow| *flow == 0)
+    }
+
+    fn set(&mut self, place: usize, slot: Slot) {
+        if let (Some(hash), Some(flow)) = (self.hashes.get_mut(place), self.flows.get_mut(place)) {
+            *hash = slot.hash;
+            *flow = slot.flow;
+        }
+    }
+}
 
 /// There is no room in the one bucket that a flow can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +72,18 @@ pub(super) struct Index {
     lines: Chunks<Line, 256>,
     spill: Chunks<Line, 64>,
     /// The first spill line not in use, plus one, linked by `next`.
-    free: u64,
+    free: u32,
     buckets: usize,
     /// The power of two up to which all buckets were split.
     level: usize,
     flows: usize,
 }
 
-fn slot(hash: u32, flow: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(flow.wrapping_add(1))
+fn slot(hash: u32, flow: u32) -> Slot {
+    Slot {
+        hash,
+        flow: flow.wrapping_add(1),
+    }
 }
 
 impl Index {
@@ -62,7 +99,7 @@ impl Index {
     }
 
     /// The flow with this hash that `is` the right one. Counts the lines looked at in `probes`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &self,
         hash: u32,
@@ -73,13 +110,16 @@ impl Index {
         for _ in 0..MOST_LINES {
             *probes += 1;
             let mut found = 0_u32;
-            for (index, slot) in line.slots.iter().enumerate() {
-                found |= u32::from((slot >> 32) as u32 == hash) << index;
+            for (index, other) in line.hashes.iter().enumerate() {
+                found |= u32::from(*other == hash) << index;
             }
+            found &= (1 << SLOTS) - 1;
             while found != 0 {
-                let slot = line.slots.get(found.trailing_zeros() as usize)?;
                 // An empty slot's zero wraps to a flow that is not there.
-                let flow = (*slot as u32).wrapping_sub(1);
+                let flow = line
+                    .flows
+                    .get(found.trailing_zeros() as usize)?
+                    .wrapping_sub(1);
                 if is(flow) {
                     return Some(flow);
                 }
@@ -111,8 +151,8 @@ impl Index {
             let Some(line) = self.line_mut(at) else {
                 return;
             };
-            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == wanted) {
-                *slot = 0;
+            if let Some(place) = line.position(wanted) {
+                line.set(place, Slot { hash: 0, flow: 0 });
                 self.flows -= 1;
                 return;
             }
@@ -140,12 +180,12 @@ impl Index {
         }
     }
 
-    fn put(&mut self, value: u64) -> Result<(), BucketFull> {
-        let mut at = Place::Bucket(self.bucket((value >> 32) as u32));
+    fn put(&mut self, slot: Slot) -> Result<(), BucketFull> {
+        let mut at = Place::Bucket(self.bucket(slot.hash));
         for lines in 1..=MOST_LINES {
             let line = self.line_mut(at).ok_or(BucketFull)?;
-            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == 0) {
-                *slot = value;
+            if let Some(place) = line.vacancy() {
+                line.set(place, slot);
                 return Ok(());
             }
             let next = match line.next.checked_sub(1) {
@@ -162,11 +202,11 @@ impl Index {
         Err(BucketFull)
     }
 
-    fn take_spill_line(&mut self) -> Option<u64> {
+    fn take_spill_line(&mut self) -> Option<u32> {
         if self.free == 0 {
-            let first = self.spill.len() as u64;
+            let first = self.spill.len() as u32;
             self.spill.grow(|| EMPTY);
-            for index in (first..self.spill.len() as u64).rev() {
+            for index in (first..self.spill.len() as u32).rev() {
                 self.give_spill_line(index);
             }
         }
@@ -177,7 +217,7 @@ impl Index {
         Some(taken)
     }
 
-    fn give_spill_line(&mut self, index: u64) {
+    fn give_spill_line(&mut self, index: u32) {
         if let Some(line) = self.spill.get_mut(index as usize) {
             *line = EMPTY;
             line.next = self.free;
@@ -190,23 +230,23 @@ impl Index {
         if self.lines.len() <= self.buckets {
             self.lines.grow(|| EMPTY);
         }
-        let mut held = [0; SLOTS * MOST_LINES];
+        let mut held = [None; SLOTS * MOST_LINES];
         let mut room = held.iter_mut();
         let mut at = Place::Bucket(self.buckets - self.level);
         for _ in 0..MOST_LINES {
             let Some(line) = self.line_mut(at) else {
                 break;
             };
-            let Line { slots, next } = std::mem::replace(line, EMPTY);
-            for value in slots.into_iter().filter(|value| *value != 0) {
+            let line = std::mem::replace(line, EMPTY);
+            for slot in line.slots().filter(|slot| slot.flow != 0) {
                 if let Some(place) = room.next() {
-                    *place = value;
+                    *place = Some(slot);
                 }
             }
             if let Place::Spill(index) = at {
-                self.give_spill_line(index as u64);
+                self.give_spill_line(index as u32);
             }
-            let Some(next) = next.checked_sub(1) else {
+            let Some(next) = line.next.checked_sub(1) else {
                 break;
             };
             at = Place::Spill(next as usize);
@@ -215,9 +255,9 @@ impl Index {
         if self.buckets == 2 * self.level {
             self.level *= 2;
         }
-        for value in held.into_iter().take_while(|value| *value != 0) {
+        for slot in held.into_iter().map_while(|slot| slot) {
             // Two buckets hold what one held.
-            let _ = self.put(value);
+            let _ = self.put(slot);
         }
     }
 }

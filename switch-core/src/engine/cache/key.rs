@@ -54,7 +54,7 @@ pub(super) fn difference(words: &[u64], flow: &[u64], mask: &[u64]) -> u64 {
 }
 
 /// The same for the words of a flow's own cache line, unrolled: their number hardly ever changes from frame to frame.
-#[inline]
+#[inline(always)]
 pub(super) fn head_difference(
     words: &[u64],
     flow: &[u64; HEAD_WORDS],

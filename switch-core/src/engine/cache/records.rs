@@ -93,8 +93,8 @@ impl<V> Records<V> {
     }
 
     /// Whether the frame is one of this flow's.
-    #[inline]
-    pub(super) fn is(&self, index: u32, key: &FlowKey<'_>, masks: &Masks) -> bool {
+    #[inline(always)]
+    pub(super) fn is(&self, index: u32, key: FlowKey<'_>, masks: &Masks) -> bool {
         let Some(record) = self.get(index) else {
             return false;
         };
@@ -110,7 +110,8 @@ impl<V> Records<V> {
         key.words.len() <= HEAD_WORDS || self.rest_is(record, key, &mask.words)
     }
 
-    fn rest_is(&self, record: &Record<V>, key: &FlowKey<'_>, mask: &[u64]) -> bool {
+    #[inline(never)]
+    fn rest_is(&self, record: &Record<V>, key: FlowKey<'_>, mask: &[u64]) -> bool {
         let mask = mask.get(HEAD_WORDS..).unwrap_or_default();
         self.rests
             .get(record.rest as usize)
@@ -120,7 +121,7 @@ impl<V> Records<V> {
     /// A new flow's number; its value back should there be no place for it.
     pub(super) fn insert(
         &mut self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         mask: MaskId,
         hash: u32,
         flow: Flow<V>,
