@@ -20,8 +20,8 @@ use super::records::{NO_FLOW, Records};
 use crate::rate_limit::RateLimit;
 use crate::time::Millis;
 
-/// How many of a port's oldest flows are compared to find the one that goes.
-const CANDIDATES: usize = 4;
+/// How many of a port's oldest flows may stay, because they were used, before one goes.
+const SECOND_CHANCES: usize = 16;
 
 /// How much a cache holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,10 +216,12 @@ impl<V> FlowCache<V> {
         self.records.get(flow.0)?.flow.as_ref()
     }
 
-    /// A flow, to count a frame or to stamp it.
+    /// A flow, to count a frame or to stamp it. One that is asked for now and then stays longer than one that is not.
     #[inline]
     pub fn entry_mut(&mut self, flow: FlowRef) -> Option<&mut Flow<V>> {
-        self.records.get_mut(flow.0)?.flow.as_mut()
+        let record = self.records.get_mut(flow.0)?;
+        record.is_used = true;
+        record.flow.as_mut()
     }
 
     /// Remembers a verdict for all frames that are the same as `key` in the bits of `mask`, which has as many words. The path and
@@ -510,22 +512,18 @@ impl<V> FlowCache<V> {
         Ok(Some(pushed_out))
     }
 
-    /// Takes out the least recently used of a port's oldest flows. If that is not the oldest, the oldest becomes the newest.
+    /// Takes out the oldest of a port's flows that was not used since it was the newest; those that were become the newest.
     fn push_out(&mut self, port: u16) -> Option<Flow<V>> {
-        let oldest = self.ports.get(port)?.oldest;
-        let record = |index: u32| self.records.get(index);
-        let last_used = |index: &u32| {
-            let flow = record(*index).and_then(|at| at.flow.as_ref());
-            flow.map_or(Millis(0), |flow| flow.last_used)
-        };
-        let queue = std::iter::successors(Some(oldest), |index| record(*index).map(|at| at.newer));
-        let candidates = queue.take(CANDIDATES).filter(|index| *index != NO_FLOW);
-        let victim = candidates.min_by_key(last_used)?;
-        if victim != oldest {
+        for _ in 0..SECOND_CHANCES {
+            let oldest = self.ports.get(port)?.oldest;
+            let record = self.records.get_mut(oldest)?;
+            if !std::mem::take(&mut record.is_used) {
+                break;
+            }
             self.unlink(oldest, port);
             self.link(oldest, port);
         }
-        self.take_out(victim)
+        self.take_out(self.ports.get(port)?.oldest)
     }
 
     /// Adds a flow that is not there; gives its value back if the index has no room for it.

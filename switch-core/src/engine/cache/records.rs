@@ -18,7 +18,9 @@ pub(super) struct Record<V> {
     rest: u32,
     pub(super) path: u16,
     /// Words of its key; 0 when no flow is here.
-    length: u16,
+    length: u8,
+    /// Used since it became the newest of its port.
+    pub(super) is_used: bool,
     pub(super) mask: MaskId,
     /// The index knows it by this.
     pub(super) hash: u32,
@@ -35,6 +37,7 @@ impl<V> Record<V> {
             rest: NO_FLOW,
             path: 0,
             length: 0,
+            is_used: false,
             mask: EXACT,
             hash: 0,
             older: NO_FLOW,
@@ -141,7 +144,7 @@ impl<V> Records<V> {
         *record = Record {
             rest,
             path: key.path,
-            length: key.words.len() as u16,
+            length: key.words.len() as u8,
             mask,
             hash,
             flow: Some(flow),
