@@ -16,7 +16,7 @@ use super::index::Index;
 use super::key::{FlowKey, MOST_KEY_WORDS};
 use super::masks::{self, EXACT, MaskId, Masks};
 use super::ports::{PortFlows, Ports};
-use super::records::{NO_FLOW, Records};
+use super::records::{AnswerFor, NO_FLOW, Records};
 use crate::rate_limit::RateLimit;
 use crate::time::Millis;
 
@@ -366,9 +366,14 @@ impl<V> FlowCache<V> {
     #[inline(always)]
     fn find_in_front(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.whole_hash(key);
-        let flow = self
-            .front
-            .find(hash, |flow| self.records.is(flow, key, &self.masks));
+        let flow = self.front.find(
+            hash,
+            AnswerFor {
+                key,
+                records: &self.records,
+                masks: &self.masks,
+            },
+        );
         self.stats.front_hits += u64::from(flow.is_some());
         flow
     }
@@ -402,9 +407,12 @@ impl<V> FlowCache<V> {
     #[inline(always)]
     fn find_under(&mut self, id: MaskId, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.hash_under(id, key);
-        self.index.find(hash, &mut self.stats.probes, |flow| {
-            self.records.is(flow, key, &self.masks)
-        })
+        let wanted = AnswerFor {
+            key,
+            records: &self.records,
+            masks: &self.masks,
+        };
+        self.index.find(hash, &mut self.stats.probes, wanted)
     }
 
     /// Of a whole key.

@@ -4,6 +4,8 @@
 //! Eight slots share a cache line, a set; few keys use few sets. More sets are used once half the slots are taken; nothing is moved
 //! then: a key that is no longer where it is looked for is found behind and put in again.
 
+use super::index::IsWanted;
+
 /// Slots of a set.
 const SLOTS: usize = 8;
 /// Sets that memory is taken for at once: 32 KiB.
@@ -63,9 +65,9 @@ impl Front {
         }
     }
 
-    /// The first flow remembered for this hash that `is` the right one.
+    /// The first flow remembered for this hash that is `wanted`.
     #[inline(always)]
-    pub(super) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(super) fn find(&self, hash: u64, wanted: impl IsWanted) -> Option<u32> {
         let set = self.set(hash)?;
         let tag = tag(hash);
         let mut found = 0_u32;
@@ -78,7 +80,7 @@ impl Front {
                 .flows
                 .get(found.trailing_zeros() as usize)?
                 .wrapping_sub(1);
-            if is(flow) {
+            if wanted.is_wanted(flow) {
                 return Some(flow);
             }
             found &= found - 1;

@@ -61,26 +61,33 @@ impl KeyedHash {
     /// Unrolled, because the number of words hardly ever changes from frame to frame.
     #[inline(always)]
     fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
-        words
-            .first_chunk::<N>()
-            .map_or(0, |words| self.sum(words, mask))
+        match words.first_chunk::<N>() {
+            Some(words) => self.sum(words, mask),
+            None => 0,
+        }
     }
 
     #[inline(always)]
     fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
         let mut sum = 0_u64;
-        let pairs = mask.chunks_exact(2).zip(self.words.chunks_exact(2));
-        for (words, pair) in words.chunks(2).zip(pairs) {
-            if let ([mask_0, mask_1], [secret_0, secret_1]) = pair {
-                let first = words.first().map_or(0, |word| word & mask_0);
-                let second = words.get(1).map_or(0, |word| word & mask_1);
-                sum = sum.wrapping_add(folded_product(
-                    first.wrapping_add(*secret_0),
-                    second.wrapping_add(*secret_1),
-                ));
-            }
+        let mut at = 0;
+        while at < words.len() {
+            let first = self.hidden(words, mask, at);
+            let second = self.hidden(words, mask, at + 1);
+            sum = sum.wrapping_add(folded_product(first, second));
+            at += 2;
         }
         sum
+    }
+
+    /// A masked word with a secret added; of a word that is not there, the secret alone.
+    #[inline(always)]
+    fn hidden(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], at: usize) -> u64 {
+        match (words.get(at), mask.get(at), self.words.get(at)) {
+            (Some(word), Some(mask), Some(secret)) => (word & mask).wrapping_add(*secret),
+            (None, _, Some(secret)) => *secret,
+            _ => 1,
+        }
     }
 }
 

@@ -72,6 +72,17 @@ impl Line {
     }
 }
 
+/// Tells which of the flows with one hash is meant.
+pub(super) trait IsWanted {
+    fn is_wanted(&self, flow: u32) -> bool;
+}
+
+impl<F: Fn(u32) -> bool> IsWanted for F {
+    fn is_wanted(&self, flow: u32) -> bool {
+        self(flow)
+    }
+}
+
 /// There is no room in the one bucket that a flow can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BucketFull;
@@ -106,14 +117,9 @@ impl Index {
         }
     }
 
-    /// The flow with this hash that `is` the right one. Counts the lines looked at in `probes`.
+    /// The flow with this hash that is `wanted`. Counts the lines looked at in `probes`.
     #[inline(always)]
-    pub(super) fn find(
-        &self,
-        hash: u32,
-        probes: &mut u64,
-        mut is: impl FnMut(u32) -> bool,
-    ) -> Option<u32> {
+    pub(super) fn find(&self, hash: u32, probes: &mut u64, wanted: impl IsWanted) -> Option<u32> {
         let mut line = self.lines.get(self.bucket(hash))?;
         for _ in 0..MOST_LINES {
             *probes += 1;
@@ -128,7 +134,7 @@ impl Index {
                     .flows
                     .get(found.trailing_zeros() as usize)?
                     .wrapping_sub(1);
-                if is(flow) {
+                if wanted.is_wanted(flow) {
                     return Some(flow);
                 }
                 found &= found - 1;

@@ -83,7 +83,17 @@ fn first_difference<const N: usize>(
         flow.first_chunk::<N>(),
         mask.first_chunk::<N>(),
     ) {
-        (Some(words), Some(flow), Some(mask)) => difference(words, flow, mask),
+        (Some(words), Some(flow), Some(mask)) => {
+            let mut all = 0;
+            let mut at = 0;
+            while let (Some(word), Some(flow), Some(mask)) =
+                (words.get(at), flow.get(at), mask.get(at))
+            {
+                all |= (word ^ flow) & mask;
+                at += 1;
+            }
+            all
+        }
         _ => u64::MAX,
     }
 }

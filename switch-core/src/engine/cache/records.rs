@@ -2,6 +2,7 @@
 
 use super::chunks::Chunks;
 use super::flow::Flow;
+use super::index::IsWanted;
 use super::key::{self, FlowKey, HEAD_WORDS, REST_WORDS};
 use super::masks::{EXACT, MaskId, Masks};
 
@@ -200,5 +201,19 @@ impl<V> Records<V> {
             }
         }
         place
+    }
+}
+
+/// Any flow that answers for a frame.
+pub(super) struct AnswerFor<'a, V> {
+    pub(super) key: FlowKey<'a>,
+    pub(super) records: &'a Records<V>,
+    pub(super) masks: &'a Masks,
+}
+
+impl<V> IsWanted for AnswerFor<'_, V> {
+    #[inline(always)]
+    fn is_wanted(&self, flow: u32) -> bool {
+        self.records.is(flow, self.key, self.masks)
     }
 }
