@@ -15,7 +15,7 @@ use super::hash::KeyedHash;
 use super::index::Index;
 use super::key::{FlowKey, MOST_KEY_WORDS};
 use super::masks::{self, EXACT, MaskId, Masks};
-use super::ports::{PortFlows, Ports};
+use super::ports::{Ports, Tables};
 use super::records::{AnswerFor, NO_FLOW, Records};
 use crate::rate_limit::RateLimit;
 use crate::time::Millis;
@@ -348,16 +348,15 @@ impl<V> FlowCache<V> {
     #[inline(always)]
     fn find(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let in_port = key.in_port()?;
-        let port = self.ports.get(in_port)?;
-        match tables(port, key.path) {
-            ([], false) => None,
+        match self.ports.tables(in_port, key.path) {
+            Tables::None => None,
             // As quick as the front, and needs no place in it.
-            (&[mask], false) => {
+            Tables::One(mask) => {
                 let flow = self.find_under(mask, key);
                 self.stats.masked_hits += u64::from(flow.is_some());
                 flow
             }
-            _ => self
+            Tables::Several => self
                 .find_in_front(key)
                 .or_else(|| self.find_behind(key, in_port)),
         }
@@ -382,14 +381,14 @@ impl<V> FlowCache<V> {
     fn find_behind(&mut self, key: FlowKey<'_>, in_port: u16) -> Option<u32> {
         let mut tried = 0;
         let flow = loop {
-            let (masks, has_exact) = tables(self.ports.get(in_port)?, key.path);
-            match masks.get(tried) {
+            let port = self.ports.get(in_port)?;
+            match port.masks_of(key.path).get(tried) {
                 Some(mask) => {
                     if let Some(flow) = self.find_under(*mask, key) {
                         break flow;
                     }
                 }
-                None if has_exact => break self.find_under(EXACT, key)?,
+                None if port.exact > 0 => break self.find_under(EXACT, key)?,
                 None => return None,
             }
             tried += 1;
@@ -435,14 +434,13 @@ impl<V> FlowCache<V> {
 
     /// Puts a whole key into the front, where the port's tables are not found as quickly without it.
     fn promote(&mut self, key: FlowKey<'_>, in_port: u16, flow: u32) {
-        let hash = self.whole_hash(key);
-        let now = self.now;
+        if self.ports.tables(in_port, key.path) != Tables::Several {
+            return;
+        }
         let Some(port) = self.ports.get_mut(in_port) else {
             return;
         };
-        if matches!(tables(port, key.path), ([_], false)) {
-            return;
-        }
+        let (hash, now) = (self.hash.of(key.words, u64::from(key.path)), self.now);
         let promotions = &mut port.promotions;
         match self.front.insert(hash, flow, || promotions.take(now)) {
             Placing::Placed => self.stats.promotions += 1,
@@ -496,6 +494,7 @@ impl<V> FlowCache<V> {
             Some(port) if port.masks < self.config.max_masks_per_port => {
                 let id = self.masks.add(*mask);
                 port.add_mask(key.path, id);
+                self.ports.masks_changed();
                 id
             }
             _ => EXACT,
@@ -544,6 +543,7 @@ impl<V> FlowCache<V> {
             EXACT => {
                 if let Some(port) = self.ports.get_mut(in_port) {
                     port.exact += 1;
+                    self.ports.masks_changed();
                 }
             }
             id => {
@@ -573,10 +573,12 @@ impl<V> FlowCache<V> {
             if let Some(port) = self.ports.get_mut(in_port) {
                 port.exact -= 1;
             }
+            self.ports.masks_changed();
         } else if let Some(mask) = self.masks.get_mut(id) {
             mask.flows -= 1;
             if mask.flows == 0 {
                 self.masks.remove(id);
+                self.ports.masks_changed();
                 if let Some(port) = self.ports.get_mut(in_port) {
                     port.remove_mask(path, id);
                 }
@@ -618,10 +620,4 @@ impl<V> FlowCache<V> {
             None => port.newest = older,
         }
     }
-}
-
-/// The masks that a frame of this port and path can be found under, and whether its exact key can be, too.
-#[inline]
-fn tables(port: &PortFlows, path: u16) -> (&[MaskId], bool) {
-    (port.masks_of(path), port.exact > 0)
 }
