@@ -88,7 +88,7 @@ fn numbers(count: usize, below: u64) -> Vec<u64> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (u128::from(state) * u128::from(below) >> 64) as u64
+        ((u128::from(state) * u128::from(below)) >> 64) as u64
     };
     (0..count).map(|_| next()).collect()
 }
@@ -149,45 +149,47 @@ fn front(bencher: &mut Bench) {
     flows(bencher, "flows/hit/front", 2);
 }
 
-/// 100,000 connections, which are one flow of the only mask, and which are one of the second's and in the front.
+/// A frame of one of many connections of one of eight stations, and the mask under which a station's are all the same.
+fn station_words(connection: u64) -> Words {
+    let mut words = words(1, connection);
+    words[1] = connection % 8;
+    words
+}
+
+const STATION: Words = [u64::MAX, u64::MAX, 0, 0, 0, 0, 0];
+
+/// 100,000 connections, which are eight flows of the only mask, and which are eight of the second's and in the front.
 fn connections(bencher: &mut Bench) {
     let mut group = bencher.benchmark_group("flows/100000 connections");
     let frames = numbers(400_000, 100_000);
-    let frames: Vec<_> = frames.into_iter().map(|flow| words(1, flow)).collect();
-    let l2 = [u64::MAX, u64::MAX, u64::MAX, 0, 0, 0, 0];
+    let frames: Vec<_> = frames.into_iter().map(station_words).collect();
     let mut cache = cache(1000);
-    add(&mut cache, &words(1, 0), &l2);
+    for station in 0..8 {
+        add(&mut cache, &station_words(station), &STATION);
+    }
     bench_frames(&mut group, "under the only mask", &mut cache, &frames);
-    add(&mut cache, &[1, 2, 3, 4, 5, 6, 7], &WHOLE);
+    add(&mut cache, &[1, 20, 3, 4, 5, 6, 7], &WHOLE);
     bench_frames(&mut group, "in the front", &mut cache, &frames);
     group.finish();
 }
 
-/// Frames that are new to the front: as many masks are tried as there are, and the key is promoted.
+/// Frames that are new to the front, and whose mask is the last that is tried: each is promoted.
 fn masked(bencher: &mut Bench) {
     let mut group = bencher.benchmark_group("flows/masked hit");
     for masks in [1, 8, 32] {
         let mut cache = cache(1000);
-        for other in 1..masks {
-            let mut mask = WHOLE;
-            mask[1] = other;
-            add(&mut cache, &[1, 2, 3, 4, 5, 6, 7], &mask);
+        // With one mask, two flows take turns, or the latest would answer.
+        for flow in 0..masks.max(2) {
+            let mut mask = STATION;
+            mask[2] = if masks > 1 { flow } else { 0 };
+            add(&mut cache, &[1, flow, 3, 4, 5, 6, 7], &mask);
         }
-        add(
-            &mut cache,
-            &words(1, 0),
-            &[u64::MAX, u64::MAX, u64::MAX, 0, 0, 0, 0],
-        );
-        // The mask that hits must not be the first that is tried: another one hits in between.
         let mut connection = 0;
-        let mut others = (1..masks.max(2)).cycle();
         group.throughput(Throughput::Elements(1));
         bench(&mut group, &format!("{masks} masks"), || {
             connection += 1;
-            if masks > 1 {
-                others.next();
-            }
-            frame(&mut cache, &words(1, connection))
+            let flow = connection % masks.max(2);
+            frame(&mut cache, &[1, flow, 3, connection, 5, 6, 7])
         });
     }
     group.finish();

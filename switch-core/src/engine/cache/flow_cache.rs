@@ -15,13 +15,13 @@ use super::hash::KeyedHash;
 use super::index::Index;
 use super::key::{FlowKey, MOST_KEY_WORDS};
 use super::masks::{self, EXACT, MaskId, Masks};
-use super::ports::{PortFlows, Ports};
-use super::records::{NO_FLOW, Records};
+use super::ports::{Ports, Tables};
+use super::records::{AnswerFor, NO_FLOW, Records};
 use crate::rate_limit::RateLimit;
 use crate::time::Millis;
 
-/// How many of a port's oldest flows are compared to find the one that goes.
-const CANDIDATES: usize = 4;
+/// How many of a port's oldest flows may stay, because they were used, before one goes.
+const SECOND_CHANCES: usize = 16;
 
 /// How much a cache holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,11 +171,38 @@ impl<V> FlowCache<V> {
     /// The flow that answers for this frame, if there is one. Whether its verdict still holds is the caller's to judge.
     #[inline]
     pub fn lookup(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        if self.records.is(self.latest, &key, &self.masks) {
+        // The same code for each: where the number of words is known, nothing loops over them.
+        match key.words.len() {
+            4 => self.lookup_known::<4>(key),
+            5 => self.lookup_known::<5>(key),
+            6 => self.lookup_known::<6>(key),
+            7 => self.lookup_known::<7>(key),
+            8 => self.lookup_known::<8>(key),
+            _ => self.lookup_any(key),
+        }
+    }
+
+    #[inline(never)]
+    fn lookup_known<const N: usize>(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        let words = key.words.first_chunk::<N>()?;
+        self.lookup_inlined(FlowKey {
+            path: key.path,
+            words,
+        })
+    }
+
+    #[inline(never)]
+    fn lookup_any(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        self.lookup_inlined(key)
+    }
+
+    #[inline(always)]
+    fn lookup_inlined(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
+        if self.records.is(self.latest, key, &self.masks) {
             self.stats.latest_hits += 1;
             return Some(FlowRef(self.latest));
         }
-        let Some(flow) = self.find(&key) else {
+        let Some(flow) = self.find(key) else {
             self.stats.misses += 1;
             return None;
         };
@@ -189,10 +216,12 @@ impl<V> FlowCache<V> {
         self.records.get(flow.0)?.flow.as_ref()
     }
 
-    /// A flow, to count a frame or to stamp it.
+    /// A flow, to count a frame or to stamp it. One that is asked for now and then stays longer than one that is not.
     #[inline]
     pub fn entry_mut(&mut self, flow: FlowRef) -> Option<&mut Flow<V>> {
-        self.records.get_mut(flow.0)?.flow.as_mut()
+        let record = self.records.get_mut(flow.0)?;
+        record.is_used = true;
+        record.flow.as_mut()
     }
 
     /// Remembers a verdict for all frames that are the same as `key` in the bits of `mask`, which has as many words. The path and
@@ -216,7 +245,7 @@ impl<V> FlowCache<V> {
             bytes: 0,
             last_used: self.now,
         };
-        if let Some((index, under)) = self.find_same(&key, in_port, &mask) {
+        if let Some((index, under)) = self.find_same(key, in_port, &mask) {
             let record = self.records.get_mut(index);
             let pushed_out = record.and_then(|record| record.flow.replace(flow));
             self.latest = index;
@@ -234,11 +263,11 @@ impl<V> FlowCache<V> {
             Ok(pushed_out) => pushed_out,
             Err(why) => return refused(flow.value, why),
         };
-        let id = self.mask_for(&key, in_port, &mask);
-        match self.add(&key, in_port, id, flow) {
+        let id = self.mask_for(key, in_port, &mask);
+        match self.add(key, in_port, id, flow) {
             Ok(index) => {
                 self.latest = index;
-                self.promote(&key, in_port, index);
+                self.promote(key, in_port, index);
                 let under = match id {
                     EXACT => RememberedUnder::ExactKey,
                     _ => RememberedUnder::Mask,
@@ -316,43 +345,50 @@ impl<V> FlowCache<V> {
         self.ports.get(in_port).map_or(0, |port| port.flows)
     }
 
-    fn find(&mut self, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let in_port = key.in_port()?;
-        let port = self.ports.get(in_port)?;
-        match tables(port, key.path) {
-            ([], false) => None,
+        match self.ports.tables(in_port, key.path) {
+            Tables::None => None,
             // As quick as the front, and needs no place in it.
-            (&[mask], false) => {
+            Tables::One(mask) => {
                 let flow = self.find_under(mask, key);
                 self.stats.masked_hits += u64::from(flow.is_some());
                 flow
             }
-            _ => self
+            Tables::Several => self
                 .find_in_front(key)
                 .or_else(|| self.find_behind(key, in_port)),
         }
     }
 
-    fn find_in_front(&mut self, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find_in_front(&mut self, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.whole_hash(key);
-        let flow = self
-            .front
-            .find(hash, |flow| self.records.is(flow, key, &self.masks));
+        let flow = self.front.find(
+            hash,
+            AnswerFor {
+                key,
+                records: &self.records,
+                masks: &self.masks,
+            },
+        );
         self.stats.front_hits += u64::from(flow.is_some());
         flow
     }
 
-    fn find_behind(&mut self, key: &FlowKey<'_>, in_port: u16) -> Option<u32> {
+    #[inline(never)]
+    fn find_behind(&mut self, key: FlowKey<'_>, in_port: u16) -> Option<u32> {
         let mut tried = 0;
         let flow = loop {
-            let (masks, has_exact) = tables(self.ports.get(in_port)?, key.path);
-            match masks.get(tried) {
+            let port = self.ports.get(in_port)?;
+            match port.masks_of(key.path).get(tried) {
                 Some(mask) => {
                     if let Some(flow) = self.find_under(*mask, key) {
                         break flow;
                     }
                 }
-                None if has_exact => break self.find_under(EXACT, key)?,
+                None if port.exact > 0 => break self.find_under(EXACT, key)?,
                 None => return None,
             }
             tried += 1;
@@ -367,23 +403,26 @@ impl<V> FlowCache<V> {
         Some(flow)
     }
 
-    #[inline]
-    fn find_under(&mut self, id: MaskId, key: &FlowKey<'_>) -> Option<u32> {
+    #[inline(always)]
+    fn find_under(&mut self, id: MaskId, key: FlowKey<'_>) -> Option<u32> {
         let hash = self.hash_under(id, key);
-        self.index.find(hash, &mut self.stats.probes, |flow| {
-            self.records.is(flow, key, &self.masks)
-        })
+        let wanted = AnswerFor {
+            key,
+            records: &self.records,
+            masks: &self.masks,
+        };
+        self.index.find(hash, &mut self.stats.probes, wanted)
     }
 
     /// Of a whole key.
-    #[inline]
-    fn whole_hash(&self, key: &FlowKey<'_>) -> u64 {
+    #[inline(always)]
+    fn whole_hash(&self, key: FlowKey<'_>) -> u64 {
         self.hash.of(key.words, u64::from(key.path))
     }
 
     /// Of what a mask leaves of a key.
-    #[inline]
-    fn hash_under(&self, id: MaskId, key: &FlowKey<'_>) -> u32 {
+    #[inline(always)]
+    fn hash_under(&self, id: MaskId, key: FlowKey<'_>) -> u32 {
         match self.masks.get(id) {
             Some(mask) if id != EXACT => {
                 let tweak = u64::from(id) << 16;
@@ -394,15 +433,14 @@ impl<V> FlowCache<V> {
     }
 
     /// Puts a whole key into the front, where the port's tables are not found as quickly without it.
-    fn promote(&mut self, key: &FlowKey<'_>, in_port: u16, flow: u32) {
-        let hash = self.whole_hash(key);
-        let now = self.now;
+    fn promote(&mut self, key: FlowKey<'_>, in_port: u16, flow: u32) {
+        if self.ports.tables(in_port, key.path) != Tables::Several {
+            return;
+        }
         let Some(port) = self.ports.get_mut(in_port) else {
             return;
         };
-        if matches!(tables(port, key.path), ([_], false)) {
-            return;
-        }
+        let (hash, now) = (self.hash.of(key.words, u64::from(key.path)), self.now);
         let promotions = &mut port.promotions;
         match self.front.insert(hash, flow, || promotions.take(now)) {
             Placing::Placed => self.stats.promotions += 1,
@@ -413,7 +451,7 @@ impl<V> FlowCache<V> {
     /// The mask of this port and path with these words.
     fn known_mask(
         &self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         in_port: u16,
         mask: &[u64; MOST_KEY_WORDS],
     ) -> Option<MaskId> {
@@ -425,7 +463,7 @@ impl<V> FlowCache<V> {
     /// The flow with the same key under the same mask.
     fn find_same(
         &mut self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         in_port: u16,
         mask: &[u64; MOST_KEY_WORDS],
     ) -> Option<(u32, RememberedUnder)> {
@@ -448,12 +486,7 @@ impl<V> FlowCache<V> {
     }
 
     /// The mask that a new flow goes under.
-    fn mask_for(
-        &mut self,
-        key: &FlowKey<'_>,
-        in_port: u16,
-        mask: &[u64; MOST_KEY_WORDS],
-    ) -> MaskId {
+    fn mask_for(&mut self, key: FlowKey<'_>, in_port: u16, mask: &[u64; MOST_KEY_WORDS]) -> MaskId {
         if let Some(known) = self.known_mask(key, in_port, mask) {
             return known;
         }
@@ -461,6 +494,7 @@ impl<V> FlowCache<V> {
             Some(port) if port.masks < self.config.max_masks_per_port => {
                 let id = self.masks.add(*mask);
                 port.add_mask(key.path, id);
+                self.ports.masks_changed();
                 id
             }
             _ => EXACT,
@@ -485,32 +519,22 @@ impl<V> FlowCache<V> {
         Ok(Some(pushed_out))
     }
 
-    /// Takes out the least recently used of a port's oldest flows. If that is not the oldest, the oldest becomes the newest.
+    /// Takes out the oldest of a port's flows that was not used since it was the newest; those that were become the newest.
     fn push_out(&mut self, port: u16) -> Option<Flow<V>> {
-        let oldest = self.ports.get(port)?.oldest;
-        let record = |index: u32| self.records.get(index);
-        let last_used = |index: &u32| {
-            let flow = record(*index).and_then(|at| at.flow.as_ref());
-            flow.map_or(Millis(0), |flow| flow.last_used)
-        };
-        let queue = std::iter::successors(Some(oldest), |index| record(*index).map(|at| at.newer));
-        let candidates = queue.take(CANDIDATES).filter(|index| *index != NO_FLOW);
-        let victim = candidates.min_by_key(last_used)?;
-        if victim != oldest {
+        for _ in 0..SECOND_CHANCES {
+            let oldest = self.ports.get(port)?.oldest;
+            let record = self.records.get_mut(oldest)?;
+            if !std::mem::take(&mut record.is_used) {
+                break;
+            }
             self.unlink(oldest, port);
             self.link(oldest, port);
         }
-        self.take_out(victim)
+        self.take_out(self.ports.get(port)?.oldest)
     }
 
     /// Adds a flow that is not there; gives its value back if the index has no room for it.
-    fn add(
-        &mut self,
-        key: &FlowKey<'_>,
-        in_port: u16,
-        id: MaskId,
-        flow: Flow<V>,
-    ) -> Result<u32, V> {
+    fn add(&mut self, key: FlowKey<'_>, in_port: u16, id: MaskId, flow: Flow<V>) -> Result<u32, V> {
         let hash = self.hash_under(id, key);
         let index = self.records.insert(key, id, hash, flow)?;
         self.link(index, in_port);
@@ -519,6 +543,7 @@ impl<V> FlowCache<V> {
             EXACT => {
                 if let Some(port) = self.ports.get_mut(in_port) {
                     port.exact += 1;
+                    self.ports.masks_changed();
                 }
             }
             id => {
@@ -548,10 +573,12 @@ impl<V> FlowCache<V> {
             if let Some(port) = self.ports.get_mut(in_port) {
                 port.exact -= 1;
             }
+            self.ports.masks_changed();
         } else if let Some(mask) = self.masks.get_mut(id) {
             mask.flows -= 1;
             if mask.flows == 0 {
                 self.masks.remove(id);
+                self.ports.masks_changed();
                 if let Some(port) = self.ports.get_mut(in_port) {
                     port.remove_mask(path, id);
                 }
@@ -593,10 +620,4 @@ impl<V> FlowCache<V> {
             None => port.newest = older,
         }
     }
-}
-
-/// The masks that a frame of this port and path can be found under, and whether its exact key can be, too.
-#[inline]
-fn tables(port: &PortFlows, path: u16) -> (&[MaskId], bool) {
-    (port.masks_of(path), port.exact > 0)
 }

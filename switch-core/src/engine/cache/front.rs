@@ -4,6 +4,8 @@
 //! Eight slots share a cache line, a set; few keys use few sets. More sets are used once half the slots are taken; nothing is moved
 //! then: a key that is no longer where it is looked for is found behind and put in again.
 
+use super::index::IsWanted;
+
 /// Slots of a set.
 const SLOTS: usize = 8;
 /// Sets that memory is taken for at once: 32 KiB.
@@ -11,10 +13,20 @@ const SETS_PER_CHUNK: usize = 512;
 /// Sets in use at first.
 const FIRST_SETS: usize = SETS_PER_CHUNK;
 
-/// Each slot is the hash's upper half and the flow's number plus one; 0: empty.
+/// The slots of each in two arrays, so that all are compared at once.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Set([u64; SLOTS]);
+#[repr(C, align(64))]
+struct Set {
+    /// Upper halves of hashes.
+    tags: [u32; SLOTS],
+    /// The flows' numbers plus one; 0: empty.
+    flows: [u32; SLOTS],
+}
+
+const EMPTY: Set = Set {
+    tags: [0; SLOTS],
+    flows: [0; SLOTS],
+};
 
 type Chunk = Box<[Set; SETS_PER_CHUNK]>;
 
@@ -53,19 +65,22 @@ impl Front {
         }
     }
 
-    /// The first flow remembered for this hash that `is` the right one.
-    #[inline]
-    pub(super) fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+    /// The first flow remembered for this hash that is `wanted`.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, wanted: impl IsWanted) -> Option<u32> {
         let set = self.set(hash)?;
+        let tag = tag(hash);
         let mut found = 0_u32;
-        for (index, slot) in set.0.iter().enumerate() {
-            found |= u32::from((slot ^ hash) >> 32 == 0) << index;
+        for (index, other) in set.tags.iter().enumerate() {
+            found |= u32::from(*other == tag) << index;
         }
         while found != 0 {
-            let slot = set.0.get(found.trailing_zeros() as usize)?;
             // An empty slot's zero wraps to a flow that is not there.
-            let flow = (*slot as u32).wrapping_sub(1);
-            if is(flow) {
+            let flow = set
+                .flows
+                .get(found.trailing_zeros() as usize)?
+                .wrapping_sub(1);
+            if wanted.is_wanted(flow) {
                 return Some(flow);
             }
             found &= found - 1;
@@ -84,11 +99,10 @@ impl Front {
         let Some(set) = self.set_mut(hash) else {
             return Placing::NoRoom;
         };
-        let same = set
-            .0
-            .iter()
-            .position(|slot| (slot ^ hash) >> 32 == 0 && *slot as u32 != 0);
-        let empty = || set.0.iter().position(|slot| *slot == 0);
+        let tag = tag(hash);
+        let slots = || set.tags.iter().zip(&set.flows);
+        let same = slots().position(|(other, flow)| *other == tag && *flow != 0);
+        let empty = || set.flows.iter().position(|flow| *flow == 0);
         let (place, is_new) = match (same, empty) {
             (Some(place), _) => (place, false),
             (None, empty) => match empty() {
@@ -97,8 +111,11 @@ impl Front {
                 None => return Placing::NoRoom,
             },
         };
-        if let Some(slot) = set.0.get_mut(place) {
-            *slot = hash & !u64::from(u32::MAX) | u64::from(flow.wrapping_add(1));
+        if let (Some(tag_there), Some(flow_there)) =
+            (set.tags.get_mut(place), set.flows.get_mut(place))
+        {
+            *tag_there = tag;
+            *flow_there = flow.wrapping_add(1);
         }
         self.victim = victim.wrapping_add(3);
         self.taken += usize::from(is_new);
@@ -128,11 +145,15 @@ impl Front {
         let chunk = self.chunks.get_mut(index / SETS_PER_CHUNK)?;
         if chunk.is_none() {
             // Exactly as many as a chunk has, so this is never refused.
-            *chunk = vec![Set([0; SLOTS]); SETS_PER_CHUNK]
+            *chunk = vec![EMPTY; SETS_PER_CHUNK]
                 .into_boxed_slice()
                 .try_into()
                 .ok();
         }
         chunk.as_mut()?.get_mut(index % SETS_PER_CHUNK)
     }
+}
+
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }

@@ -30,13 +30,13 @@ impl KeyedHash {
     }
 
     /// Of the words as they are; `tweak` tells apart keys with the same words.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(&self, words: &[u64], tweak: u64) -> u64 {
         self.masked(words, &[u64::MAX; MOST_KEY_WORDS], tweak)
     }
 
     /// Of `words & mask`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn masked(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], tweak: u64) -> u64 {
         let head = match words.len() {
             1 => self.first::<1>(words, mask),
@@ -51,43 +51,51 @@ impl KeyedHash {
         };
         let [tweak_0, tweak_1] = self.tweak;
         let [fold_0, fold_1] = self.fold;
-        let sum = head.wrapping_add(product(
+        let told_apart = folded_product(
             tweak.wrapping_add(tweak_0),
             (words.len() as u64).wrapping_add(tweak_1),
-        ));
-        let folded = product(sum as u64 ^ fold_0, (sum >> 64) as u64 ^ fold_1);
-        folded as u64 ^ (folded >> 64) as u64
+        );
+        folded_product(head.wrapping_add(told_apart) ^ fold_0, fold_1)
     }
 
     /// Unrolled, because the number of words hardly ever changes from frame to frame.
     #[inline(always)]
-    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
-        words
-            .first_chunk::<N>()
-            .map_or(0, |words| self.sum(words, mask))
+    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
+        match words.first_chunk::<N>() {
+            Some(words) => self.sum(words, mask),
+            None => 0,
+        }
     }
 
     #[inline(always)]
-    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u128 {
-        let mut sum = 0_u128;
-        let pairs = mask.chunks_exact(2).zip(self.words.chunks_exact(2));
-        for (words, pair) in words.chunks(2).zip(pairs) {
-            if let ([mask_0, mask_1], [secret_0, secret_1]) = pair {
-                let first = words.first().map_or(0, |word| word & mask_0);
-                let second = words.get(1).map_or(0, |word| word & mask_1);
-                sum = sum.wrapping_add(product(
-                    first.wrapping_add(*secret_0),
-                    second.wrapping_add(*secret_1),
-                ));
-            }
+    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
+        let mut sum = 0_u64;
+        let mut at = 0;
+        while at < words.len() {
+            let first = self.hidden(words, mask, at);
+            let second = self.hidden(words, mask, at + 1);
+            sum = sum.wrapping_add(folded_product(first, second));
+            at += 2;
         }
         sum
     }
+
+    /// A masked word with a secret added; of a word that is not there, the secret alone.
+    #[inline(always)]
+    fn hidden(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], at: usize) -> u64 {
+        match (words.get(at), mask.get(at), self.words.get(at)) {
+            (Some(word), Some(mask), Some(secret)) => (word & mask).wrapping_add(*secret),
+            (None, _, Some(secret)) => *secret,
+            _ => 1,
+        }
+    }
 }
 
+/// Both halves of the product, one over the other.
 #[inline(always)]
-fn product(one: u64, other: u64) -> u128 {
-    u128::from(one).wrapping_mul(u128::from(other))
+fn folded_product(one: u64, other: u64) -> u64 {
+    let product = u128::from(one).wrapping_mul(u128::from(other));
+    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]

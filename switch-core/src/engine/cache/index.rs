@@ -12,23 +12,76 @@ const SLOTS: usize = 7;
 /// Lines that one bucket can have.
 const MOST_LINES: usize = 6;
 /// Flows a bucket holds on average before there is one bucket more.
-const FLOWS_PER_BUCKET: usize = 4;
+const FLOWS_PER_BUCKET: usize = 3;
 /// Buckets at first.
 const FIRST_BUCKETS: usize = 64;
 
-/// Each slot is 32 bits of hash and the flow's number plus one; 0: empty.
+/// The slots in two arrays, so that all are compared at once.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Line {
-    slots: [u64; SLOTS],
+    /// 32 bits of each hash. The last is not used.
+    hashes: [u32; SLOTS + 1],
+    /// The flows' numbers plus one; 0: empty.
+    flows: [u32; SLOTS],
     /// The spill line that goes on, plus one; 0: none.
-    next: u64,
+    next: u32,
 }
 
 const EMPTY: Line = Line {
-    slots: [0; SLOTS],
+    hashes: [0; SLOTS + 1],
+    flows: [0; SLOTS],
     next: 0,
 };
+
+/// What a slot holds: a hash and a flow's number plus one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    hash: u32,
+    flow: u32,
+}
+
+impl Line {
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        let pairs = self.hashes.into_iter().zip(self.flows);
+        pairs.map(|(hash, flow)| Slot { hash, flow })
+    }
+
+    /// Where `slot` is.
+    fn position(&self, slot: Slot) -> Option<usize> {
+        self.slots().position(|other| other == slot)
+    }
+
+    fn vacancy(&self) -> Option<usize> {
+        self.flows.iter().position(|flow| *flow == 0)
+    }
+
+    /// Takes the last slot's out.
+    fn take_last(&mut self) -> Option<Slot> {
+        let place = self.flows.iter().rposition(|flow| *flow != 0)?;
+        let last = self.slots().nth(place);
+        self.set(place, Slot { hash: 0, flow: 0 });
+        last
+    }
+
+    fn set(&mut self, place: usize, slot: Slot) {
+        if let (Some(hash), Some(flow)) = (self.hashes.get_mut(place), self.flows.get_mut(place)) {
+            *hash = slot.hash;
+            *flow = slot.flow;
+        }
+    }
+}
+
+/// Tells which of the flows with one hash is meant.
+pub(super) trait IsWanted {
+    fn is_wanted(&self, flow: u32) -> bool;
+}
+
+impl<F: Fn(u32) -> bool> IsWanted for F {
+    fn is_wanted(&self, flow: u32) -> bool {
+        self(flow)
+    }
+}
 
 /// There is no room in the one bucket that a flow can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +91,18 @@ pub(super) struct Index {
     lines: Chunks<Line, 256>,
     spill: Chunks<Line, 64>,
     /// The first spill line not in use, plus one, linked by `next`.
-    free: u64,
+    free: u32,
     buckets: usize,
     /// The power of two up to which all buckets were split.
     level: usize,
     flows: usize,
 }
 
-fn slot(hash: u32, flow: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(flow.wrapping_add(1))
+fn slot(hash: u32, flow: u32) -> Slot {
+    Slot {
+        hash,
+        flow: flow.wrapping_add(1),
+    }
 }
 
 impl Index {
@@ -61,26 +117,24 @@ impl Index {
         }
     }
 
-    /// The flow with this hash that `is` the right one. Counts the lines looked at in `probes`.
-    #[inline]
-    pub(super) fn find(
-        &self,
-        hash: u32,
-        probes: &mut u64,
-        mut is: impl FnMut(u32) -> bool,
-    ) -> Option<u32> {
+    /// The flow with this hash that is `wanted`. Counts the lines looked at in `probes`.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u32, probes: &mut u64, wanted: impl IsWanted) -> Option<u32> {
         let mut line = self.lines.get(self.bucket(hash))?;
         for _ in 0..MOST_LINES {
             *probes += 1;
             let mut found = 0_u32;
-            for (index, slot) in line.slots.iter().enumerate() {
-                found |= u32::from((slot >> 32) as u32 == hash) << index;
+            for (index, other) in line.hashes.iter().enumerate() {
+                found |= u32::from(*other == hash) << index;
             }
+            found &= (1 << SLOTS) - 1;
             while found != 0 {
-                let slot = line.slots.get(found.trailing_zeros() as usize)?;
                 // An empty slot's zero wraps to a flow that is not there.
-                let flow = (*slot as u32).wrapping_sub(1);
-                if is(flow) {
+                let flow = line
+                    .flows
+                    .get(found.trailing_zeros() as usize)?
+                    .wrapping_sub(1);
+                if wanted.is_wanted(flow) {
                     return Some(flow);
                 }
                 found &= found - 1;
@@ -103,23 +157,47 @@ impl Index {
         Ok(())
     }
 
-    /// Removes a flow, if it is there.
+    /// Removes a flow, if it is there. The last one of its bucket takes its slot, so that only the last line has empty slots.
     pub(super) fn remove(&mut self, hash: u32, flow: u32) {
         let wanted = slot(hash, flow);
+        let mut hole = None;
+        let mut before = None;
         let mut at = Place::Bucket(self.bucket(hash));
         for _ in 0..MOST_LINES {
-            let Some(line) = self.line_mut(at) else {
+            let Some(line) = self.line(at) else {
                 return;
             };
-            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == wanted) {
-                *slot = 0;
-                self.flows -= 1;
-                return;
+            if let (None, Some(place)) = (hole, line.position(wanted)) {
+                hole = Some((at, place));
             }
             let Some(next) = line.next.checked_sub(1) else {
-                return;
+                break;
             };
+            before = Some(at);
             at = Place::Spill(next as usize);
+        }
+        if let Some((hole_at, hole)) = hole {
+            let last = self.line_mut(at).and_then(Line::take_last);
+            if let (Some(last), Some(line)) =
+                (last.filter(|last| *last != wanted), self.line_mut(hole_at))
+            {
+                line.set(hole, last);
+            }
+            self.flows -= 1;
+            self.drop_line_if_empty(at, before);
+        }
+    }
+
+    /// Takes an empty spill line out of its bucket.
+    fn drop_line_if_empty(&mut self, at: Place, before: Option<Place>) {
+        let is_empty = self
+            .line(at)
+            .is_some_and(|line| line.slots().all(|slot| slot.flow == 0));
+        if let (true, Place::Spill(index), Some(before)) = (is_empty, at, before) {
+            if let Some(line) = self.line_mut(before) {
+                line.next = 0;
+            }
+            self.give_spill_line(index as u32);
         }
     }
 
@@ -133,6 +211,13 @@ impl Index {
         }
     }
 
+    fn line(&self, at: Place) -> Option<&Line> {
+        match at {
+            Place::Bucket(index) => self.lines.get(index),
+            Place::Spill(index) => self.spill.get(index),
+        }
+    }
+
     fn line_mut(&mut self, at: Place) -> Option<&mut Line> {
         match at {
             Place::Bucket(index) => self.lines.get_mut(index),
@@ -140,12 +225,12 @@ impl Index {
         }
     }
 
-    fn put(&mut self, value: u64) -> Result<(), BucketFull> {
-        let mut at = Place::Bucket(self.bucket((value >> 32) as u32));
+    fn put(&mut self, slot: Slot) -> Result<(), BucketFull> {
+        let mut at = Place::Bucket(self.bucket(slot.hash));
         for lines in 1..=MOST_LINES {
             let line = self.line_mut(at).ok_or(BucketFull)?;
-            if let Some(slot) = line.slots.iter_mut().find(|slot| **slot == 0) {
-                *slot = value;
+            if let Some(place) = line.vacancy() {
+                line.set(place, slot);
                 return Ok(());
             }
             let next = match line.next.checked_sub(1) {
@@ -162,11 +247,11 @@ impl Index {
         Err(BucketFull)
     }
 
-    fn take_spill_line(&mut self) -> Option<u64> {
+    fn take_spill_line(&mut self) -> Option<u32> {
         if self.free == 0 {
-            let first = self.spill.len() as u64;
+            let first = self.spill.len() as u32;
             self.spill.grow(|| EMPTY);
-            for index in (first..self.spill.len() as u64).rev() {
+            for index in (first..self.spill.len() as u32).rev() {
                 self.give_spill_line(index);
             }
         }
@@ -177,7 +262,7 @@ impl Index {
         Some(taken)
     }
 
-    fn give_spill_line(&mut self, index: u64) {
+    fn give_spill_line(&mut self, index: u32) {
         if let Some(line) = self.spill.get_mut(index as usize) {
             *line = EMPTY;
             line.next = self.free;
@@ -190,23 +275,23 @@ impl Index {
         if self.lines.len() <= self.buckets {
             self.lines.grow(|| EMPTY);
         }
-        let mut held = [0; SLOTS * MOST_LINES];
+        let mut held = [None; SLOTS * MOST_LINES];
         let mut room = held.iter_mut();
         let mut at = Place::Bucket(self.buckets - self.level);
         for _ in 0..MOST_LINES {
             let Some(line) = self.line_mut(at) else {
                 break;
             };
-            let Line { slots, next } = std::mem::replace(line, EMPTY);
-            for value in slots.into_iter().filter(|value| *value != 0) {
+            let line = std::mem::replace(line, EMPTY);
+            for slot in line.slots().filter(|slot| slot.flow != 0) {
                 if let Some(place) = room.next() {
-                    *place = value;
+                    *place = Some(slot);
                 }
             }
             if let Place::Spill(index) = at {
-                self.give_spill_line(index as u64);
+                self.give_spill_line(index as u32);
             }
-            let Some(next) = next.checked_sub(1) else {
+            let Some(next) = line.next.checked_sub(1) else {
                 break;
             };
             at = Place::Spill(next as usize);
@@ -215,9 +300,9 @@ impl Index {
         if self.buckets == 2 * self.level {
             self.level *= 2;
         }
-        for value in held.into_iter().take_while(|value| *value != 0) {
+        for slot in held.into_iter().map_while(|slot| slot) {
             // Two buckets hold what one held.
-            let _ = self.put(value);
+            let _ = self.put(slot);
         }
     }
 }
@@ -287,5 +372,25 @@ mod tests {
             }
         }
         assert_eq!(index.spill.len(), 64);
+        let mut probes = 0;
+        assert_eq!(index.find(7, &mut probes, |_| true), None);
+        assert_eq!(probes, 1);
+    }
+
+    #[test]
+    fn a_bucket_that_was_full_once_is_as_quick_as_before() {
+        let mut index = Index::new();
+        for flow in 0..40 {
+            assert_eq!(index.insert(7, flow), Ok(()));
+        }
+        for flow in 0..36 {
+            index.remove(7, flow * 7 % 40);
+        }
+        for flow in 0..40 {
+            let mut probes = 0;
+            let found = index.find(7, &mut probes, |found| found == flow);
+            let stays = (36..40).any(|kept| kept * 7 % 40 == flow);
+            assert_eq!((found, probes), (stays.then_some(flow), 1));
+        }
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn difference(words: &[u64], flow: &[u64], mask: &[u64]) -> u64 {
 }
 
 /// The same for the words of a flow's own cache line, unrolled: their number hardly ever changes from frame to frame.
-#[inline]
+#[inline(always)]
 pub(super) fn head_difference(
     words: &[u64],
     flow: &[u64; HEAD_WORDS],
@@ -83,7 +83,17 @@ fn first_difference<const N: usize>(
         flow.first_chunk::<N>(),
         mask.first_chunk::<N>(),
     ) {
-        (Some(words), Some(flow), Some(mask)) => difference(words, flow, mask),
+        (Some(words), Some(flow), Some(mask)) => {
+            let mut all = 0;
+            let mut at = 0;
+            while let (Some(word), Some(flow), Some(mask)) =
+                (words.get(at), flow.get(at), mask.get(at))
+            {
+                all |= (word ^ flow) & mask;
+                at += 1;
+            }
+            all
+        }
         _ => u64::MAX,
     }
 }

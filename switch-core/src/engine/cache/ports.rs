@@ -6,6 +6,9 @@ use crate::time::Millis;
 use super::masks::MaskId;
 use super::records::NO_FLOW;
 
+/// Pairs of port and path whose tables are remembered.
+const SHORTCUTS: usize = 64;
+
 /// No port.
 const NO_PORT: u16 = u16::MAX;
 
@@ -54,6 +57,15 @@ impl PortFlows {
             .map_or(&[], |masks| &masks.masks)
     }
 
+    /// Where frames of a path can be found.
+    pub(super) fn tables(&self, path: u16) -> Tables {
+        match (self.masks_of(path), self.exact > 0) {
+            ([], false) => Tables::None,
+            (&[mask], false) => Tables::One(mask),
+            _ => Tables::Several,
+        }
+    }
+
     /// Makes the mask at `place` the first to be tried.
     pub(super) fn move_to_front(&mut self, path: u16, place: usize) {
         let masks = self.paths.iter_mut().find(|masks| masks.path == path);
@@ -85,7 +97,34 @@ impl PortFlows {
     }
 }
 
+/// Where the flows of a port and path can be found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tables {
+    /// Nowhere.
+    None,
+    /// Under this mask.
+    One(MaskId),
+    /// Under several masks, or under one and for their exact keys.
+    Several,
+}
+
+/// The tables of one port and path.
+#[derive(Clone, Copy)]
+struct Shortcut {
+    port: u16,
+    path: u16,
+    tables: Option<Tables>,
+}
+
+const NO_SHORTCUT: Shortcut = Shortcut {
+    port: 0,
+    path: 0,
+    tables: None,
+};
+
 pub(super) struct Ports {
+    /// Spares most lookups the way through the lists below. Emptied whenever a list of masks changes.
+    shortcuts: [Shortcut; SHORTCUTS],
     /// Where each port's state is, by its number.
     places: Vec<u16>,
     ports: Vec<PortFlows>,
@@ -98,11 +137,43 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn new() -> Self {
         Self {
+            shortcuts: [NO_SHORTCUT; SHORTCUTS],
             places: Vec::new(),
             ports: Vec::new(),
             active: 0,
             largest: NO_PORT,
         }
+    }
+
+    /// Where frames of this port and path can be found.
+    #[inline(always)]
+    pub(super) fn tables(&mut self, port: u16, path: u16) -> Tables {
+        match self.shortcuts.get(shortcut(port, path)) {
+            Some(&Shortcut {
+                port: its_port,
+                path: its_path,
+                tables: Some(tables),
+            }) if its_port == port && its_path == path => tables,
+            _ => self.find_tables(port, path),
+        }
+    }
+
+    #[inline(never)]
+    fn find_tables(&mut self, port: u16, path: u16) -> Tables {
+        let tables = self.get(port).map_or(Tables::None, |at| at.tables(path));
+        if let Some(at) = self.shortcuts.get_mut(shortcut(port, path)) {
+            *at = Shortcut {
+                port,
+                path,
+                tables: Some(tables),
+            };
+        }
+        tables
+    }
+
+    /// To be called when a mask comes or goes, or a port's first exact flow comes or last one goes.
+    pub(super) fn masks_changed(&mut self) {
+        self.shortcuts = [NO_SHORTCUT; SHORTCUTS];
     }
 
     #[inline]
@@ -179,6 +250,7 @@ impl Ports {
 
     /// Forgets flows and masks; the limits stay as used up as they are.
     pub(super) fn clear(&mut self) {
+        self.masks_changed();
         for port in &mut self.ports {
             port.paths = Vec::new();
             port.masks = 0;
@@ -190,4 +262,9 @@ impl Ports {
         self.active = 0;
         self.largest = NO_PORT;
     }
+}
+
+/// Ports side by side and their first paths do not share a place.
+fn shortcut(port: u16, path: u16) -> usize {
+    usize::from(port.wrapping_mul(8) ^ path) % SHORTCUTS
 }

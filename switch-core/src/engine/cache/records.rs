@@ -2,6 +2,7 @@
 
 use super::chunks::Chunks;
 use super::flow::Flow;
+use super::index::IsWanted;
 use super::key::{self, FlowKey, HEAD_WORDS, REST_WORDS};
 use super::masks::{EXACT, MaskId, Masks};
 
@@ -18,7 +19,9 @@ pub(super) struct Record<V> {
     rest: u32,
     pub(super) path: u16,
     /// Words of its key; 0 when no flow is here.
-    length: u16,
+    length: u8,
+    /// Used since it became the newest of its port.
+    pub(super) is_used: bool,
     pub(super) mask: MaskId,
     /// The index knows it by this.
     pub(super) hash: u32,
@@ -35,6 +38,7 @@ impl<V> Record<V> {
             rest: NO_FLOW,
             path: 0,
             length: 0,
+            is_used: false,
             mask: EXACT,
             hash: 0,
             older: NO_FLOW,
@@ -93,8 +97,8 @@ impl<V> Records<V> {
     }
 
     /// Whether the frame is one of this flow's.
-    #[inline]
-    pub(super) fn is(&self, index: u32, key: &FlowKey<'_>, masks: &Masks) -> bool {
+    #[inline(always)]
+    pub(super) fn is(&self, index: u32, key: FlowKey<'_>, masks: &Masks) -> bool {
         let Some(record) = self.get(index) else {
             return false;
         };
@@ -110,7 +114,8 @@ impl<V> Records<V> {
         key.words.len() <= HEAD_WORDS || self.rest_is(record, key, &mask.words)
     }
 
-    fn rest_is(&self, record: &Record<V>, key: &FlowKey<'_>, mask: &[u64]) -> bool {
+    #[inline(never)]
+    fn rest_is(&self, record: &Record<V>, key: FlowKey<'_>, mask: &[u64]) -> bool {
         let mask = mask.get(HEAD_WORDS..).unwrap_or_default();
         self.rests
             .get(record.rest as usize)
@@ -120,7 +125,7 @@ impl<V> Records<V> {
     /// A new flow's number; its value back should there be no place for it.
     pub(super) fn insert(
         &mut self,
-        key: &FlowKey<'_>,
+        key: FlowKey<'_>,
         mask: MaskId,
         hash: u32,
         flow: Flow<V>,
@@ -140,7 +145,7 @@ impl<V> Records<V> {
         *record = Record {
             rest,
             path: key.path,
-            length: key.words.len() as u16,
+            length: key.words.len() as u8,
             mask,
             hash,
             flow: Some(flow),
@@ -196,5 +201,19 @@ impl<V> Records<V> {
             }
         }
         place
+    }
+}
+
+/// Any flow that answers for a frame.
+pub(super) struct AnswerFor<'a, V> {
+    pub(super) key: FlowKey<'a>,
+    pub(super) records: &'a Records<V>,
+    pub(super) masks: &'a Masks,
+}
+
+impl<V> IsWanted for AnswerFor<'_, V> {
+    #[inline(always)]
+    fn is_wanted(&self, flow: u32) -> bool {
+        self.records.is(flow, self.key, self.masks)
     }
 }
