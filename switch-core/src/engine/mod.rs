@@ -4,16 +4,14 @@
 //!
 //! * [`model`]: a program as plain data, and [`literal`] the numbers in it;
 //! * [`library`]: the headers and parser states that every program has;
-//! * [`validate`]: whether a program is one, and [`ids`] its P4Runtime numbers.
+//! * [`schema`]: the JSON Schema of its JSON form;
+//! * [`validate`]: whether a program is one, [`ids`] its P4Runtime numbers, [`p4info`] how P4Runtime describes it.
 //!
 //! What runs it, in the order a frame meets them:
 //!
 //! * [`pipeline`]: a worker's way through it: path, key, cache, and on a miss
 //! * `evaluate`: the one evaluator, over a `packet` that `parse` laid out, and over the tables and groups of `state`;
 //! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
-//! * [`validate`]: whether a program is one, [`ids`] its P4Runtime numbers, [`p4info`] how P4Runtime describes it;
-//! * [`schema`]: the JSON Schema of its JSON form;
-//! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 //!
 //! What operators see of it:
@@ -34,13 +32,13 @@ mod layout;
 pub mod library;
 pub mod literal;
 pub mod model;
+pub mod p4info;
 mod packet;
 mod parse;
 mod paths;
 pub mod pipeline;
 pub mod runtime;
+pub mod schema;
 mod state;
 mod text;
-pub mod p4info;
-pub mod schema;
 pub mod validate;
