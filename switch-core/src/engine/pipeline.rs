@@ -13,7 +13,7 @@ use super::evaluate::{
     Conditions, Effects, Evaluation, Evaluator, Frame, OutCopy, Target as OutTarget, Unobserved,
 };
 use super::layout::Layout;
-use super::packet::Packet;
+use super::packet::{PACKET_BYTES, Packet};
 use super::parse::{Input, Origin, ParseError, parse};
 use super::paths::{Path, Paths, word_at};
 use super::runtime::Engine;
@@ -70,6 +70,13 @@ struct Rest {
 }
 
 impl Rest {
+    /// Whether all meters let a frame pass.
+    fn passes(&self, frame_bytes: u32, now: Millis) -> bool {
+        self.meters
+            .iter()
+            .all(|meter| meter.passes(frame_bytes, now))
+    }
+
     fn counts_something(&self) -> bool {
         !self.seen.is_empty() || !self.counts.is_empty()
     }
@@ -169,97 +176,74 @@ impl EnginePipeline {
     /// Decides on a frame.
     #[inline]
     fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
-        let engine = Arc::clone(&self.engine);
-        let program = &engine.state.program;
-        let bytes = frame
-            .header
-            .get(..super::packet::PACKET_BYTES)
-            .unwrap_or(frame.header);
-        self.layout.clear();
+        let Self {
+            engine,
+            cache,
+            paths,
+            layout,
+            outcomes,
+            now,
+            ..
+        } = self;
+        let (engine, now) = (&**engine, *now);
+        let bytes = frame.header.get(..PACKET_BYTES).unwrap_or(frame.header);
+        layout.clear();
         let input = Input {
             bytes,
             frame_bytes: frame.frame_bytes as usize,
             origin: Origin::AsItCame,
         };
-        let mut walk = self.paths.walk();
-        let error = parse(program, input, &mut self.layout, &mut walk);
-        let mut words = [0u64; MOST_KEY_WORDS];
-        let Some(path) = self.paths.known(walk, error) else {
+        let mut walk = paths.walk();
+        let error = parse(&engine.state.program, input, layout, &mut walk);
+        let Some(path) = paths.known(walk, error) else {
             return self.decide_new_path(in_port, frame, error);
         };
-        let words = gather(in_port, path, bytes, &mut words);
+        let mut words = [0u64; MOST_KEY_WORDS];
         let key = FlowKey {
             path: path.number,
-            words,
+            words: gather(in_port, path, bytes, &mut words),
         };
-        let tcp = path.tcp;
-        let Some(found) = self.cache.lookup(key) else {
-            return self.miss(in_port, frame, Some(key.path));
+        let (tcp, number) = (path.tcp, path.number);
+        let generation = Self::generation(engine);
+        let Some(found) = cache.lookup(key) else {
+            return self.miss(in_port, frame, Some(number));
         };
-        let generation = Self::generation(&engine);
-        let now = self.now;
-        let Some(flow) = self.cache.entry_mut(found) else {
-            return self.miss(in_port, frame, Some(key.path));
+        let Some(flow) = cache.entry_mut(found) else {
+            return self.miss(in_port, frame, Some(number));
         };
         let remembered = &flow.value;
         let within = |(low, high): (u32, u32), length: u32| low <= length && length <= high;
         if !within(remembered.frame_lengths, frame.frame_bytes)
             || !within(remembered.wire_lengths, frame.wire_bytes)
         {
-            // As right as before, for other lengths.
+            // What is remembered is right, for other lengths.
             return self.miss(in_port, frame, None);
         }
-        let holds = now < remembered.valid_until
-            && (flow.stamp == generation || holds(&engine, &remembered.rest));
-        if !holds {
-            let gone = self.cache.remove(found);
-            if let Some(mut gone) = gone {
-                count(&engine, &mut gone);
+        if now >= remembered.valid_until
+            || (flow.stamp != generation && !holds(engine, &remembered.rest))
+        {
+            if let Some(mut gone) = cache.remove(found) {
+                count(engine, &mut gone);
             }
-            return self.miss(in_port, frame, Some(key.path));
+            return self.miss(in_port, frame, Some(number));
         }
         flow.stamp = generation;
         if let Some((connection, direction)) = remembered.connection {
             let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
-            let refreshed = engine.state.conntrack.refresh(
-                connection,
-                direction,
-                (segment.as_ref(), frame.frame_bytes),
-                now,
-            );
-            if refreshed == Refreshed::Changed {
-                return self.miss(in_port, frame, Some(key.path));
+            let packet = (segment.as_ref(), frame.frame_bytes);
+            let conntrack = &engine.state.conntrack;
+            if conntrack.refresh(connection, direction, packet, now) == Refreshed::Changed {
+                return self.miss(in_port, frame, Some(number));
             }
         }
-        if remembered.has_meters {
-            for meter in &remembered.rest.meters {
-                if !meter.passes(frame.frame_bytes, now) {
-                    return Verdict::Drop(DropReason::RateExceeded);
-                }
-            }
+        if remembered.has_meters && !remembered.rest.passes(frame.frame_bytes, now) {
+            return Verdict::Drop(DropReason::RateExceeded);
         }
         let is_first = flow.packets == 0;
         flow.count(frame.frame_bytes, now);
-        let counts = is_first && flow.value.rest.counts_something();
-        let verdict = match &flow.value.decision {
-            Decision::Drop(reason) => Verdict::Drop(*reason),
-            Decision::Output(port, None) => Verdict::Output {
-                port: *port,
-                edit: HeaderEdit::NONE,
-            },
-            Decision::Output(port, Some(edits)) => match self.outcomes.add_list(edits) {
-                Ok(list) => Verdict::Output {
-                    port: *port,
-                    edit: HeaderEdit::List(list),
-                },
-                Err(reason) => Verdict::Drop(reason),
-            },
-            Decision::Copies(copies, drop) => {
-                let (copies, drop) = (Arc::clone(copies), *drop);
-                copies_verdict(&mut self.outcomes, &copies, drop)
-            }
-        };
-        if counts {
+        let is_to_be_counted = is_first && flow.value.rest.counts_something();
+        let verdict = give(outcomes, &flow.value.decision);
+        if is_to_be_counted {
             self.note_uncounted(found);
         }
         verdict
@@ -287,10 +271,7 @@ impl EnginePipeline {
         trail.clear();
         let mut layout = Layout::default();
         let input = Input {
-            bytes: frame
-                .header
-                .get(..super::packet::PACKET_BYTES)
-                .unwrap_or(frame.header),
+            bytes: frame.header.get(..PACKET_BYTES).unwrap_or(frame.header),
             frame_bytes: frame.frame_bytes as usize,
             origin: Origin::AsItCame,
         };
@@ -364,20 +345,7 @@ impl EnginePipeline {
             }
             _ => self.stats.unrepeatable += 1,
         }
-        match decision {
-            Decision::Drop(reason) => Verdict::Drop(reason),
-            Decision::Output(port, edits) => match edits
-                .map(|edits| self.outcomes.add_list(&edits))
-                .transpose()
-            {
-                Ok(list) => Verdict::Output {
-                    port,
-                    edit: list.map_or(HeaderEdit::NONE, HeaderEdit::List),
-                },
-                Err(reason) => Verdict::Drop(reason),
-            },
-            Decision::Copies(copies, drop) => copies_verdict(&mut self.outcomes, &copies, drop),
-        }
+        give(&mut self.outcomes, &decision)
     }
 
     fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) -> Evaluation {
@@ -514,6 +482,26 @@ fn gather<'a>(
         *word = word_at(bytes, at) & mask;
     }
     words.get(..=path.gather.len()).unwrap_or_default()
+}
+
+/// The verdict that a decision is, in this batch.
+#[inline]
+fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
+    match decision {
+        Decision::Drop(reason) => Verdict::Drop(*reason),
+        Decision::Output(port, None) => Verdict::Output {
+            port: *port,
+            edit: HeaderEdit::NONE,
+        },
+        Decision::Output(port, Some(edits)) => match outcomes.add_list(edits) {
+            Ok(list) => Verdict::Output {
+                port: *port,
+                edit: HeaderEdit::List(list),
+            },
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Decision::Copies(copies, drop) => copies_verdict(outcomes, copies, *drop),
+    }
 }
 
 fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
