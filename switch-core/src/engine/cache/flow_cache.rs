@@ -26,7 +26,8 @@ const SECOND_CHANCES: usize = 16;
 /// How much a cache holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheConfig {
-    /// Flows at most, of all ports together; at least 1. A flow takes about 150 bytes.
+    /// Flows at most, of all ports together; at least 1. A flow takes about 165 bytes with a verdict that is a pointer and a key of
+    /// up to eight words, 64 more with a larger verdict, 128 more with a longer key.
     pub max_flows: usize,
     /// Whole keys that the exact front has slots for, rounded up to a power of two; at least 4096. A slot takes 8 bytes.
     pub max_exact: usize,
@@ -128,7 +129,7 @@ pub struct CacheStats {
     pub exact_only: u64,
 }
 
-/// A worker's cache of verdicts `V`. See the [module](super) for how it works.
+/// A worker's cache of verdicts `V`, best a pointer: then a flow is two cache lines. See the [module](super) for how it works.
 pub struct FlowCache<V> {
     config: CacheConfig,
     hash: KeyedHash,

@@ -1,7 +1,8 @@
-//! The cache's keyed hash: the NH function of UMAC (RFC 4418, section 5.2.2) over 64-bit words, folded to 64 bits.
+//! The cache's keyed hash, over 64-bit words: products of pairs of words, to which secrets were added, folded and summed.
 //!
-//! Two different keys have the same sum of products with a probability of 2^-64 or so, whatever they are, as long as the key
-//! words are not known: nobody outside can make flows collide. The products do not wait for each other.
+//! The products are those of UMAC's NH (RFC 4418, section 5.2.2); folding each to 64 bits is what foldhash does, and spares carrying sums
+//! of 128. They do not wait for each other. Where two keys fall depends on a secret for each word, so nobody outside can make
+//! flows collide.
 
 use std::hash::BuildHasher;
 

@@ -3,12 +3,12 @@
 //! The engine evaluates a frame once and says which bits of it were looked at; every later frame that is the same in those bits is
 //! answered from here. A worker owns one cache: no locks. In the order a frame meets them:
 //!
-//! * [`key`]: a frame's words, and when two keys are the same under a mask;
+//! * `key`: a frame's words, and when two keys are the same under a mask;
 //! * [`flow_cache`]: lookup, insertion, removal, the sweep, and the order between the rest;
-//! * [`front`]: hints by the whole key, to answer with one probe however many masks there are;
-//! * [`index`]: all flows by what their masks leave of the key, hashed by [`hash`];
-//! * [`records`]: the flows themselves, [`masks`]: the masks they are under;
-//! * [`ports`]: each port's own list of masks, its share of the flows, and its rates.
+//! * `front`: hints by the whole key, to answer with one probe however many masks there are;
+//! * `index`: all flows by what their masks leave of the key, hashed by `hash`;
+//! * `records`: the flows themselves, `masks`: the masks they are under;
+//! * `ports`: each port's own list of masks, its share of the flows, and its rates.
 
 pub mod flow_cache;
 
