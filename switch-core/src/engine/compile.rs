@@ -34,6 +34,9 @@ pub(crate) enum HeaderKind {
     Udp,
     Icmp,
     Icmpv6,
+    Vxlan,
+    /// GENEVE and GRE, which say by an EtherType what they carry.
+    Tunnel,
     Other,
 }
 
@@ -453,6 +456,18 @@ struct Compiler<'a> {
     tracks: bool,
 }
 
+/// Whether a header type has the fields of the built-in one of its name.
+fn is_builtin(kind: &super::model::HeaderType) -> bool {
+    let shape = |kind: &super::model::HeaderType| {
+        let fields = kind.fields.iter();
+        let fields: Vec<_> = fields.map(|field| (field.name.clone(), field.bits)).collect();
+        (fields, kind.length.clone())
+    };
+    super::library::header_types()
+        .iter()
+        .any(|known| known.name == kind.name && shape(known) == shape(kind))
+}
+
 fn missing(what: &str, name: &str) -> CompileError {
     CompileError(format!("there is no {what} `{name}`"))
 }
@@ -547,6 +562,8 @@ impl<'a> Compiler<'a> {
         Ok(Header {
             name: instance.name.clone(),
             kind: match kind.name.as_str() {
+                // One of a program's own making is not taken for what it is called.
+                _ if !is_builtin(kind) => HeaderKind::Other,
                 "ethernet" => HeaderKind::Ethernet,
                 "vlan" => HeaderKind::Vlan,
                 "mpls" => HeaderKind::Mpls,
@@ -556,6 +573,8 @@ impl<'a> Compiler<'a> {
                 "udp" => HeaderKind::Udp,
                 "icmp" => HeaderKind::Icmp,
                 "icmpv6" => HeaderKind::Icmpv6,
+                "vxlan" => HeaderKind::Vxlan,
+                "geneve" | "gre" => HeaderKind::Tunnel,
                 _ => HeaderKind::Other,
             },
             bytes: bit / 8,

@@ -5,7 +5,9 @@
 //! matter are known beforehand.
 
 use super::cache::MOST_KEY_WORDS;
-use super::compile::{Compiled, Field, HeaderField, Next, Prim, PushedHeader, Step, Test, Value};
+use super::compile::{
+    Compiled, Field, HeaderField, HeaderKind, Next, Prim, PushedHeader, Step, Test, Value,
+};
 use super::evaluate::TcpPlace;
 use super::known::Known;
 use super::layout::Layout;
@@ -184,6 +186,22 @@ impl Relevance {
         }
         relevance.steps(&program.ingress, program);
         relevance.steps(&program.egress, program);
+        // Whether a transport protocol that carries headers has a checksum decides on what follows their changes.
+        for state in &program.states {
+            let leads_on = state
+                .cases
+                .iter()
+                .map(|case| case.next)
+                .chain([state.default])
+                .any(|next| matches!(next, Next::State(_)));
+            let udp = state
+                .extract
+                .and_then(|header| program.headers.get(usize::from(header)))
+                .filter(|header| leads_on && header.kind == HeaderKind::Udp);
+            if let Some(field) = udp.and_then(|header| header.field("checksum")) {
+                relevance.header_field(field);
+            }
+        }
         if program.tracks {
             let fields = &known.fields;
             for field in [

@@ -400,8 +400,7 @@ impl EnginePipeline {
             covered += mask.count_ones();
         }
         let all: u32 = looked_at.iter().map(|byte| byte.count_ones()).sum();
-        // What the key does not have cannot be compared: then the program was searched for it in vain.
-        debug_assert_eq!(all, covered, "bits were looked at that no key has");
+        // What the key does not have cannot be compared: what only a second parse came to, as a rule.
         if all != covered {
             return;
         }

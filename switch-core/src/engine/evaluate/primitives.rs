@@ -7,6 +7,7 @@ use super::{Again, Args, Destination, Effects, Evaluator, Flow, Observer, OutCop
 use crate::drop_reason::DropReason;
 use crate::mac::MacAddress;
 use crate::mac_table::{SourceAction, StationKey};
+use crate::port::PortId;
 use crate::vlan::BroadcastDomain;
 
 impl<O: Observer> Evaluator<'_, O> {
@@ -66,10 +67,12 @@ impl<O: Observer> Evaluator<'_, O> {
             }
             Prim::Mirror(port) => {
                 let port = self.value(*port, args) as u16;
-                self.copies.push(OutCopy {
-                    target: Target::Port(port),
-                    edits: None,
-                });
+                if PortId::new(port).is_some() {
+                    self.copies.push(OutCopy {
+                        target: Target::Port(port),
+                        edits: None,
+                    });
+                }
             }
             Prim::Resubmit(kept) => return self.again(Again::Resubmit, kept),
             Prim::Recirculate(kept) => return self.again(Again::Recirculate, kept),
