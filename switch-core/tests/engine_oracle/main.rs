@@ -58,7 +58,7 @@ fn cache_evaluation_explanation_and_oracle_agree() {
     let config = Config {
         cases: cases(),
         failure_persistence: None,
-        max_shrink_iters: 20_000,
+        max_shrink_iters: 4000,
         ..Config::default()
     };
     let totals = Cell::new(Totals::default());

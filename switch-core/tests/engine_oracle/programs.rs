@@ -196,7 +196,7 @@ pub fn program(choices: &mut Choices<'_>) -> Made {
         tables.push(builder.table(number, number >= count));
     }
     let mut ingress = Vec::new();
-    if builder.choices.chance(40) {
+    if builder.choices.chance(70) {
         // So that something happens to most frames.
         ingress.push(json!({"do": [{"output": {"port": 3}}]}));
     }

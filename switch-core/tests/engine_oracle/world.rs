@@ -47,42 +47,65 @@ impl From<&oracle::Outcome> for Seen {
     }
 }
 
-/// The oracle's way of choosing as the engine does: it tries, and what the engine did once it must do again.
+/// What was hashed, for which group.
+type Hashed = (u64, Vec<u128>);
+
+/// The oracle's way of choosing as the engine does: it tries, and what the engine is known to do it must do again.
 #[derive(Default)]
 struct Memory {
-    known: HashMap<(u64, Vec<u128>), usize>,
-    trial: Vec<((u64, Vec<u128>), usize, usize)>,
+    /// What the engine may still choose, by what was hashed for which group.
+    possible: HashMap<Hashed, Vec<usize>>,
+    /// In this run: which of those possible is taken.
+    trial: Vec<(Hashed, usize)>,
 }
 
 impl Choose for Memory {
     fn choose(&mut self, group: &Group, hashed: &[u128]) -> usize {
         let key = (group.version, hashed.to_vec());
-        if let Some(&known) = self.known.get(&key) {
-            return known;
-        }
-        if let Some((_, chosen, _)) = self.trial.iter().find(|(other, ..)| *other == key) {
-            return *chosen;
-        }
-        self.trial.push((key, 0, group.members.len()));
-        0
+        let all = || (0..group.members.len()).collect();
+        let possible = self.possible.entry(key.clone()).or_insert_with(all);
+        let at = match self.trial.iter().find(|(other, _)| *other == key) {
+            Some(&(_, at)) => at,
+            None => {
+                self.trial.push((key, 0));
+                0
+            }
+        };
+        possible[at]
     }
 }
 
 impl Memory {
     /// Goes on to the next combination; `false` when all were tried.
     fn advance(&mut self) -> bool {
-        while let Some((key, chosen, members)) = self.trial.pop() {
-            if chosen + 1 < members {
-                self.trial.push((key, chosen + 1, members));
+        while let Some((key, at)) = self.trial.pop() {
+            if at + 1 < self.possible[&key].len() {
+                self.trial.push((key, at + 1));
                 return true;
             }
         }
         false
     }
 
-    fn keep(&mut self) {
-        for (key, chosen, _) in self.trial.drain(..) {
-            self.known.insert(key, chosen);
+    /// What is chosen in this run.
+    fn chosen(&self) -> Vec<(Hashed, usize)> {
+        let chosen = |(key, at): &(Hashed, usize)| (key.clone(), self.possible[key][*at]);
+        self.trial.iter().map(chosen).collect()
+    }
+
+    /// The engine chose in one of these ways.
+    fn learn(&mut self, ways: &[Vec<(Hashed, usize)>]) {
+        let Some(first) = ways.first() else { return };
+        for (key, _) in first {
+            let values = |way: &Vec<(Hashed, usize)>| {
+                let found = way.iter().find(|(other, _)| other == key);
+                found.map(|(_, value)| *value)
+            };
+            let taken: Option<Vec<usize>> = ways.iter().map(values).collect();
+            // Where it makes no difference in one of the ways, nothing is learned of it.
+            if let (Some(taken), Some(possible)) = (taken, self.possible.get_mut(key)) {
+                possible.retain(|value| taken.contains(value));
+            }
         }
     }
 }
@@ -115,6 +138,8 @@ pub struct World {
     seen: std::collections::HashSet<(u16, Vec<u8>)>,
     hits: HashMap<u64, u64>,
     counts: HashMap<u128, u64>,
+    /// Choices that nobody could see made a difference to what was counted.
+    is_count_uncertain: bool,
     pub totals: Totals,
 }
 
@@ -153,6 +178,7 @@ impl World {
             seen: std::collections::HashSet::new(),
             hits: HashMap::new(),
             counts: HashMap::new(),
+            is_count_uncertain: false,
             totals: Totals::default(),
         }
     }
@@ -415,14 +441,7 @@ impl World {
             bytes: &frame.bytes,
             wire_bytes,
         };
-        let expected = loop {
-            let outcome =
-                oracle::run(&self.program, &self.contents, &incoming, &mut self.memory);
-            if Seen::from(&outcome) == uncached || !self.memory.advance() {
-                break outcome;
-            }
-        };
-        self.memory.keep();
+        let expected = self.expected(&incoming, &uncached);
         for hit in &expected.hits {
             *self.hits.entry(*hit).or_default() += 2;
         }
@@ -451,6 +470,29 @@ impl World {
             // Another evaluation of the same frame: it counts in the same way.
             self.send_unfinished(in_port, (&frame.bytes, wire_bytes), checksum, &expected);
         }
+    }
+
+    /// What the oracle says, with the engine's choices where there are some.
+    fn expected(&mut self, incoming: &Incoming<'_>, seen: &Seen) -> oracle::Outcome {
+        self.memory.trial.clear();
+        let mut ways = Vec::new();
+        let mut fits: Vec<oracle::Outcome> = Vec::new();
+        let mut last;
+        loop {
+            last = oracle::run(&self.program, &self.contents, incoming, &mut self.memory);
+            if Seen::from(&last) == *seen {
+                ways.push(self.memory.chosen());
+                fits.push(last.clone());
+            }
+            if !self.memory.advance() {
+                break;
+            }
+        }
+        self.memory.learn(&ways);
+        let counted = |outcome: &oracle::Outcome| (outcome.hits.clone(), outcome.counts.clone());
+        let first = fits.first().map(counted);
+        self.is_count_uncertain |= fits.iter().any(|fit| Some(counted(fit)) != first);
+        fits.into_iter().next().unwrap_or(last)
     }
 
     /// The same frame, whose checksum its receiver is to finish.
@@ -546,6 +588,9 @@ impl World {
     pub fn check_counts(&mut self) {
         self.cached.count_all();
         self.uncached.count_all();
+        if self.is_count_uncertain {
+            return;
+        }
         for table in self.made.tables.iter().filter(|table| table.is_counting) {
             let listed = self
                 .engine
