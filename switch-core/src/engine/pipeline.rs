@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::cache::{CacheConfig, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
+use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
 use super::compile::Next;
 use super::edit::EditList;
 use super::evaluate::{
@@ -114,11 +114,16 @@ pub struct EnginePipeline {
 impl EnginePipeline {
     /// A pipeline with an empty cache.
     pub fn new(engine: Arc<Engine>) -> Self {
+        Self::with_cache(engine, CacheConfig::default())
+    }
+
+    /// A pipeline with an empty cache of another size.
+    pub fn with_cache(engine: Arc<Engine>, config: CacheConfig) -> Self {
         let state = &engine.state;
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Self {
             snapshot: engine.snapshot(),
-            cache: FlowCache::new(CacheConfig::default(), seed),
+            cache: FlowCache::new(config, seed),
             paths: Paths::new(&state.program, &state.known),
             layout: Layout::default(),
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
@@ -140,6 +145,51 @@ impl EnginePipeline {
     /// How the verdicts so far came about.
     pub fn stats(&self) -> EngineStats {
         self.stats
+    }
+
+    /// What is in the cache and what was asked of it.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Flows that are remembered of a port.
+    pub fn flows_of_port(&self, port: PortId) -> usize {
+        self.cache.flows_of_port(port.get())
+    }
+
+    /// Masks that a port's flows are remembered under.
+    pub fn masks_of_port(&self, port: PortId) -> usize {
+        self.cache.masks_of_port(port.get())
+    }
+
+    /// How many paths of the parser are known.
+    pub fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Parses a frame as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that is known.
+    pub fn parse(&mut self, frame: &FrameInfo<'_>) -> Option<u16> {
+        let Self {
+            engine,
+            paths,
+            layout,
+            ..
+        } = self;
+        layout.clear();
+        let input = Input {
+            bytes: frame.header.get(..PACKET_BYTES).unwrap_or(frame.header),
+            frame_bytes: frame.frame_bytes as usize,
+            origin: Origin::AsItCame,
+        };
+        let mut walk = paths.walk();
+        let error = parse(&engine.state.program, input, layout, &mut walk);
+        paths.known(walk, error).map(|path| path.number)
+    }
+
+    /// Decides on a frame by the tables, whatever is remembered, and remembers that.
+    pub fn evaluate_anew(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        let path = self.parse(frame);
+        self.miss(in_port, frame, path)
     }
 
     /// Forgets all verdicts: every frame is evaluated again.

@@ -3,8 +3,19 @@
 use crate::bytes::sum;
 use crate::choices::Choices;
 
-pub const MACS: [u128; 4] = [0x0200_0000_0001, 0x0200_0000_0002, 0xffff_ffff_ffff, 0x5254_0012_3456];
-pub const IPV4S: [u128; 5] = [0x0a00_0001, 0x0a00_0102, 0x0a01_0203, 0xc0a8_0001, 0xe000_0001];
+pub const MACS: [u128; 4] = [
+    0x0200_0000_0001,
+    0x0200_0000_0002,
+    0xffff_ffff_ffff,
+    0x5254_0012_3456,
+];
+pub const IPV4S: [u128; 5] = [
+    0x0a00_0001,
+    0x0a00_0102,
+    0x0a01_0203,
+    0xc0a8_0001,
+    0xe000_0001,
+];
 pub const IPV6S: [u128; 4] = [
     0xfe80_0000_0000_0000_0000_0000_0000_0001,
     0x2001_0db8_0000_0000_0000_0000_0000_0001,

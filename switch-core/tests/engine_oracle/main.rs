@@ -42,7 +42,11 @@ fn case(numbers: &[u32]) -> Totals {
                 pool[at].clone()
             };
             let whole = frame.bytes.len() as u32;
-            let wire = if choices.chance(10) { whole.min(60) } else { whole };
+            let wire = if choices.chance(10) {
+                whole.min(60)
+            } else {
+                whole
+            };
             world.send(port, &frame, wire);
             if pool.len() < 12 && choices.chance(20) {
                 pool.push(frame);
@@ -85,7 +89,10 @@ fn cache_evaluation_explanation_and_oracle_agree() {
     // What was compared was worth it.
     let totals = totals.get();
     println!("{totals:?}");
-    assert!(totals.hits * 5 > totals.frames, "hardly any hits: {totals:?}");
+    assert!(
+        totals.hits * 5 > totals.frames,
+        "hardly any hits: {totals:?}"
+    );
     assert!(
         totals.masked_hits * 100 > totals.frames,
         "masks are all exact: {totals:?}"

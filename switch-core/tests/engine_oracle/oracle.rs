@@ -424,9 +424,7 @@ impl Run<'_> {
         let Some(at) = self.piece(instance) else {
             return;
         };
-        let before: Vec<_> = (0..self.pieces.len())
-            .map(|at| self.checksum(at))
-            .collect();
+        let before: Vec<_> = (0..self.pieces.len()).map(|at| self.checksum(at)).collect();
         let (first, bits) = self.bits_of(instance, field);
         write_bits(&mut self.pieces[at].bytes, first, bits.into(), value);
         // From the innermost out: a checksum is part of what those before it cover.
@@ -826,7 +824,12 @@ impl Run<'_> {
         };
         let filled: &[(&str, u128)] = match kind.name.as_str() {
             "ethernet" | "vlan" => &[("ether_type", ether_type)],
-            "ipv4" => &[("version", 4), ("ihl", 5), ("ttl", 64), ("protocol", protocol)],
+            "ipv4" => &[
+                ("version", 4),
+                ("ihl", 5),
+                ("ttl", 64),
+                ("protocol", protocol),
+            ],
             "ipv6" => &[("version", 6), ("hop_limit", 64), ("next_header", protocol)],
             "vxlan" => &[("flags", 8)],
             "geneve" | "gre" => &[("protocol", ether_type)],

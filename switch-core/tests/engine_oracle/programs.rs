@@ -380,9 +380,9 @@ impl Builder<'_, '_> {
             }
             22 => self.encapsulate(params),
             23 => {
-                let to = self
-                    .choices
-                    .pick(&["inner_ethernet", "ipv4", "inner_ipv4", "hop", "ethernet"]);
+                let to =
+                    self.choices
+                        .pick(&["inner_ethernet", "ipv4", "inner_ipv4", "hop", "ethernet"]);
                 json!({"decapsulate": {"to": to}})
             }
             24..=25 => json!({"drop": {"reason": self.choices.pick(&REASONS)}}),
@@ -432,8 +432,9 @@ impl Builder<'_, '_> {
                     json!({"header": "hop", "fields": {"kind": 1, "words": 2, "tenant": self.operand(28, params)}}),
                 );
             }
-            _ => headers
-                .push(json!({"header": "outer_mpls", "fields": {"label": 9, "bottom": 1, "ttl": 3}})),
+            _ => headers.push(
+                json!({"header": "outer_mpls", "fields": {"label": 9, "bottom": 1, "ttl": 3}}),
+            ),
         }
         json!({"encapsulate": {"headers": headers}})
     }
@@ -487,10 +488,7 @@ impl Builder<'_, '_> {
             (action, self.arguments(&params))
         });
         let name = format!("tab{number}");
-        let (is_counting, size) = (
-            self.choices.chance(50),
-            self.choices.pick(&[4096, 4096, 6]),
-        );
+        let (is_counting, size) = (self.choices.chance(50), self.choices.pick(&[4096, 4096, 6]));
         let declared: Vec<Value> = key
             .iter()
             .map(|(name, field, _, kind)| json!({"name": name, "field": field, "match": kind}))
@@ -521,7 +519,18 @@ impl Builder<'_, '_> {
     fn condition(&mut self, depth: usize) -> Value {
         match self.choices.below(if depth > 2 { 10 } else { 14 }) {
             0..=2 => {
-                let headers = ["ipv4", "ipv6", "tcp", "udp", "vlan", "vlan_inner", "hop", "arp", "mpls", "inner_ethernet"];
+                let headers = [
+                    "ipv4",
+                    "ipv6",
+                    "tcp",
+                    "udp",
+                    "vlan",
+                    "vlan_inner",
+                    "hop",
+                    "arp",
+                    "mpls",
+                    "inner_ethernet",
+                ];
                 json!({"valid": self.choices.pick(&headers)})
             }
             3..=5 => {
@@ -629,4 +638,3 @@ pub fn call(action: &Action, arguments: &[u128]) -> Value {
         .collect();
     json!({"action": action.name, "params": params})
 }
-

@@ -233,7 +233,14 @@ impl World {
                     }
                     _ => {
                         let wants = self.wants(choices, pool, &table);
-                        (wants, if table.has_priorities() { serial as i32 } else { 0 })
+                        (
+                            wants,
+                            if table.has_priorities() {
+                                serial as i32
+                            } else {
+                                0
+                            },
+                        )
                     }
                 };
                 let entries = after.tables.get_mut(&table.name).expect("made above");
@@ -317,10 +324,7 @@ impl World {
                 let group = choices.below(4) as u32;
                 let mut members = Vec::new();
                 for _ in 0..choices.below(4) {
-                    let member = vec![
-                        interesting(choices, "", 16),
-                        interesting(choices, "", 32),
-                    ];
+                    let member = vec![interesting(choices, "", 16), interesting(choices, "", 32)];
                     if !members.contains(&member) {
                         members.push(member);
                     }
@@ -332,7 +336,8 @@ impl World {
                         json!({"weight": weight, "values": {"x": text(member[0]), "y": text(member[1])}})
                     })
                     .collect();
-                let json = json!({"set_group": {"selector": "pool", "group": group, "members": written}});
+                let json =
+                    json!({"set_group": {"selector": "pool", "group": group, "members": written}});
                 let version = serial;
                 let made = Group { version, members };
                 after.groups.insert(("pool".to_owned(), group), made);
@@ -386,12 +391,7 @@ impl World {
         )
     }
 
-    fn wants(
-        &self,
-        choices: &mut Choices<'_>,
-        pool: &[frames::Made],
-        table: &Table,
-    ) -> Vec<Want> {
+    fn wants(&self, choices: &mut Choices<'_>, pool: &[frames::Made], table: &Table) -> Vec<Want> {
         let frame = &pool[choices.below(pool.len())];
         table
             .key
@@ -428,7 +428,11 @@ impl World {
         let is_new = self.seen.insert((port, frame.bytes.clone()));
         let in_port = PortId::new(port).expect("a port");
         let misses = self.cached.stats().misses;
-        let cached = decide(&mut self.cached, (in_port, &frame.bytes, wire_bytes), self.now);
+        let cached = decide(
+            &mut self.cached,
+            (in_port, &frame.bytes, wire_bytes),
+            self.now,
+        );
         let is_hit = self.cached.stats().misses == misses;
         self.uncached.forget();
         let uncached = decide(
@@ -450,12 +454,27 @@ impl World {
         }
         if !expected.has_two_forms {
             let wanted = Seen::from(&expected);
-            assert_eq!(uncached, wanted, "uncached, then the oracle: {}", self.told(&incoming));
+            assert_eq!(
+                uncached,
+                wanted,
+                "uncached, then the oracle: {}",
+                self.told(&incoming)
+            );
         }
-        assert_eq!(cached, uncached, "cached (a hit: {is_hit}), then uncached: {}", self.told(&incoming));
+        assert_eq!(
+            cached,
+            uncached,
+            "cached (a hit: {is_hit}), then uncached: {}",
+            self.told(&incoming)
+        );
         if wire_bytes as usize == frame.bytes.len() {
             let explained = self.explain(in_port, &frame.bytes);
-            assert_eq!(explained, uncached, "explained, then uncached: {}", self.told(&incoming));
+            assert_eq!(
+                explained,
+                uncached,
+                "explained, then uncached: {}",
+                self.told(&incoming)
+            );
         }
         self.totals.frames += 1;
         self.totals.hits += u64::from(is_hit);
@@ -614,15 +633,22 @@ impl World {
                 .collect();
             counted.sort_unstable();
             expected.sort_unstable();
-            assert_eq!(counted, expected, "frames of {}: {:#}", table.name, self.made.json);
+            assert_eq!(
+                counted, expected,
+                "frames of {}: {:#}",
+                table.name, self.made.json
+            );
         }
         let counted = self.engine.counters("seen", 0, 100).expect("an array");
         let mut counted: Vec<(u128, u64)> = counted
             .iter()
             .map(|(index, counts)| (u128::from(*index), counts.frames))
             .collect();
-        let mut expected: Vec<(u128, u64)> =
-            self.counts.iter().map(|(index, frames)| (*index, *frames)).collect();
+        let mut expected: Vec<(u128, u64)> = self
+            .counts
+            .iter()
+            .map(|(index, frames)| (*index, *frames))
+            .collect();
         counted.sort_unstable();
         expected.sort_unstable();
         assert_eq!(counted, expected, "counters: {:#}", self.made.json);
@@ -630,7 +656,11 @@ impl World {
 
     /// A case for whoever mends it.
     fn told(&self, incoming: &Incoming<'_>) -> String {
-        let frame: String = incoming.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let frame: String = incoming
+            .bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let trace = self.engine.explain(
             (PortId::new(incoming.port).expect("a port"), incoming.bytes),
             &[],
@@ -813,7 +843,10 @@ pub fn observe(
                     Target::Controller(punt) => {
                         let punt = outcomes.punt(punt).expect("of this batch");
                         let reasons = pipeline.engine().punt_reasons();
-                        To::Controller(reasons[usize::from(punt.reason.0)].clone(), punt.args.to_vec())
+                        To::Controller(
+                            reasons[usize::from(punt.reason.0)].clone(),
+                            punt.args.to_vec(),
+                        )
                     }
                 };
                 seen.copies.push((to, leave(copy.edit)));

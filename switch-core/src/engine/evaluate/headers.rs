@@ -58,7 +58,8 @@ impl<O: Observer> Evaluator<'_, O> {
 
     pub(super) fn pop_vlan(&mut self) {
         let known = &self.state.known;
-        let (Some(ethernet), Some(vlan)) = (self.present(known.ethernet), self.present(known.vlan)) else {
+        let (Some(ethernet), Some(vlan)) = (self.present(known.ethernet), self.present(known.vlan))
+        else {
             return;
         };
         let at = usize::from(self.packet.place(ethernet).at) + 12;

@@ -511,7 +511,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         };
         let below = edge.checked_sub(1);
         let above = edge.checked_add(1);
-        let same = |length: Option<u32>| length.is_some_and(|length| answer(length.into()) == holds);
+        let same =
+            |length: Option<u32>| length.is_some_and(|length| answer(length.into()) == holds);
         let at_edge = same(Some(edge));
         let lowest = match (length.cmp(&edge), below, above) {
             (Ordering::Less, _, _) => 0,
