@@ -4,20 +4,22 @@
 //! path of the parse, the port, the bits that were looked at, ranges of lengths, counters of all that operators and stations can
 //! change, and a time; and where a connection is part of it, that is asked about every frame.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
 use super::compile::Next;
 use super::edit::EditList;
 use super::evaluate::{
-    Conditions, Effects, Evaluation, Evaluator, Frame, OutCopy, Target as OutTarget, Unobserved,
+    Conditions, Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget,
+    Unobserved,
 };
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
 use super::parse::{Input, Origin, ParseError, parse};
 use super::paths::{Path, Paths, word_at};
 use super::runtime::Engine;
-use super::state::{MeterSetting, Seen, Snapshot};
+use super::state::{Seen, Snapshot};
 use crate::conntrack::{ConnId, Direction, Refreshed};
 use crate::decide::{Decide, FrameInfo};
 use crate::drop_reason::DropReason;
@@ -64,17 +66,25 @@ struct Rest {
     sum: u32,
     stations: Box<[EpochBucket]>,
     station_sum: u32,
-    meters: Box<[Arc<MeterSetting>]>,
+    meters: Box<[Metered]>,
+    sends: usize,
     seen: Box<[Arc<Seen>]>,
     counts: Box<[(u16, u32)]>,
 }
 
 impl Rest {
-    /// Whether all meters let a frame pass.
-    fn passes(&self, frame_bytes: u32, now: Millis) -> bool {
-        self.meters
-            .iter()
-            .all(|meter| meter.passes(frame_bytes, now))
+    /// Offers a frame to the meters, in order; which of its copies are not made. Where a copy's way ends, so do its meters.
+    fn refused(&self, frame_bytes: u32, now: Millis) -> Vec<Range<usize>> {
+        let mut refused: Vec<Range<usize>> = Vec::new();
+        for metered in &self.meters {
+            if refused.last().is_some_and(|last| metered.from < last.end) {
+                continue;
+            }
+            if !metered.setting.passes(frame_bytes, now) {
+                refused.push(metered.from..metered.to.unwrap_or(usize::MAX));
+            }
+        }
+        refused
     }
 
     fn counts_something(&self) -> bool {
@@ -286,8 +296,11 @@ impl EnginePipeline {
                 return self.miss(in_port, frame, Some(number));
             }
         }
-        if remembered.has_meters && !remembered.rest.passes(frame.frame_bytes, now) {
-            return Verdict::Drop(DropReason::RateExceeded);
+        if remembered.has_meters {
+            let refused = remembered.rest.refused(frame.frame_bytes, now);
+            if !refused.is_empty() {
+                return over_rate(outcomes, remembered, &refused);
+            }
         }
         let is_first = flow.packets == 0;
         flow.count(frame.frame_bytes, now);
@@ -386,7 +399,7 @@ impl EnginePipeline {
                     has_meters: !evaluation.meters.is_empty(),
                     rest: Box::new(Rest::new(
                         conditions,
-                        evaluation.meters,
+                        (evaluation.meters, evaluation.sends),
                         seen,
                         evaluation.counts,
                     )),
@@ -471,7 +484,7 @@ impl EnginePipeline {
 impl Rest {
     fn new(
         conditions: Conditions,
-        meters: Vec<Arc<MeterSetting>>,
+        (meters, sends): (Vec<Metered>, usize),
         seen: Box<[Arc<Seen>]>,
         counts: Vec<(u16, u32)>,
     ) -> Self {
@@ -481,6 +494,7 @@ impl Rest {
             stations: conditions.stations.into(),
             station_sum: conditions.station_sum,
             meters: meters.into(),
+            sends,
             seen,
             counts: counts.into(),
         }
@@ -550,6 +564,35 @@ fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
             Err(reason) => Verdict::Drop(reason),
         },
         Decision::Copies(copies, drop) => copies_verdict(outcomes, copies, *drop),
+    }
+}
+
+/// The verdict without the copies that meters refused.
+#[cold]
+fn over_rate(
+    outcomes: &mut Outcomes,
+    remembered: &Remembered,
+    refused: &[Range<usize>],
+) -> Verdict {
+    let Decision::Copies(copies, drop) = &remembered.decision else {
+        return Verdict::Drop(DropReason::RateExceeded);
+    };
+    let kept: Vec<OutCopy> = copies
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !refused.iter().any(|range| range.contains(at)))
+        .map(|(_, copy)| copy.clone())
+        .collect();
+    let is_dropped = refused.iter().any(|range| range.end == usize::MAX)
+        || refused.len() >= remembered.rest.sends;
+    let drop = if is_dropped {
+        Some(DropReason::RateExceeded)
+    } else {
+        *drop
+    };
+    match drop {
+        Some(reason) if kept.is_empty() => Verdict::Drop(reason),
+        drop => copies_verdict(outcomes, &kept, drop),
     }
 }
 

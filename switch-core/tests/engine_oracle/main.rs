@@ -6,6 +6,7 @@ mod choices;
 mod frames;
 mod oracle;
 mod programs;
+mod stateful;
 mod world;
 
 use std::cell::Cell;

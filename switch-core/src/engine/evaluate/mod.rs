@@ -82,6 +82,16 @@ pub(crate) struct OutCopy {
     pub edits: Option<Arc<EditList>>,
 }
 
+/// A meter that a frame has to pass, and which of its copies are not made when it does not.
+#[derive(Clone, Debug)]
+pub(crate) struct Metered {
+    pub setting: Arc<MeterSetting>,
+    /// The first copy that is not made.
+    pub from: usize,
+    /// The one after the last; none in ingress: there the frame is dropped.
+    pub to: Option<usize>,
+}
+
 /// What a verdict depends on besides the bits that were looked at.
 #[derive(Clone, Debug)]
 pub(crate) struct Conditions {
@@ -105,7 +115,9 @@ pub(crate) struct Evaluation {
     /// Entries that count the frame.
     pub entries: Vec<Arc<EntryAction>>,
     /// Meters it passed.
-    pub meters: Vec<Arc<MeterSetting>>,
+    pub meters: Vec<Metered>,
+    /// Copies that left by ports, mirrors apart.
+    pub sends: usize,
     /// Counters that count it.
     pub counts: Vec<(u16, u32)>,
     /// Under what it may be remembered; `None`: not at all.
@@ -164,7 +176,8 @@ pub(crate) struct Evaluator<'a, O> {
     drop: Option<DropReason>,
     copies: Vec<OutCopy>,
     entries: Vec<Arc<EntryAction>>,
-    meters: Vec<Arc<MeterSetting>>,
+    meters: Vec<Metered>,
+    sends: usize,
     counts: Vec<(u16, u32)>,
     kept: Vec<(u16, u128)>,
 }
@@ -207,6 +220,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             copies: Vec::new(),
             entries: Vec::new(),
             meters: Vec::new(),
+            sends: 0,
             counts: Vec::new(),
             kept: Vec::new(),
         }
@@ -249,6 +263,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             copies: self.copies,
             entries: self.entries,
             meters: self.meters,
+            sends: self.sends,
             counts: self.counts,
             conditions,
         }
@@ -674,7 +689,9 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if O::WATCHES {
             self.observer.egress(port);
         }
+        let first_meter = self.meters.len();
         if program.egress.is_empty() {
+            self.sends += 1;
             let edits = self.packet.is_edited().then(|| self.packet.edits(program));
             self.copies.push(OutCopy {
                 target: Target::Port(port),
@@ -689,15 +706,21 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         let edits = self.packet.is_edited().then(|| self.packet.edits(program));
         let after = std::mem::replace(self.packet, before);
         self.packet.join(&after);
-        if flow == Flow::End
-            && let Some(reason) = self.drop.take()
-        {
+        let dropped = self.drop.take().filter(|_| flow == Flow::End);
+        if dropped.is_none() {
+            self.sends += 1;
+            self.copies.push(OutCopy {
+                target: Target::Port(port),
+                edits: edits.map(Arc::new),
+            });
+        }
+        let end = self.copies.len();
+        for metered in self.meters.iter_mut().skip(first_meter) {
+            metered.to = Some(end);
+        }
+        if let Some(reason) = dropped {
             return Err(reason);
         }
-        self.copies.push(OutCopy {
-            target: Target::Port(port),
-            edits: edits.map(Arc::new),
-        });
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::super::compile::{Field, Prim, PushedHeader};
-use super::{Again, Args, Destination, Effects, Evaluator, Flow, Observer, OutCopy, Target};
+use super::{
+    Again, Args, Destination, Effects, Evaluator, Flow, Metered, Observer, OutCopy, Target,
+};
 use crate::drop_reason::DropReason;
 use crate::mac::MacAddress;
 use crate::mac_table::{SourceAction, StationKey};
@@ -152,7 +154,11 @@ impl<O: Observer> Evaluator<'_, O> {
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push(Arc::clone(setting));
+            self.meters.push(Metered {
+                setting: Arc::clone(setting),
+                from: self.copies.len(),
+                to: None,
+            });
             Flow::On
         } else {
             // What would have happened to a frame within the rate is not known.
