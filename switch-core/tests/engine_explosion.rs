@@ -1,5 +1,11 @@
 //! Tuple-space explosion (after CVE-2019-25076): frames that each leave another mask behind in a flow cache, until looking anything up
 //! takes as long as the masks are many. Here one port plays it against an access list of many masks.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::fmt::Write as _;
 use std::sync::Arc;
