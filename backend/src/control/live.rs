@@ -6,8 +6,8 @@ use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{
-    Datapath, DatapathEvent, Destination, MoveError, PortCounters, SourceStats, WorkerOptions,
-    WorkerStats,
+    Datapath, DatapathEvent, Destination, MoveError, PortCounters, Program, SourceStats,
+    WorkerOptions, WorkerStats,
 };
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
@@ -49,7 +49,7 @@ impl LiveEngine {
             cpus: config.cpus.clone(),
             poll_us: config.poll_us,
         };
-        let datapath = Datapath::start(&options, Arc::clone(&switch), events)
+        let datapath = Datapath::start(&options, (Arc::clone(&switch), Program::L2), events)
             .inspect_err(|_| devices.stop())?;
         Ok(Self {
             switch,

@@ -66,7 +66,9 @@ use queue::{ActiveRing, Queue};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use switch_core::{Millis, PortId, Switch};
+use switch_core::engine::pipeline::EnginePipeline;
+use switch_core::engine::runtime::Engine;
+use switch_core::{Decide, Millis, Pipeline, PortId, Switch};
 use worker::{Command, ControlFrame, Mailbox};
 
 /// How the workers run.
@@ -119,6 +121,17 @@ pub struct Shared {
     pub events: EventSinkFn,
     /// Frames for the control side.
     pub packet_ins: PacketInQueue,
+    /// What decides on frames.
+    pub program: Program,
+}
+
+/// What decides on frames.
+#[derive(Clone)]
+pub enum Program {
+    /// The default program, which is compiled in.
+    L2,
+    /// Any other.
+    Engine(Arc<Engine>),
 }
 
 impl Shared {
@@ -126,9 +139,10 @@ impl Shared {
     ///
     /// # Errors
     /// When an eventfd cannot be made.
-    pub fn new(switch: Arc<Switch>, events: EventSinkFn) -> io::Result<Self> {
+    pub fn new(switch: Arc<Switch>, program: Program, events: EventSinkFn) -> io::Result<Self> {
         Ok(Self {
             switch,
+            program,
             ports: Arc::default(),
             events,
             packet_ins: PacketInQueue::new(PacketInLimits::default())?,
@@ -223,6 +237,23 @@ pub struct Datapath {
     changing: Mutex<()>,
 }
 
+/// A worker's life, on its thread.
+fn work<D: Decide>(
+    (shared, inbox, counters): (Arc<Shared>, Arc<Mailbox>, Arc<WorkerCounters>),
+    decider: (D, u32),
+    ready: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
+    match worker::Worker::new(shared, inbox, counters, decider) {
+        Ok(mut worker) => {
+            let _ = ready.send(Ok(()));
+            worker.run();
+        }
+        Err(error) => {
+            let _ = ready.send(Err(io::Error::other(error)));
+        }
+    }
+}
+
 impl Datapath {
     /// Starts the workers.
     ///
@@ -230,10 +261,10 @@ impl Datapath {
     /// When a thread, its epoll or its eventfd cannot be made, or a CPU cannot be had.
     pub fn start(
         options: &WorkerOptions,
-        switch: Arc<Switch>,
+        (switch, program): (Arc<Switch>, Program),
         events: EventSinkFn,
     ) -> io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared::new(switch, events)?);
+        let shared = Arc::new(Shared::new(switch, program, events)?);
         let count = options.workers.max(1);
         let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
         let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
@@ -270,16 +301,18 @@ impl Datapath {
             .spawn(move || {
                 let id = rustix::thread::gettid().as_raw_nonzero().get();
                 counted.thread.get_or_init(|| id);
-                let started = pin(cpu).and_then(|()| {
-                    worker::Worker::new(shared, inbox, counted, poll_us).map_err(io::Error::other)
-                });
-                match started {
-                    Ok(mut worker) => {
-                        let _ = ready.send(Ok(()));
-                        worker.run();
+                if let Err(error) = pin(cpu) {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+                let place = (shared, inbox, counted);
+                match place.0.program.clone() {
+                    Program::L2 => {
+                        let pipeline = Pipeline::new(Arc::clone(&place.0.switch));
+                        work(place, (pipeline, poll_us), &ready);
                     }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
+                    Program::Engine(engine) => {
+                        work(place, (EnginePipeline::new(engine), poll_us), &ready);
                     }
                 }
             })?;

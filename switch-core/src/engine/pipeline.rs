@@ -586,6 +586,10 @@ impl Decide for EnginePipeline {
         self.classify(in_port, frame)
     }
 
+    fn rest(&mut self) {
+        self.count_all();
+    }
+
     fn flood_members(&self, _: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {
         // Programs flood to multicast groups.
         std::iter::empty()
