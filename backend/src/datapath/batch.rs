@@ -325,9 +325,13 @@ impl<D: Decide> BatchRunner<D> {
             let Delivery { run, courier, .. } = delivery;
             run.clear();
             let frames = batch.frames.iter().enumerate();
-            run.extend(frames.filter_map(|(frame, f)| match f.verdict {
-                Verdict::Output { edit, .. } => Some(Parcel { frame, edit }),
-                _ => None,
+            run.extend(frames.map(|(frame, f)| match f.verdict {
+                Verdict::Output { edit, .. } => Parcel { frame, edit },
+                // There is none.
+                _ => Parcel {
+                    frame,
+                    edit: HeaderEdit::NONE,
+                },
             }));
             courier.deliver(&origin, to, batch, run);
             return;
