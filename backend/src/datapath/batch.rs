@@ -38,6 +38,8 @@ pub struct Served {
     pub bytes: u64,
     /// The batch ended at a bound: more may wait.
     pub more: bool,
+    /// Frames that had to be decided by tables.
+    pub misses: u32,
 }
 
 /// A worker's batch machinery, for frames that a `D` decides on.
@@ -159,6 +161,7 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes.max(PIECE_BYTES * self.batch.arena.len() as u64),
             more,
+            misses: self.pipeline.take_misses(),
         };
         self.batch.clear();
         self.count(served, started, &queue.counters);
@@ -197,6 +200,7 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes as u64,
             more,
+            misses: self.pipeline.take_misses(),
         };
         port.from_host.frames.add(served.frames.into());
         port.from_host.bytes.add(served.bytes);

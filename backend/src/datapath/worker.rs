@@ -295,6 +295,7 @@ impl<D: Decide> Worker<D> {
             looks = 0;
             let now = now_ns();
             self.runner.set_time(Millis(now / 1_000_000));
+            self.polled.refill(Millis(now / 1_000_000));
             self.notice_lost_memory();
             self.arm_silent(now);
             self.counters

@@ -108,6 +108,8 @@ pub struct EnginePipeline {
     uncounted: Vec<FlowRef>,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
+    /// Since they were last asked for.
+    misses: u32,
     stats: EngineStats,
 }
 
@@ -127,6 +129,7 @@ impl EnginePipeline {
             uncounted: Vec::new(),
             trail: Vec::new(),
             now: Millis(0),
+            misses: 0,
             stats: EngineStats::default(),
             engine,
         }
@@ -298,6 +301,7 @@ impl EnginePipeline {
     #[inline(never)]
     fn miss(&mut self, in_port: PortId, frame: &FrameInfo<'_>, path: Option<u16>) -> Verdict {
         self.stats.misses += 1;
+        self.misses = self.misses.saturating_add(1);
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
@@ -584,6 +588,10 @@ impl Decide for EnginePipeline {
     #[inline]
     fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
         self.classify(in_port, frame)
+    }
+
+    fn take_misses(&mut self) -> u32 {
+        std::mem::take(&mut self.misses)
     }
 
     fn rest(&mut self) {
