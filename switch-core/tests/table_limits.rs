@@ -325,6 +325,16 @@ fn a_result_of_an_overtaken_epoch_cannot_be_remembered() {
     assert!(!trace(&table, &[1]).1.can_be_remembered());
 }
 
+#[test]
+fn what_was_not_bumped_is_bumped_before_it_is_forgotten() {
+    let (table, counters) = table(&[(8, MatchKind::Exact)], 10);
+    let (_, on) = trace(&table, &[1]);
+    let added = table.stage_insert(&key(&[Matcher::Exact(1)], 0), 1, AT);
+    assert!(added.is_ok() && on.is_current(&counters));
+    table.collect(AT);
+    assert!(!on.is_current(&counters));
+}
+
 /// Bytes an entry, all in all, with values of 8 bytes in an `Arc`; without what an allocator adds to each block.
 fn bytes_per_entry(shape: TableShape, keys: &[EntryKey]) -> u64 {
     let (table, _) = table_of(shape);
@@ -391,7 +401,7 @@ fn an_entry_costs_at_most_200_bytes_beyond_its_key() {
             (0..ENTRIES)
                 .map(|number| {
                     let site = scattered(number / 2) >> 64 << 64;
-                    key(&[Matcher::Exact(1), prefix(site | number % 2, 128)], 0)
+                    key(&[Matcher::Exact(1), prefix(site | (number % 2), 128)], 0)
                 })
                 .collect(),
         ),
