@@ -1,4 +1,9 @@
 //! The connection table apart from TCP: protocols, zones, errors, time, limits, and what an operator does.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
