@@ -238,7 +238,8 @@ fn a_connection_is_not_found_after_its_states_timeout() {
         open(table, &udp(udp_tuple(1)), NOW);
         table.track(&udp(udp_tuple(1).inverse()), NOW);
     };
-    let cases: [(&str, Millis, &dyn Fn(&Conntrack)); 6] = [
+    type Case<'a> = (&'a str, Millis, &'a dyn Fn(&Conntrack));
+    let cases: [Case; 6] = [
         ("UDP", timeouts.udp_single, &|table| {
             open(table, &udp(udp_tuple(1)), NOW);
         }),
