@@ -446,6 +446,41 @@ fn a_full_table_takes_only_from_a_port_that_holds_more() {
 }
 
 #[test]
+fn nobody_loses_a_connection_to_a_port_that_holds_more() {
+    for (config, error) in [
+        (
+            ConntrackConfig {
+                per_port_limit: 30,
+                ..Default::default()
+            },
+            CommitError::PortLimit,
+        ),
+        (
+            ConntrackConfig {
+                capacity: 40,
+                ..Default::default()
+            },
+            CommitError::TableFull,
+        ),
+    ] {
+        let table = table(config);
+        for source_port in 0..30 {
+            try_open(&table, 1, &udp(udp_tuple(source_port))).expect("room");
+            assure(&table, udp_tuple(source_port));
+        }
+        for source_port in 0..10 {
+            try_open(&table, 2, &udp(udp_tuple(5000 + source_port))).expect("room");
+        }
+        // None of port 1's own may go.
+        for source_port in 100..300 {
+            let refused = try_open(&table, 1, &udp(udp_tuple(source_port)));
+            assert_eq!(refused, Err(error));
+        }
+        assert_eq!(table.port_connections(port(2)), 10);
+    }
+}
+
+#[test]
 fn assured_connections_are_never_replaced() {
     let table = table(ConntrackConfig {
         capacity: 10,
