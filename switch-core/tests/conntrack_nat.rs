@@ -1,4 +1,9 @@
 //! Translated connections: which addresses and ports their packets get, both ways, and errors about them.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 

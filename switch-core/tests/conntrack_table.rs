@@ -1,4 +1,9 @@
 //! The connection table apart from TCP: protocols, zones, errors, time, limits, and what an operator does.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
@@ -233,7 +238,8 @@ fn a_connection_is_not_found_after_its_states_timeout() {
         open(table, &udp(udp_tuple(1)), NOW);
         table.track(&udp(udp_tuple(1).inverse()), NOW);
     };
-    let cases: [(&str, Millis, &dyn Fn(&Conntrack)); 6] = [
+    type Case<'a> = (&'a str, Millis, &'a dyn Fn(&Conntrack));
+    let cases: [Case; 6] = [
         ("UDP", timeouts.udp_single, &|table| {
             open(table, &udp(udp_tuple(1)), NOW);
         }),
@@ -437,6 +443,41 @@ fn a_full_table_takes_only_from_a_port_that_holds_more() {
     assert!(opened);
     assert_eq!(table.port_connections(port(3)), 1);
     assert!(table.stats().connections <= 40);
+}
+
+#[test]
+fn nobody_loses_a_connection_to_a_port_that_holds_more() {
+    for (config, error) in [
+        (
+            ConntrackConfig {
+                per_port_limit: 30,
+                ..Default::default()
+            },
+            CommitError::PortLimit,
+        ),
+        (
+            ConntrackConfig {
+                capacity: 40,
+                ..Default::default()
+            },
+            CommitError::TableFull,
+        ),
+    ] {
+        let table = table(config);
+        for source_port in 0..30 {
+            try_open(&table, 1, &udp(udp_tuple(source_port))).expect("room");
+            assure(&table, udp_tuple(source_port));
+        }
+        for source_port in 0..10 {
+            try_open(&table, 2, &udp(udp_tuple(5000 + source_port))).expect("room");
+        }
+        // None of port 1's own may go.
+        for source_port in 100..300 {
+            let refused = try_open(&table, 1, &udp(udp_tuple(source_port)));
+            assert_eq!(refused, Err(error));
+        }
+        assert_eq!(table.port_connections(port(2)), 10);
+    }
 }
 
 #[test]

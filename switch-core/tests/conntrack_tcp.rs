@@ -1,4 +1,9 @@
 //! TCP through the connection table: traces of segments, honest and hostile, and what is made of each.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
