@@ -2,6 +2,7 @@
 //!
 //! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
 use super::PortId;
+use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
@@ -11,7 +12,6 @@ use crate::datapath::{
 };
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -208,18 +208,6 @@ impl Engine for LiveEngine {
         self.datapath.stop();
         self.devices.stop();
     }
-}
-
-/// The switch's clock: CLOCK_MONOTONIC, the same that workers pass.
-fn monotonic_now() -> Millis {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
-    Millis(
-        seconds
-            .saturating_mul(1_000)
-            .saturating_add(nanoseconds / 1_000_000),
-    )
 }
 
 /// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
