@@ -97,6 +97,8 @@ fn flags_go_over_the_file() {
         cpus: Some(vec![0, 2]),
         admin: Some("/tmp/other.sock".into()),
         ring_state: None,
+        program: None,
+        state_dir: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),

@@ -134,6 +134,12 @@ pub struct Settings {
     /// The folder, in memory, where packed rings keep their positions [default: `rings` beside the admin socket].
     #[arg(long, value_name = "FOLDER")]
     pub ring_state: Option<String>,
+    /// What the switch does with frames: l2, vpc, or the absolute path of a program's JSON file [default: l2].
+    #[arg(long, value_name = "PROGRAM")]
+    pub program: Option<String>,
+    /// The folder where table entries and port numbers are durable [default: nowhere].
+    #[arg(long, value_name = "FOLDER")]
+    pub state_dir: Option<String>,
 }
 
 impl Arguments {
@@ -157,6 +163,8 @@ impl Settings {
             cpus: self.cpus.clone(),
             admin,
             ring_state: self.ring_state.clone(),
+            program: self.program.clone(),
+            state_dir: self.state_dir.clone(),
             ports: self.ports.clone(),
         }
     }

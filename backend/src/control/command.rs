@@ -116,6 +116,9 @@ pub enum CommandError {
     /// The outside world refused it.
     #[error(transparent)]
     Refused(StepError),
+    /// The port's number cannot be made durable.
+    #[error("{0}")]
+    Store(String),
     /// As many ports as there can be.
     #[error("there are {MAX_PORTS} ports already, which is the most")]
     Full,

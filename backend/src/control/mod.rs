@@ -10,6 +10,7 @@
 //! * [`engine`]: everything control can do to the outside world, as one trait;
 //! * [`clock`]: what time it is;
 //! * [`tables`]: what operators put into the program's tables, beside all this on a thread of its own;
+//! * [`frames`]: frames to be explained, from text and captures;
 //! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
 //!
 //! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod command;
 pub mod engine;
 pub mod execute;
+pub mod frames;
 pub mod live;
 pub mod plan;
 pub mod port_table;

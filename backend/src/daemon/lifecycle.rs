@@ -93,15 +93,15 @@ fn start_control(configuration: &Configuration) -> Result<ControlThread, DaemonE
         .iter()
         .map(|port| port.config.clone())
         .collect();
-    ControlThread::start(engine, &ports, configuration.switch.admin.clone()).map_err(|error| {
-        match error {
+    ControlThread::start(engine, &ports, configuration.switch.admin.clone(), None).map_err(
+        |error| match error {
             StartError::Execute(source) => DaemonError::Port {
                 origin: origin_of(configuration, &source.port),
                 source: Box::new(source),
             },
             other => DaemonError::Start(Box::new(other)),
-        }
-    })
+        },
+    )
 }
 
 fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
@@ -150,7 +150,13 @@ async fn serve_until_signal(
         log::info!("{name}: draining; once more to end at once");
         notify::service_manager("STOPPING=1");
     };
-    serve(listener, router(control.clone()), Limits::default(), stop).await;
+    serve(
+        listener,
+        router(control.clone(), None),
+        Limits::default(),
+        stop,
+    )
+    .await;
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

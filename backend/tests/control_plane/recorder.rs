@@ -1,7 +1,9 @@
 //! A switch whose outside world is a record: the control thread and the admin socket are real, ports are not.
+use crate::fake_engine::FakeEngine;
 use ringswitch::config::SocketPath;
 use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
+use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, Engine, PortId, StepError};
 use ringswitch::datapath::{
     Destination, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
@@ -123,12 +125,24 @@ pub struct TestSwitch {
 
 impl TestSwitch {
     pub fn start(limits: Limits) -> Self {
+        Self::start_with(limits, None)
+    }
+
+    /// With a program's tables.
+    pub fn with_tables(engine: Arc<FakeEngine>) -> Self {
+        let tables = Tables::start(engine, TablesOptions::default()).unwrap();
+        Self::start_with(Limits::default(), Some(tables))
+    }
+
+    pub fn start_with(limits: Limits, tables: Option<Tables>) -> Self {
         let folder =
             TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
         let socket = folder.as_path().join("admin.sock");
         let record = Record::default();
         let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
-        let control = ControlThread::start(RecordingEngine(record.clone()), &[], admin).unwrap();
+        let control =
+            ControlThread::start(RecordingEngine(record.clone()), &[], admin, tables.clone())
+                .unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -140,7 +154,7 @@ impl TestSwitch {
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
                 let stopped = async { drop(stopped.await) };
-                serve(listener, router(control.handle()), limits, stopped).await;
+                serve(listener, router(control.handle(), tables), limits, stopped).await;
                 control.handle().stop().await.unwrap();
             });
             control.join();

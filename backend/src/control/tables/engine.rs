@@ -1,6 +1,6 @@
 //! Everything wanted of the match-action engine, so that tests can put a simple one in its place.
 use super::super::PortId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use switch_core::Millis;
 use switch_core::engine::control::{
     EntryName, GroupMember, ListedEntry, ListedTable, MeterRate, PortNames, Trace, Update,
@@ -23,7 +23,7 @@ pub struct KeyShape {
 }
 
 /// A weighted group as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedGroup {
     /// The selector.
     pub selector: String,
@@ -34,7 +34,7 @@ pub struct ListedGroup {
 }
 
 /// A multicast group as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedMulticast {
     /// The group.
     pub group: u16,
@@ -43,7 +43,7 @@ pub struct ListedMulticast {
 }
 
 /// A meter that has a rate, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedMeter {
     /// The array.
     pub meter: String,
@@ -54,7 +54,7 @@ pub struct ListedMeter {
 }
 
 /// A counter that is not zero, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedCounter {
     /// The array.
     pub counter: String,
@@ -67,7 +67,7 @@ pub struct ListedCounter {
 }
 
 /// A tracked connection as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedConnection {
     /// Its zone.
     pub zone: u32,
