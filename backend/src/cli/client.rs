@@ -84,6 +84,16 @@ impl Client {
         self.send(Method::DELETE, path, Bytes::new()).await
     }
 
+    /// Sends JSON to `path`.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Bytes, ClientError> {
+        self.send(method, path, body.into()).await
+    }
+
     /// Reads an answer's JSON.
     pub fn decode<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.unusable(error))

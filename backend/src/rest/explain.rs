@@ -121,12 +121,17 @@ async fn port_id(control: &ControlHandle, name: PortName) -> Result<PortId, Prob
 }
 
 async fn reasons() -> Json<ReasonList> {
+    Json(all_reasons())
+}
+
+/// Every reason to drop a frame.
+pub fn all_reasons() -> ReasonList {
     let reason = |reason: DropReason| Reason {
         name: reason.name().to_owned(),
         meaning: reason.meaning().to_owned(),
         advice: reason.advice().to_owned(),
     };
-    Json(ReasonList {
+    ReasonList {
         reasons: DropReason::ALL.into_iter().map(reason).collect(),
-    })
+    }
 }
