@@ -52,7 +52,11 @@ fn problem_text(problem: &Problem) -> String {
         .as_ref()
         .map(|remedy| format!("; {remedy}"))
         .unwrap_or_default();
-    format!("{field}{}{remedy}", problem.detail)
+    let update = problem
+        .update
+        .map(|index| format!("update {index}: "))
+        .unwrap_or_default();
+    format!("{update}{field}{}{remedy}", problem.detail)
 }
 
 /// The daemon behind an admin socket.

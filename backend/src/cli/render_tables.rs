@@ -311,10 +311,10 @@ fn push_step(text: &mut String, step: &Value) {
             };
             push(text, 1, &entry);
             let action = match string(step, "action") {
-                "" => "no action",
-                action => action,
+                "" => "no action".to_owned(),
+                action => format!("action {action}"),
             };
-            push(text, 1, &format!("action {action}"));
+            push(text, 1, &action);
         }
         "condition" => {
             let holds = step.get("holds").and_then(Value::as_bool) == Some(true);

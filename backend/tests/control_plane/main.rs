@@ -5,4 +5,5 @@ mod durability;
 mod fake_engine;
 mod recorder;
 mod rest;
+mod table_command_line;
 mod tables;

@@ -118,7 +118,11 @@ impl<'a> Reader<'a> {
             self.take(4)?;
             let packet = match kind {
                 1 => {
-                    links.push(self.number_in(body, 0) & 0xffff);
+                    let link = body.first_chunk().copied().unwrap_or_default();
+                    links.push(u32::from(match self.order {
+                        Order::Little => u16::from_le_bytes(link),
+                        Order::Big => u16::from_be_bytes(link),
+                    }));
                     None
                 }
                 6 => {
