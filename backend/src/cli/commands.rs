@@ -27,11 +27,15 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Run(settings) => run(settings, arguments.admin.clone()),
         Command::Check(settings) => {
             let checked = load(settings, arguments.admin.clone())?;
+            checked.switch.program.load()?;
             print(&format!(
                 "ok: {} ports, {} workers\n",
                 checked.ports.len(),
                 checked.switch.workers
             ))
+        }
+        Command::Program { command } if super::program::is_local(command) => {
+            super::program::local(command)
         }
         Command::DropReasons => print(&super::render_tables::reasons(
             &crate::rest::explain::all_reasons(),

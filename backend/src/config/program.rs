@@ -4,9 +4,10 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use switch_core::engine::model::Program;
+use switch_core::engine::validate::ValidProgram;
 
-/// Programs that ship with the switch.
-pub const SHIPPED: [&str; 2] = ["l2", "vpc"];
+/// Programs that ship with the switch, with their JSON where they run on the engine.
+pub const SHIPPED: [(&str, Option<&str>); 2] = [("l2", None), ("vpc", None)];
 
 /// Largest program file that is read: beyond any real one, so that a wrong path (`/dev/zero`) ends.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -29,7 +30,7 @@ impl Default for ProgramSource {
 impl ProgramSource {
     /// `l2`, `vpc`, or the absolute path of a file.
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        if let Some(name) = SHIPPED.into_iter().find(|name| *name == text) {
+        if let Some((name, _)) = shipped(text) {
             return Ok(Self::Shipped(name));
         }
         let path = Path::new(text);
@@ -67,31 +68,90 @@ pub struct ProgramFault {
     pub faults: Vec<String>,
 }
 
-/// Reads a program's file. What it says is not looked at yet.
-pub fn read(path: &Path) -> Result<Program, ProgramFault> {
+impl ProgramSource {
+    /// From the command line: as in the configuration, but a file's path may be relative.
+    pub fn from_argument(text: &str) -> Self {
+        match shipped(text) {
+            Some((name, _)) => Self::Shipped(name),
+            None => Self::File(text.into()),
+        }
+    }
+
+    /// Reads and checks the program. `None`: it needs no engine, since the switch does its work by itself.
+    pub fn load(&self) -> Result<Option<ValidProgram>, ProgramFault> {
+        let text = match self {
+            Self::Shipped(name) => match shipped(name) {
+                Some((_, Some(text))) => text.to_owned(),
+                _ => return Ok(None),
+            },
+            Self::File(path) => read(path)?,
+        };
+        match Program::from_json(&text) {
+            Ok(valid) => Ok(Some(valid)),
+            Err(errors) => Err(ProgramFault {
+                faults: errors
+                    .0
+                    .iter()
+                    .map(|error| format!("{self}: {error}"))
+                    .collect(),
+            }),
+        }
+    }
+}
+
+fn shipped(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    SHIPPED.into_iter().find(|(shipped, _)| *shipped == name)
+}
+
+fn read(path: &Path) -> Result<String, ProgramFault> {
     let fault = |reason: String| ProgramFault {
         faults: vec![format!("{}: {reason}", path.display())],
     };
     let unreadable =
         |error: std::io::Error| fault(format!("cannot be read ({error}); name a readable file"));
-    let mut text = vec![];
+    let mut text = String::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut text)
+        .read_to_string(&mut text)
         .map_err(unreadable)?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(fault("it is larger than 16 MiB".to_owned()));
+        return Err(fault("it is larger than 16 MiB; name a program".to_owned()));
     }
-    serde_json::from_slice(&text).map_err(|error| {
-        fault(format!(
-            "{error}; `ringswitch program schema` prints the form of a program"
-        ))
-    })
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_fault_of_a_file_is_named_with_its_place() {
+        let folder = vmm_sys_util::tempdir::TempDir::new_with_prefix(
+            std::env::temp_dir().join("ringswitch-program-"),
+        )
+        .unwrap();
+        let path = folder.as_path().join("p.json");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            ProgramSource::File(path.clone()).load()
+        };
+        assert!(load(r#"{"name": "p", "ingress": []}"#).unwrap().is_some());
+        let faults = |text: &str| load(text).unwrap_err().faults;
+        let malformed = faults("{\n  \"name\": 7\n}");
+        assert!(
+            malformed[0].contains("p.json: line 2 column "),
+            "{malformed:?}"
+        );
+        let several = faults(
+            r#"{"name": "p", "ingress": [{"apply": {"table": "a"}}, {"apply": {"table": "b"}}]}"#,
+        );
+        assert_eq!(several.len(), 2, "{several:?}");
+        assert!(several[1].contains("ingress[1]"), "{several:?}");
+        for path in ["/nonexistent", "/", "/dev/zero"] {
+            let fault = ProgramSource::File(path.into()).load().unwrap_err();
+            assert!(fault.faults[0].starts_with(path), "{fault}");
+        }
+    }
 
     #[test]
     fn a_program_is_one_of_ours_or_an_absolute_path() {

@@ -273,7 +273,7 @@ impl TableEngine for FakeEngine {
         Ok(())
     }
 
-    fn tables(&self) -> Vec<ListedTable> {
+    fn tables(&self, _: &dyn PortNames) -> Vec<ListedTable> {
         let state = self.state.lock().unwrap();
         (1..)
             .zip(&self.program.tables)

@@ -119,7 +119,7 @@ pub trait TableEngine: Send + Sync + 'static {
         now: Millis,
     ) -> Result<(), WriteError>;
     /// Every table.
-    fn tables(&self) -> Vec<ListedTable>;
+    fn tables(&self, ports: &dyn PortNames) -> Vec<ListedTable>;
     /// The key of a table; `None`: there is no such table.
     fn key(&self, table: &str) -> Option<Vec<KeyShape>>;
     /// Up to `limit` entries of a table, after the one with the handle `after`.

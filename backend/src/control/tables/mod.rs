@@ -7,6 +7,7 @@
 //! * [`quota`]: how many entries each tenant has and may have;
 //! * [`identity`]: which two ways to write a key mean the same entry;
 //! * [`engine`]: everything wanted of the match-action engine, as one trait;
+//! * [`live`]: that trait over the real engine;
 //! * [`store`]: the durable copy, one transaction for each group of batches;
 //! * [`restore`]: from the durable copy to the engine at the start, and what does not fit any more;
 //! * [`port_names`]: which number each port name has, for good.
@@ -24,6 +25,7 @@
 //! the store, and the store never holds part of a batch.
 pub mod engine;
 pub mod identity;
+pub mod live;
 pub mod port_names;
 pub mod quota;
 pub mod restore;

@@ -269,7 +269,7 @@ pub fn meant_names(engine: &dyn TableEngine, ports: &dyn PortNames) -> BTreeSet<
             meant.insert(text.clone());
         }
     };
-    for table in engine.tables() {
+    for table in engine.tables(ports) {
         for literal in table
             .default_action
             .iter()

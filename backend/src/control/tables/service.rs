@@ -50,7 +50,7 @@ impl Tables {
         let names = store.as_ref().map(|store| store.port_names()).transpose()?;
         let registry = Arc::new(PortRegistry::with(names.unwrap_or_default()));
         let shapes: Shapes = engine
-            .tables()
+            .tables(&*registry)
             .into_iter()
             .filter_map(|table| Some((table.name.clone(), engine.key(&table.name)?)))
             .collect();
@@ -124,7 +124,7 @@ impl Tables {
 
     /// Every table.
     pub fn tables(&self) -> Vec<ListedTable> {
-        self.engine.tables()
+        self.engine.tables(&*self.registry)
     }
 
     /// One table.
