@@ -252,8 +252,9 @@ pub fn last_drops(list: &LastDrops) -> String {
     let mut text = String::new();
     for drop in &list.drops {
         let seconds = drop.age_ms as f64 / 1e3;
+        let from = drop.from.as_deref().unwrap_or("nowhere");
         text.push_str(&format!(
-            "{seconds:.1} s ago: {}, {} bytes\n  {}\n  {} {}\n",
+            "{seconds:.1} s ago: {}, {} bytes from {from}\n  {}\n  {} {}\n",
             drop.reason, drop.frame_bytes, drop.header, drop.meaning, drop.advice
         ));
     }

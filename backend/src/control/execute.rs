@@ -82,10 +82,12 @@ mod tests {
     use crate::config::flags::parse_port;
     use crate::control::engine::PortHealth;
     use crate::control::plan::plan;
-    use crate::datapath::{Destination, MoveError, PortCounters, SourceStats, WorkerStats};
+    use crate::datapath::{
+        Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
+    };
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
-    use switch_core::MacEntry;
+    use switch_core::{MacEntry, Millis};
 
     /// Keeps what a real engine would keep, and fails the additions it is told to.
     #[derive(Default)]
@@ -161,6 +163,9 @@ mod tests {
             _: Destination,
         ) -> Result<Vec<SourceStats>, MoveError> {
             Err(MoveError::NoSuchPort)
+        }
+        fn last_drops(&self, _: PortId) -> (Millis, Vec<DroppedFrame>) {
+            (Millis(0), vec![])
         }
         fn fdb(&self) -> Vec<MacEntry> {
             vec![]

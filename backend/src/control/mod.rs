@@ -26,7 +26,7 @@ pub mod tables;
 pub mod thread;
 
 pub use command::{
-    AddOutcome, CommandError, ControlHandle, FdbEntry, PortView, SourceView, WorkersView,
+    AddOutcome, CommandError, ControlHandle, DropView, FdbEntry, PortView, SourceView, WorkersView,
 };
 pub use engine::{Engine, StepError};
 pub use switch_core::PortId;

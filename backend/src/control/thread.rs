@@ -3,7 +3,7 @@
 //! Started by the daemon, which hands it the ports to begin with; ends on [`Command::Stop`] or when every handle is gone.
 use super::PortId;
 use super::command::{
-    AddOutcome, Command, CommandError, ControlHandle, FdbEntry, PortView, QUEUE_CAPACITY,
+    AddOutcome, Command, CommandError, ControlHandle, DropView, FdbEntry, PortView, QUEUE_CAPACITY,
     SourceView, WorkersView,
 };
 use super::engine::{Engine, PortHealth};
@@ -12,7 +12,7 @@ use super::plan::{self, PlanError};
 use super::port_table::PortTable;
 use super::tables::Tables;
 use crate::config::{PortConfig, PortName, SocketPath};
-use crate::datapath::{Destination, SourceStats};
+use crate::datapath::{Destination, DroppedFrame, SourceStats};
 use crate::metrics::{PortStats, Stats};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -161,6 +161,7 @@ impl<E: Engine> Control<E> {
             }
             Command::ListWorkers(reply) => drop(reply.send(Ok(self.list_workers()))),
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
+            Command::LastDrops(name, reply) => drop(reply.send(self.last_drops(&name))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Stop(reply) => drop(reply.send(Ok(()))),
         }
@@ -288,6 +289,24 @@ impl<E: Engine> Control<E> {
             Some(SourceView { port, stats })
         };
         sources.into_iter().filter_map(named).collect()
+    }
+
+    fn last_drops(&self, name: &PortName) -> Result<Vec<DropView>, CommandError> {
+        let (id, _) = self
+            .table
+            .find(name)
+            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
+        let (now, frames) = self.engine.last_drops(id);
+        let view = |frame: DroppedFrame| DropView {
+            age_ms: now.0.saturating_sub(frame.at.0),
+            reason: frame.reason,
+            from: frame
+                .in_port
+                .and_then(|port| Some(self.table.get(port)?.name.clone())),
+            frame_bytes: frame.len_bytes,
+            header: frame.header,
+        };
+        Ok(frames.into_iter().rev().map(view).collect())
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

@@ -88,8 +88,12 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
             .map_err(DaemonError::Runtime)?;
         (signals, listener)
     };
-    let tables = start_tables(&configuration.switch)?;
-    let control = start_control(configuration, tables.clone())?;
+    let engine = start_engine(&configuration.switch)?;
+    let tables = engine
+        .clone()
+        .map(|engine| start_tables(&configuration.switch, engine))
+        .transpose()?;
+    let control = start_control(configuration, engine, tables.clone())?;
     log::info!(
         "ready: {} ports, {} workers, admin socket {}",
         configuration.ports.len(),
@@ -112,8 +116,8 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     Ok(ending)
 }
 
-/// The engine of the configured program, with what the store has; `None`: the program has no tables.
-fn start_tables(switch: &SwitchConfig) -> Result<Option<Tables>, DaemonError> {
+/// The engine of the configured program; `None`: the default program, which is compiled in.
+fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonError> {
     let Some(program) = switch.program.load()? else {
         return Ok(None);
     };
@@ -134,12 +138,17 @@ fn start_tables(switch: &SwitchConfig) -> Result<Option<Tables>, DaemonError> {
         program: switch.program.to_string(),
         reason: error.to_string(),
     })?;
+    Ok(Some(Arc::new(engine)))
+}
+
+/// Gives the engine what the store has.
+fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, DaemonError> {
     let store = switch.state_dir.as_deref().map(Store::open).transpose()?;
     let options = TablesOptions {
         store,
-        quotas: quotas.clone(),
+        quotas: switch.quotas.clone(),
     };
-    let tables = Tables::start(Arc::new(engine), options)?;
+    let tables = Tables::start(engine, options)?;
     let restored = tables.restored();
     log::info!(
         "program {}: {} entries and {} settings from the store, {} kept aside",
@@ -148,14 +157,15 @@ fn start_tables(switch: &SwitchConfig) -> Result<Option<Tables>, DaemonError> {
         restored.settings,
         restored.aside
     );
-    Ok(Some(tables))
+    Ok(tables)
 }
 
 fn start_control(
     configuration: &Configuration,
+    engine: Option<Arc<Engine>>,
     tables: Option<Tables>,
 ) -> Result<ControlThread, DaemonError> {
-    let engine = LiveEngine::start(&configuration.switch).map_err(DaemonError::Engine)?;
+    let engine = LiveEngine::start(&configuration.switch, engine).map_err(DaemonError::Engine)?;
     let ports: Vec<PortConfig> = configuration
         .ports
         .iter()

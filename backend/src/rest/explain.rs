@@ -103,16 +103,11 @@ fn frames_of(request: &ExplainBody) -> Result<Vec<Vec<u8>>, Problem> {
 
 async fn last_drops(
     State(control): State<ControlHandle>,
-    TheTables(tables): TheTables,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<LastDrops>, Problem> {
-    let port = port_id(&control, port_name(name)?).await?;
+    let drops = control.last_drops(port_name(name)?).await?;
     Ok(Json(LastDrops {
-        drops: tables
-            .last_drops(port)
-            .into_iter()
-            .map(Into::into)
-            .collect(),
+        drops: drops.into_iter().map(Into::into).collect(),
     }))
 }
 

@@ -1,8 +1,6 @@
 //! A match-action engine that matches nothing: it keeps entries and settings, and refuses what a real one would.
-use ringswitch::control::PortId;
 use ringswitch::control::tables::engine::{
-    ListedConnection, ListedCounter, ListedDrop, ListedGroup, ListedMeter, ListedMulticast,
-    Question,
+    ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast, Question,
 };
 use ringswitch::control::tables::identity::Identity;
 use ringswitch::control::tables::{KeyShape, TableEngine};
@@ -433,18 +431,6 @@ impl TableEngine for FakeEngine {
             expires_in_ms: 1000,
         };
         vec![connection].into_iter().take(limit).collect()
-    }
-
-    fn last_drops(&self, port: PortId, _: Millis) -> Vec<ListedDrop> {
-        let reason = DropReason::NoDestination;
-        vec![ListedDrop {
-            age_ms: 1_500,
-            reason: reason.name(),
-            meaning: reason.meaning(),
-            advice: reason.advice(),
-            frame_bytes: 60 + u32::from(port.get()),
-            header: "ffffffffffff".into(),
-        }]
     }
 }
 

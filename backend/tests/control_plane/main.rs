@@ -3,6 +3,7 @@
 mod command_line;
 mod durability;
 mod fake_engine;
+mod real_engine;
 mod recorder;
 mod rest;
 mod table_command_line;

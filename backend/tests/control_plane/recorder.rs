@@ -6,7 +6,7 @@ use ringswitch::control::plan::Step;
 use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, Engine, PortId, StepError};
 use ringswitch::datapath::{
-    Destination, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
+    Destination, DroppedFrame, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
 };
 use ringswitch::rest::{Limits, router, serve};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use switch_core::{MacAddress, MacEntry, Millis, VlanId};
+use switch_core::{DropReason, MacAddress, MacEntry, Millis, VlanId};
 use tokio::sync::oneshot;
 use vmm_sys_util::tempdir::TempDir;
 
@@ -86,6 +86,20 @@ impl Engine for RecordingEngine {
             (_, Destination::Pinned(worker)) => Ok(vec![source(worker, true)]),
             (_, Destination::Automatic | Destination::Worker(_)) => Ok(vec![source(0, false)]),
         }
+    }
+    fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
+        let frame = |at, reason, len_bytes| DroppedFrame {
+            at: Millis(at),
+            reason,
+            in_port: Some(id),
+            len_bytes,
+            header: vec![0xff; 6],
+        };
+        let older = frame(500, DropReason::RxRingFull, 1514);
+        (
+            Millis(2_000),
+            vec![older, frame(500, DropReason::NoDestination, 60)],
+        )
     }
     fn fdb(&self) -> Vec<MacEntry> {
         let entry = |vlan, last, port| MacEntry {

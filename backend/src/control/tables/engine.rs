@@ -81,23 +81,6 @@ pub struct ListedConnection {
     pub expires_in_ms: u64,
 }
 
-/// One of the latest frames that were dropped at a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ListedDrop {
-    /// Since then, in milliseconds.
-    pub age_ms: u64,
-    /// The reason's stable name.
-    pub reason: &'static str,
-    /// What happened, in one sentence.
-    pub meaning: &'static str,
-    /// What to do about it, in one sentence.
-    pub advice: &'static str,
-    /// The frame's length in bytes.
-    pub frame_bytes: u32,
-    /// Its first bytes, in hex.
-    pub header: String,
-}
-
 /// A frame that is explained, and what would have changed before it.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
@@ -153,6 +136,4 @@ pub trait TableEngine: Send + Sync + 'static {
     fn counters(&self, counter: &str, from: u32, limit: usize) -> Option<Vec<ListedCounter>>;
     /// At most `limit` tracked connections.
     fn connections(&self, limit: usize, now: Millis) -> Vec<ListedConnection>;
-    /// The latest frames that were dropped at a port, newest first.
-    fn last_drops(&self, port: PortId, now: Millis) -> Vec<ListedDrop>;
 }

@@ -1,7 +1,7 @@
 //! [`TableEngine`] over the real engine.
 use super::engine::{
-    KeyShape, ListedConnection, ListedCounter, ListedDrop, ListedGroup, ListedMeter,
-    ListedMulticast, Question, TableEngine,
+    KeyShape, ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast, Question,
+    TableEngine,
 };
 use crate::control::PortId;
 use std::net::{IpAddr, SocketAddr};
@@ -133,11 +133,6 @@ impl TableEngine for Engine {
             from = page.next;
         }
         connections
-    }
-
-    /// The engine keeps none: what it decides, the data path counts.
-    fn last_drops(&self, _: PortId, _: Millis) -> Vec<ListedDrop> {
-        vec![]
     }
 }
 

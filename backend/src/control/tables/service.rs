@@ -2,8 +2,8 @@
 //!
 //! Reading goes to the engine at once; changes go through a queue to the one thread of [`super::writer`].
 use super::engine::{
-    ListedConnection, ListedCounter, ListedDrop, ListedGroup, ListedMeter, ListedMulticast,
-    Question, TableEngine,
+    ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast, Question,
+    TableEngine,
 };
 use super::port_names::PortRegistry;
 use super::quota::{Holdings, Quotas};
@@ -191,11 +191,6 @@ impl Tables {
     /// Tracked connections.
     pub fn connections(&self, limit: usize) -> Vec<ListedConnection> {
         self.engine.connections(limit, monotonic_now())
-    }
-
-    /// The latest frames that were dropped at a port.
-    pub fn last_drops(&self, port: PortId) -> Vec<ListedDrop> {
-        self.engine.last_drops(port, monotonic_now())
     }
 
     /// What does not fit the program.

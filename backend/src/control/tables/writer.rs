@@ -2,6 +2,7 @@
 //!
 //! Batches that wait while a commit is under way share the next one, so that the disk's latency bounds the time of a change, not
 //! their number. Once a second it removes entries whose time is over.
+use super::MAX_BATCH_UPDATES;
 use super::engine::{KeyShape, TableEngine};
 use super::identity::{Identity, Named, NoIdentity};
 use super::port_names::{NamesOfBatch, PortRegistry};
@@ -292,9 +293,12 @@ impl Writer {
         };
         let names = NamesOfBatch::new(&self.registry);
         let undone = back.map_err(|error| error.to_string()).and_then(|back| {
-            self.engine
-                .write(&back, &names, monotonic_now())
-                .map_err(|error| error.to_string())
+            // In pieces: a table that was cleared may have had more than one batch may hold.
+            back.chunks(MAX_BATCH_UPDATES).try_for_each(|piece| {
+                self.engine
+                    .write(piece, &names, monotonic_now())
+                    .map_err(|error| error.to_string())
+            })
         });
         if let Err(reason) = undone {
             log::error!("changes that were refused are still in effect until a restart: {reason}");

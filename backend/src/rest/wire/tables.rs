@@ -1,6 +1,8 @@
 //! The JSON of tables and explanations. Requests refuse unknown fields; responses, which the command line reads back, do not.
+use crate::control::DropView;
+use crate::control::frames::encoding::to_hex;
 use crate::control::tables::engine::{
-    ListedConnection, ListedCounter, ListedDrop, ListedGroup, ListedMeter, ListedMulticast,
+    ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast,
 };
 use crate::control::tables::store::Aside;
 use serde::{Deserialize, Serialize};
@@ -376,21 +378,25 @@ pub struct LastDrop {
     pub meaning: String,
     /// What to do about it, in one sentence.
     pub advice: String,
-    /// The frame's length.
+    /// The port it came from; absent: one that is gone, or the control side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The frame's length; 0 when it was refused before it was read.
     pub frame_bytes: u32,
     /// Its first bytes, in hex.
     pub header: String,
 }
 
-impl From<ListedDrop> for LastDrop {
-    fn from(drop: ListedDrop) -> Self {
+impl From<DropView> for LastDrop {
+    fn from(drop: DropView) -> Self {
         Self {
             age_ms: drop.age_ms,
-            reason: drop.reason.to_owned(),
-            meaning: drop.meaning.to_owned(),
-            advice: drop.advice.to_owned(),
+            reason: drop.reason.name().to_owned(),
+            meaning: drop.reason.meaning().to_owned(),
+            advice: drop.reason.advice().to_owned(),
+            from: drop.from.map(|name| name.to_string()),
             frame_bytes: drop.frame_bytes,
-            header: drop.header,
+            header: to_hex(&drop.header),
         }
     }
 }
