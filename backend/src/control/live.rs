@@ -2,20 +2,21 @@
 //!
 //! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
 use super::PortId;
+use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{
-    Datapath, DatapathEvent, Destination, MoveError, PortCounters, Program, SourceStats,
-    WorkerOptions, WorkerStats,
+    Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
+    SourceStats, WorkerOptions, WorkerStats,
 };
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::{MacEntry, Millis, Switch};
 
 /// Uplinks whose device vanished, with the reason.
@@ -24,6 +25,8 @@ type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
 /// Everything that runs.
 pub struct LiveEngine {
     switch: Arc<Switch>,
+    /// What decides on frames, if it is not the default program.
+    engine: Option<Arc<TableEngine>>,
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
@@ -33,15 +36,16 @@ pub struct LiveEngine {
 }
 
 impl LiveEngine {
-    /// Starts the device thread and the workers, without a port.
-    pub fn start(config: &SwitchConfig) -> io::Result<Self> {
+    /// Starts the device thread and the workers, without a port. Frames are decided on by `engine`, or by the default program.
+    pub fn start(config: &SwitchConfig, engine: Option<Arc<TableEngine>>) -> io::Result<Self> {
         let switch = Arc::new(Switch::new(switch_core::SwitchConfig {
             mac_table_capacity: config.mac_capacity as usize,
             mac_limit_per_port: config.mac_limit_per_port as usize,
             mac_ageing: Millis::from_secs(u64::from(config.mac_ageing_s)),
             ..Default::default()
         }));
-        let devices = DeviceThread::start_with(forget_stations(Arc::clone(&switch)))?;
+        let devices =
+            DeviceThread::start_with(forget_stations(Arc::clone(&switch), engine.clone()))?;
         let lost_uplinks = LostUplinks::default();
         let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
         let options = WorkerOptions {
@@ -49,10 +53,12 @@ impl LiveEngine {
             cpus: config.cpus.clone(),
             poll_us: config.poll_us,
         };
-        let datapath = Datapath::start(&options, (Arc::clone(&switch), Program::L2), events)
+        let program = engine.clone().map_or(Program::L2, Program::Engine);
+        let datapath = Datapath::start(&options, (Arc::clone(&switch), program), events)
             .inspect_err(|_| devices.stop())?;
         Ok(Self {
             switch,
+            engine,
             datapath,
             devices,
             taps: BTreeSet::new(),
@@ -145,6 +151,11 @@ impl Engine for LiveEngine {
             reason: error.to_string(),
             remedy: "report this as a fault of Ringswitch".to_owned(),
         };
+        match (step, &self.engine) {
+            (Step::Join { id, .. }, Some(engine)) => engine.attach_port(*id),
+            (Step::Leave { id, .. }, Some(engine)) => engine.detach_port(*id),
+            _ => {}
+        }
         match step {
             Step::Join { id, vlan } => self.switch.add_port(*id, vlan.clone()).map_err(refused),
             Step::Open { id, port } => self.open(*id, port),
@@ -193,8 +204,15 @@ impl Engine for LiveEngine {
         self.datapath.move_sources(id, pair, destination)
     }
 
+    fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
+        (self.datapath.now(), self.datapath.last_drops(id))
+    }
+
     fn fdb(&self) -> Vec<MacEntry> {
-        self.switch.mac_entries(monotonic_now())
+        match &self.engine {
+            None => self.switch.mac_entries(monotonic_now()),
+            Some(engine) => engine.mac_entries(monotonic_now()),
+        }
     }
 
     fn tick(&mut self) {
@@ -210,24 +228,15 @@ impl Engine for LiveEngine {
     }
 }
 
-/// The switch's clock: CLOCK_MONOTONIC, the same that workers pass.
-fn monotonic_now() -> Millis {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
-    Millis(
-        seconds
-            .saturating_mul(1_000)
-            .saturating_add(nanoseconds / 1_000_000),
-    )
-}
-
 /// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
 /// thread.
-fn forget_stations(switch: Arc<Switch>) -> PortEventSink {
+fn forget_stations(switch: Arc<Switch>, engine: Option<Arc<TableEngine>>) -> PortEventSink {
     Arc::new(move |event| {
         if let PortChange::Down { .. } = event.change {
             switch.flush_port(event.port);
+            if let Some(engine) = &engine {
+                engine.flush_port(event.port);
+            }
         }
     })
 }

@@ -1,0 +1,303 @@
+//! From the store to the engine: at the start everything, after a failed commit what the failed batches touched.
+use super::engine::TableEngine;
+use super::identity::{Identity, prefix};
+use super::port_names::{NamesOfBatch, PortRegistry};
+use super::quota::Holdings;
+use super::store::{Aside, Store, StoreChange, StoreError, decode, encode};
+use super::writer::{Shapes, identity_of, setting_of};
+use std::collections::{BTreeMap, BTreeSet};
+use switch_core::Millis;
+use switch_core::engine::control::{EntryName, PortNames, TableEntry, Update, WriteError};
+
+/// Entries that the engine is given at once.
+const CHUNK: usize = 20_000;
+
+/// What a start found in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Entries that are in place.
+    pub entries: usize,
+    /// Settings that are in place.
+    pub settings: usize,
+    /// What does not fit the program, and is kept aside.
+    pub aside: usize,
+}
+
+struct Restore<'a> {
+    engine: &'a dyn TableEngine,
+    shapes: &'a Shapes,
+    names: NamesOfBatch<'a>,
+    now: Millis,
+    restored: Restored,
+    aside: Vec<Aside>,
+    changes: Vec<StoreChange>,
+}
+
+/// Gives the engine all that the store has. What does not fit is put aside in the store.
+pub fn restore(
+    store: &Store,
+    engine: &dyn TableEngine,
+    registry: &PortRegistry,
+    (shapes, now): (&Shapes, Millis),
+) -> Result<(Holdings, Restored), StoreError> {
+    let mut restore = Restore {
+        engine,
+        shapes,
+        names: NamesOfBatch::new(registry),
+        now,
+        restored: Restored::default(),
+        aside: vec![],
+        changes: vec![],
+    };
+    let was_aside = store.aside()?;
+    for (name, update) in store.settings()? {
+        restore.setting(name, update);
+    }
+    let mut holdings = Holdings::default();
+    let mut chunk: Vec<(Identity, Update)> = vec![];
+    store.for_each_entry(|identity, json| {
+        let entry: TableEntry = decode(json)?;
+        chunk.push((Identity::from_bytes(identity), Update::Put(entry)));
+        if chunk.len() >= CHUNK {
+            restore.entries(std::mem::take(&mut chunk), &mut holdings)?;
+        }
+        Ok(())
+    })?;
+    restore.entries(chunk, &mut holdings)?;
+    for aside in was_aside.iter().cloned() {
+        restore.again(aside, &mut holdings)?;
+    }
+    let Restore {
+        aside,
+        changes,
+        mut restored,
+        ..
+    } = restore;
+    if !changes.is_empty() || aside != was_aside {
+        store.commit_aside(&changes, &aside)?;
+    }
+    restored.aside = aside.len();
+    Ok((holdings, restored))
+}
+
+impl Restore<'_> {
+    fn write(&self, updates: &[Update]) -> Result<(), WriteError> {
+        self.engine.write(updates, &self.names, self.now)
+    }
+
+    fn setting(&mut self, name: String, update: Update) {
+        match self.write(std::slice::from_ref(&update)) {
+            Ok(()) => self.restored.settings += 1,
+            Err(error) => {
+                self.changes.push(StoreChange::Setting(name, None));
+                self.put_aside(update, &error);
+            }
+        }
+    }
+
+    /// All that fit: after each that does not, the rest is tried again, so that each is looked at twice at most.
+    fn entries(
+        &mut self,
+        chunk: Vec<(Identity, Update)>,
+        holdings: &mut Holdings,
+    ) -> Result<(), StoreError> {
+        let (stored, updates): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+        let mut misfits = BTreeMap::new();
+        let mut from = 0;
+        while from < updates.len() {
+            let rest = updates.get(from..).unwrap_or_default();
+            let Err(error) = self.write(rest) else { break };
+            let fit = error.index.min(rest.len() - 1);
+            // What stands before the fault is good by itself; should it not be, it is at fault too.
+            match self.write(rest.get(..fit).unwrap_or_default()) {
+                Ok(()) => {
+                    misfits.insert(from + fit, error);
+                    from += fit + 1;
+                }
+                Err(error) => {
+                    misfits.insert(from, error);
+                    from += 1;
+                }
+            }
+        }
+        for (index, (stored, update)) in stored.into_iter().zip(updates).enumerate() {
+            match misfits.remove(&index) {
+                Some(error) => {
+                    self.changes.push(StoreChange::NoEntry(stored));
+                    self.put_aside(update, &error);
+                }
+                None => self.took(Some(stored), &update, holdings)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What was aside, unless something else has its place now.
+    fn again(&mut self, aside: Aside, holdings: &mut Holdings) -> Result<(), StoreError> {
+        let update = match aside.update.clone() {
+            Update::Put(entry) => Update::Insert(entry),
+            other => other,
+        };
+        match self.write(std::slice::from_ref(&update)) {
+            Err(error) => self.put_aside(aside.update, &error),
+            Ok(()) => match setting_of(&update) {
+                Some((name, set)) => {
+                    let json = set.then(|| encode(&update)).transpose()?;
+                    self.changes.push(StoreChange::Setting(name, json));
+                    self.restored.settings += 1;
+                }
+                None => self.took(None, &update, holdings)?,
+            },
+        }
+        Ok(())
+    }
+
+    /// The engine has an entry: counts it, and moves it in the store when the program has given its key another shape.
+    fn took(
+        &mut self,
+        stored: Option<Identity>,
+        update: &Update,
+        holdings: &mut Holdings,
+    ) -> Result<(), StoreError> {
+        let (Update::Put(entry) | Update::Insert(entry)) = update else {
+            return Ok(());
+        };
+        self.restored.entries += 1;
+        let identity = identity_of(entry.into(), self.shapes, &self.names)
+            .map_err(|error| StoreError::Content(error.to_string()))?;
+        holdings.adopt(&identity, entry.tenant.as_deref());
+        if stored.as_ref() != Some(&identity) {
+            self.changes.extend(stored.map(StoreChange::NoEntry));
+            let json = encode(entry)?;
+            self.changes.push(StoreChange::Entry(identity, json));
+        }
+        Ok(())
+    }
+
+    fn put_aside(&mut self, update: Update, error: &WriteError) {
+        let reason = format!("{}: {}", error.place, error.reason);
+        self.aside.push(Aside { update, reason });
+    }
+}
+
+/// What puts the engine back to what the store has, after these updates took effect in it and their changes could not be stored.
+pub fn take_back(
+    store: &Store,
+    updates: &[&Update],
+    changes: &[StoreChange],
+) -> Result<Vec<Update>, StoreError> {
+    let mut cleared = BTreeSet::new();
+    let mut touched: BTreeMap<Identity, (EntryName, bool)> = BTreeMap::new();
+    let mut set: BTreeMap<String, Update> = BTreeMap::new();
+    for (update, change) in updates.iter().zip(changes) {
+        match change {
+            StoreChange::ClearTable(table) => {
+                cleared.insert(table.clone());
+            }
+            StoreChange::Entry(identity, _) => {
+                if let Some(name) = name_of(update) {
+                    touched.insert(identity.clone(), (name, true));
+                }
+            }
+            StoreChange::NoEntry(identity) => {
+                if let Some(name) = name_of(update) {
+                    touched.insert(identity.clone(), (name, false));
+                }
+            }
+            StoreChange::Setting(name, _) => {
+                set.insert(name.clone(), reset(update));
+            }
+        }
+    }
+    let mut back = vec![];
+    for table in &cleared {
+        back.push(Update::Clear {
+            table: table.clone(),
+        });
+        for json in store.entries_of(table)? {
+            back.push(Update::Put(decode(&json)?));
+        }
+        let prefix = prefix(table);
+        touched.retain(|identity, _| !identity.as_bytes().starts_with(&prefix));
+    }
+    for (identity, (name, present)) in touched {
+        match store.entry(&identity)? {
+            Some(json) => back.push(Update::Put(decode(&json)?)),
+            None if present => back.push(Update::Delete(name)),
+            None => {}
+        }
+    }
+    let settings = store.settings()?;
+    for (name, reset) in set {
+        back.push(settings.get(&name).cloned().unwrap_or(reset));
+    }
+    Ok(back)
+}
+
+fn name_of(update: &Update) -> Option<EntryName> {
+    match update {
+        Update::Insert(entry) | Update::Modify(entry) | Update::Put(entry) => Some(EntryName {
+            table: entry.table.clone(),
+            key: entry.key.clone(),
+            priority: entry.priority,
+        }),
+        Update::Delete(name) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// The update that takes a setting back to what the program says.
+fn reset(update: &Update) -> Update {
+    let mut update = update.clone();
+    match &mut update {
+        Update::SetDefault { default, .. } => *default = None,
+        Update::SetMulticast { ports, .. } => ports.clear(),
+        Update::SetGroup { members, .. } => members.clear(),
+        Update::SetMeter { rate, .. } => *rate = None,
+        _ => {}
+    }
+    update
+}
+
+/// The names of ports that the engine's entries and groups mean, as far as they are written as text.
+pub fn meant_names(engine: &dyn TableEngine, ports: &dyn PortNames) -> BTreeSet<String> {
+    use switch_core::engine::literal::Literal;
+    use switch_core::engine::model::KeyMatch;
+    let mut meant = BTreeSet::new();
+    let mut mean = |literal: &Literal| {
+        if let Literal::Text(text) = literal {
+            meant.insert(text.clone());
+        }
+    };
+    for table in engine.tables(ports) {
+        for literal in table
+            .default_action
+            .iter()
+            .flat_map(|call| call.params.values())
+        {
+            mean(literal);
+        }
+        let mut after = None;
+        while let Ok(page) = engine.entries(&table.name, after, CHUNK, ports) {
+            let Some(last) = page.last() else { break };
+            after = Some(last.handle);
+            for listed in &page {
+                listed.entry.params.values().for_each(&mut mean);
+                for matched in listed.entry.key.values() {
+                    if let KeyMatch::Text(literal) = matched {
+                        mean(literal);
+                    }
+                }
+            }
+        }
+    }
+    for group in engine.groups(ports) {
+        for member in group.members {
+            member.values.values().for_each(&mut mean);
+        }
+    }
+    for group in engine.multicast(ports) {
+        group.ports.iter().for_each(&mut mean);
+    }
+    meant
+}
