@@ -64,7 +64,7 @@ struct Rest {
     sum: u32,
     stations: Box<[EpochBucket]>,
     station_sum: u32,
-    meters: Box<[Arc<MeterSetting>]>,
+    meters: Box<[(Arc<MeterSetting>, DropReason)]>,
     seen: Box<[Arc<Seen>]>,
     counts: Box<[(u16, u32)]>,
 }
@@ -232,10 +232,14 @@ impl EnginePipeline {
             }
         }
         if remembered.has_meters {
-            for meter in &remembered.rest.meters {
-                if !meter.passes(frame.frame_bytes, now) {
-                    return Verdict::Drop(DropReason::RateExceeded);
-                }
+            let mut meters = remembered.rest.meters.iter();
+            let beyond = meters.find(|(meter, _)| !meter.passes(frame.frame_bytes, now));
+            if let Some(&(_, reason)) = beyond {
+                return match remembered.decision {
+                    // Which of the copies the meter stops is not remembered.
+                    Decision::Copies(..) => self.miss(in_port, frame, None),
+                    _ => Verdict::Drop(reason),
+                };
             }
         }
         let is_first = flow.packets == 0;
@@ -454,7 +458,7 @@ impl EnginePipeline {
 impl Rest {
     fn new(
         conditions: Conditions,
-        meters: Vec<Arc<MeterSetting>>,
+        meters: Vec<(Arc<MeterSetting>, DropReason)>,
         seen: Box<[Arc<Seen>]>,
         counts: Vec<(u16, u32)>,
     ) -> Self {
