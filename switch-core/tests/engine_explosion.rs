@@ -36,7 +36,7 @@ impl PortNames for Numbers {
     }
 }
 
-/// An access list of 32 * 16 rules under as many masks as its prefixes make.
+/// An access list under as many masks as its prefixes make. The widest go first, so each frame is told after another number of bits.
 fn engine() -> Arc<Engine> {
     let valid = Program::from_json(PROGRAM).unwrap_or_else(|errors| panic!("{errors}"));
     let engine = Arc::new(Engine::new(valid, EngineConfig::default()).unwrap());
@@ -49,9 +49,10 @@ fn engine() -> Arc<Engine> {
             let (address, port) = (1u32 << (32 - bits), 1u16 << (16 - port_bits));
             write!(
                 updates,
-                r#"{comma}{{"insert": {{"table": "access", "priority": {priority}, "action": "deny", "key": {{
+                r#"{comma}{{"insert": {{"table": "access", "priority": {}, "action": "deny", "key": {{
                     "ipv4.src": {{"value": {address}, "prefix_bits": {bits}}},
-                    "tcp.dst_port": {{"value": {port}, "prefix_bits": {port_bits}}}}}}}}}"#
+                    "tcp.dst_port": {{"value": {port}, "prefix_bits": {port_bits}}}}}}}}}"#,
+                1000 - priority
             )
             .unwrap();
         }

@@ -86,7 +86,7 @@ fn number_of(pipeline: &mut EnginePipeline) -> u64 {
 
 #[test]
 fn no_frame_sees_half_a_batch_and_none_what_was_before_an_acknowledgement() {
-    const BATCHES: u64 = 10_000;
+    const BATCHES: u64 = 1_000;
     let valid = Program::from_json(PROGRAM).unwrap_or_else(|errors| panic!("{errors}"));
     let engine = Arc::new(Engine::new(valid, EngineConfig::default()).unwrap());
     engine.write(&batch(1), &Numbers, Millis(1)).unwrap();
@@ -116,7 +116,7 @@ fn no_frame_sees_half_a_batch_and_none_what_was_before_an_acknowledgement() {
             acknowledged.store(number, Ordering::Release);
             if number % 64 == 0 {
                 // So that verdicts are remembered and served in between.
-                for _ in 0..50 {
+                for _ in 0..4 {
                     std::thread::yield_now();
                 }
             }

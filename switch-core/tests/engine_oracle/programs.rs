@@ -85,6 +85,9 @@ const WRITTEN: &[(&str, u16)] = &[
     ("arp.operation", 16),
     ("ipv4.src", 32),
     ("ipv4.dst", 32),
+    ("ipv4.src", 32),
+    ("ipv4.dst", 32),
+    ("ipv6.dst", 128),
     ("ipv4.ttl", 8),
     ("ipv4.dscp", 6),
     ("ipv4.ecn", 2),
@@ -173,12 +176,15 @@ struct Builder<'a, 'c> {
     actions: Vec<Action>,
     tables: Vec<Table>,
     is_delicate: bool,
+    may_be_delicate: bool,
     /// Statements and conditions that may still be made.
     left: usize,
 }
 
 pub fn program(choices: &mut Choices<'_>) -> Made {
+    let may_be_delicate = choices.chance(40);
     let mut builder = Builder {
+        may_be_delicate,
         choices,
         actions: Vec::new(),
         tables: Vec::new(),
@@ -268,7 +274,7 @@ pub fn text(number: u128) -> Value {
 
 impl Builder<'_, '_> {
     fn readable(&mut self) -> (&'static str, u16) {
-        if self.choices.chance(4) {
+        if self.may_be_delicate && self.choices.chance(6) {
             self.is_delicate = true;
             return self.choices.pick(DELICATE);
         }
@@ -322,7 +328,7 @@ impl Builder<'_, '_> {
     }
 
     fn written(&mut self) -> (&'static str, u16) {
-        if self.choices.chance(5) {
+        if self.may_be_delicate && self.choices.chance(8) {
             self.is_delicate = true;
             return self.choices.pick(DELICATE);
         }
