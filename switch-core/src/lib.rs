@@ -20,9 +20,11 @@
 pub mod checksum;
 pub mod conntrack;
 pub mod engine;
+pub mod l2_entries;
 pub mod maglev;
 pub mod meter;
 pub mod parse;
+pub mod programs;
 pub mod segment;
 pub mod service;
 pub mod table;
