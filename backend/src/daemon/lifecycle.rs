@@ -93,6 +93,12 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         .clone()
         .map(|engine| start_tables(&configuration.switch, engine))
         .transpose()?;
+    let engine = LiveEngine::start(&configuration.switch, engine).map_err(DaemonError::Engine)?;
+    let tables = match engine.default_tables() {
+        // Nothing of them is stored: they follow from the ports.
+        Some(shown) => Some(Tables::start(shown, TablesOptions::default())?),
+        None => tables,
+    };
     let control = start_control(configuration, engine, tables.clone())?;
     log::info!(
         "ready: {} ports, {} workers, admin socket {}",
@@ -118,9 +124,10 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
 
 /// The engine of the configured program; `None`: the default program, which is compiled in.
 fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonError> {
-    let Some(program) = switch.program.load()? else {
+    let program = switch.program.load()?;
+    if switch.program.is_compiled_in() {
         return Ok(None);
-    };
+    }
     let quotas = &switch.quotas;
     let config = EngineConfig {
         conntrack: switch.connections,
@@ -163,10 +170,9 @@ fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, Da
 
 fn start_control(
     configuration: &Configuration,
-    engine: Option<Arc<Engine>>,
+    engine: LiveEngine,
     tables: Option<Tables>,
 ) -> Result<ControlThread, DaemonError> {
-    let engine = LiveEngine::start(&configuration.switch, engine).map_err(DaemonError::Engine)?;
     let ports: Vec<PortConfig> = configuration
         .ports
         .iter()
