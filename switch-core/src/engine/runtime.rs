@@ -4,7 +4,7 @@
 //! all tables, groups and defaults, so no frame sees half of it, and then the change counters tell the workers' caches what is
 //! stale. Control operations exclude each other; workers wait for none of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -30,6 +30,7 @@ use crate::maglev::{Member, MemberId, TableSize, WeightedGroup};
 use crate::meter::{Meter, MeterConfig};
 use crate::port::PortId;
 use crate::rate_limit::RateLimit;
+use crate::switch::Switch;
 use crate::table::{ChangeCounters, CounterRange, EntryHandle, EntryKey, Epoch, Table, TableShape};
 use crate::time::Millis;
 
@@ -117,6 +118,8 @@ pub struct Engine {
 
 /// What a batch has changed so far.
 struct Staged {
+    /// Whose entries they are.
+    origin: Origin,
     at: Epoch,
     extras: Extras,
     extras_changed: bool,
@@ -132,6 +135,34 @@ impl Engine {
     /// # Errors
     /// When the program cannot be run.
     pub fn new(valid: ValidProgram, config: EngineConfig) -> Result<Self, EngineError> {
+        let refresh = Millis(1000).min(Millis(config.mac_ageing.0 / 3));
+        let macs = Arc::new(MacStore::new(Limits {
+            capacity: config.mac_table_capacity,
+            per_port: config.mac_limit_per_port,
+            ageing: config.mac_ageing,
+            refresh,
+        }));
+        Self::with_stations(valid, config, macs)
+    }
+
+    /// An engine that knows the stations which a switch knows: to explain what the compiled-in program does by the same program as
+    /// data. It is for questions; frames and [`Self::expire`] are the switch's.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn beside(
+        valid: ValidProgram,
+        config: EngineConfig,
+        switch: &Switch,
+    ) -> Result<Self, EngineError> {
+        Self::with_stations(valid, config, Arc::clone(switch.macs()))
+    }
+
+    fn with_stations(
+        valid: ValidProgram,
+        config: EngineConfig,
+        macs: Arc<MacStore>,
+    ) -> Result<Self, EngineError> {
         let program = Compiled::new(valid.program())?;
         let changes = Arc::new(ChangeCounters::new(CHANGE_COUNTERS as usize));
         let share = (CHANGE_COUNTERS - 1) / (program.tables.len().max(1) as u32);
@@ -155,7 +186,6 @@ impl Engine {
                 .map_err(|error| refused(error.to_string()))?;
             tables.push(table);
         }
-        let refresh = Millis(1000).min(Millis(config.mac_ageing.0 / 3));
         let state = State {
             known: Known::new(&program),
             tables,
@@ -168,12 +198,7 @@ impl Engine {
                 .collect(),
             conntrack: Conntrack::new(config.conntrack, config.seed),
             fragments: FragmentTable::new(FragmentTable::DEFAULT_TIMEOUT, config.seed),
-            macs: MacStore::new(Limits {
-                capacity: config.mac_table_capacity,
-                per_port: config.mac_limit_per_port,
-                ageing: config.mac_ageing,
-                refresh,
-            }),
+            macs,
             selection: fixed(SELECTION_SEED),
             program,
         };
@@ -199,7 +224,7 @@ impl Engine {
     /// Puts in what the program brings: constant entries and defaults.
     fn install(&self) -> Result<(), EngineError> {
         let control = self.lock();
-        let mut staged = self.begin(&control);
+        let mut staged = self.begin(&control, Origin::Program);
         let program = self.valid.program();
         for (number, table) in program.tables.iter().enumerate() {
             let refused = |fault: Fault| EngineError::Table {
@@ -223,7 +248,7 @@ impl Engine {
                     hard_timeout_ms: 0,
                     tenant: None,
                 };
-                self.insert(&entry, &mut staged, Origin::Program, (&NoPorts, Millis(0)))
+                self.insert(&entry, &mut staged, (&NoPorts, Millis(0)))
                     .map_err(refused)?;
             }
         }
@@ -269,6 +294,24 @@ impl Engine {
     ) -> Result<(), WriteError> {
         let control = self.lock();
         let staged = self.stage(updates, &control, (names, now))?;
+        self.publish(control, staged);
+        Ok(())
+    }
+
+    /// Makes changes that follow from configuration, all or none: their entries belong to the program, so that operators see them
+    /// but cannot change them.
+    ///
+    /// # Errors
+    /// The first update that cannot be made, and why. Nothing has changed then.
+    pub fn write_derived(
+        &self,
+        updates: &[Update],
+        names: &dyn PortNames,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let control = self.lock();
+        let staged = self.begin(&control, Origin::Program);
+        let staged = self.stage_all(staged, updates, &control, (names, now))?;
         self.publish(control, staged);
         Ok(())
     }
@@ -327,9 +370,10 @@ impl Engine {
         self.collected.load(Ordering::Acquire) <= snapshot.epoch.0
     }
 
-    fn begin(&self, _: &MutexGuard<'_, Control>) -> Staged {
+    fn begin(&self, _: &MutexGuard<'_, Control>, origin: Origin) -> Staged {
         let snapshot = self.snapshot();
         Staged {
+            origin,
             at: Epoch(snapshot.epoch.0 + 1),
             extras: snapshot.extras.clone(),
             extras_changed: false,
@@ -346,6 +390,17 @@ impl Engine {
         control: &MutexGuard<'_, Control>,
         (names, now): (&dyn PortNames, Millis),
     ) -> Result<Staged, WriteError> {
+        let staged = self.begin(control, Origin::Operator);
+        self.stage_all(staged, updates, control, (names, now))
+    }
+
+    fn stage_all(
+        &self,
+        mut staged: Staged,
+        updates: &[Update],
+        control: &MutexGuard<'_, Control>,
+        (names, now): (&dyn PortNames, Millis),
+    ) -> Result<Staged, WriteError> {
         if updates.len() > MAX_UPDATES {
             return Err(Fault::invalid(
                 "updates",
@@ -354,7 +409,6 @@ impl Engine {
             )
             .at(MAX_UPDATES));
         }
-        let mut staged = self.begin(control);
         for (index, update) in updates.iter().enumerate() {
             if let Err(fault) = self.stage_one(update, &mut staged, control, (names, now)) {
                 self.unstage(&staged);
@@ -435,7 +489,7 @@ impl Engine {
         match update {
             Update::Insert(entry) => {
                 self.check_quota(entry, staged, control)?;
-                self.insert(entry, staged, Origin::Operator, (names, now))
+                self.insert(entry, staged, (names, now))
             }
             Update::Modify(entry) => self.modify(entry, staged, (names, now)),
             Update::Put(entry) => {
@@ -445,7 +499,7 @@ impl Engine {
                     self.modify(entry, staged, (names, now))
                 } else {
                     self.check_quota(entry, staged, control)?;
-                    self.insert(entry, staged, Origin::Operator, (names, now))
+                    self.insert(entry, staged, (names, now))
                 }
             }
             Update::Delete(name) => self.delete(name, staged, names),
@@ -595,7 +649,6 @@ impl Engine {
         &self,
         entry: &TableEntry,
         staged: &mut Staged,
-        origin: Origin,
         (names, now): (&dyn PortNames, Millis),
     ) -> Result<(), Fault> {
         let (number, spec) = self.table(&entry.table)?;
@@ -607,7 +660,7 @@ impl Engine {
         let tenant: Option<Arc<str>> = entry.tenant.as_deref().map(Arc::from);
         let value = EntryAction {
             action,
-            constant: origin == Origin::Program,
+            constant: staged.origin == Origin::Program,
             idle_timeout_ms: entry.idle_timeout_ms,
             hard_timeout_ms: entry.hard_timeout_ms,
             params,
@@ -636,7 +689,7 @@ impl Engine {
         let (number, spec) = self.table(&entry.table)?;
         let key = resolve_key(spec, &entry.key, entry.priority, names)?;
         let (action, params) = self.action_of(spec, entry, names)?;
-        let before = self.changeable(number, spec, &key, staged.at)?;
+        let before = self.changeable(number, spec, &key, staged)?;
         let Some(table) = self.state.tables.get(number) else {
             return Ok(());
         };
@@ -650,7 +703,7 @@ impl Engine {
         }
         let value = EntryAction {
             action,
-            constant: false,
+            constant: staged.origin == Origin::Program,
             idle_timeout_ms: entry.idle_timeout_ms,
             hard_timeout_ms: entry.hard_timeout_ms,
             params,
@@ -673,15 +726,15 @@ impl Engine {
         Ok(())
     }
 
-    /// The entry with this key, if it is there and not the program's.
+    /// The entry with this key, if it is there and whoever asks may change it.
     fn changeable(
         &self,
         number: usize,
         spec: &TableSpec,
         key: &EntryKey,
-        at: Epoch,
+        staged: &Staged,
     ) -> Result<crate::table::Entry<EntryAction>, Fault> {
-        let entry = self.find(number, spec, key, at)?.ok_or_else(|| {
+        let entry = self.find(number, spec, key, staged.at)?.ok_or_else(|| {
             Fault::new(
                 "key",
                 WriteErrorKind::NotFound,
@@ -689,7 +742,7 @@ impl Engine {
                 "`ringswitch table entries` shows those there are",
             )
         })?;
-        if entry.value.constant {
+        if entry.value.constant && staged.origin == Origin::Operator {
             return Err(Fault::new(
                 "key",
                 WriteErrorKind::Constant,
@@ -708,7 +761,7 @@ impl Engine {
     ) -> Result<(), Fault> {
         let (number, spec) = self.table(&name.table)?;
         let key = resolve_key(spec, &name.key, name.priority, names)?;
-        let before = self.changeable(number, spec, &key, staged.at)?;
+        let before = self.changeable(number, spec, &key, staged)?;
         self.remove(number, spec, (&key, &before.value), staged)
     }
 
@@ -1131,7 +1184,7 @@ impl Engine {
         self.state.macs.expire(now);
         let _ = self.state.conntrack.expire(now, CONNECTIONS_PER_EXPIRY);
         let control = self.lock();
-        let mut staged = self.begin(&control);
+        let mut staged = self.begin(&control, Origin::Program);
         let mut expired = Vec::new();
         for &(number, handle) in control.timed.keys() {
             let (Some(table), Some(spec)) = (
@@ -1247,6 +1300,7 @@ fn set_multicast(
         return Err(Fault::invalid("group", "0 is no group", "use 1 to 65535"));
     }
     let mut members: Vec<u16> = Vec::with_capacity(ports.len());
+    let mut named = HashSet::with_capacity(ports.len());
     for (at, port) in ports.iter().enumerate() {
         let place = || format!("ports[{at}]");
         let value = number(port, Format::Port, names)
@@ -1255,17 +1309,17 @@ fn set_multicast(
             .ok()
             .filter(|&port| PortId::new(port).is_some())
             .ok_or_else(|| Fault::invalid(place(), format!("{value} is no port"), "name a port"))?;
-        if !members.contains(&port) {
+        if named.insert(port) {
             members.push(port);
         }
     }
-    let mut groups = HashMap::clone(&staged.extras.multicast);
+    // Copied once for a batch, however many groups it sets.
+    let groups = Arc::make_mut(&mut staged.extras.multicast);
     if members.is_empty() {
         groups.remove(&group);
     } else {
         groups.insert(group, members.into());
     }
-    staged.extras.multicast = Arc::new(groups);
     staged.extras_changed = true;
     Ok(())
 }

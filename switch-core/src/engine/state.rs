@@ -195,7 +195,7 @@ pub(crate) struct State {
     pub counts: Vec<Counts>,
     pub conntrack: Conntrack,
     pub fragments: FragmentTable,
-    pub macs: MacStore,
+    pub macs: Arc<MacStore>,
     /// Chooses members of groups; the same for all workers.
     pub selection: SeedableRandomState,
 }

@@ -8,6 +8,7 @@
 //! * [`identity`]: which two ways to write a key mean the same entry;
 //! * [`engine`]: everything wanted of the match-action engine, as one trait;
 //! * [`live`]: that trait over the real engine;
+//! * [`l2`]: ports' VLAN policies as entries, and the default program's tables;
 //! * [`store`]: the durable copy, one transaction for each group of batches;
 //! * [`restore`]: from the durable copy to the engine at the start, and what does not fit any more;
 //! * [`port_names`]: which number each port name has, for good.
@@ -25,6 +26,7 @@
 //! the store, and the store never holds part of a batch.
 pub mod engine;
 pub mod identity;
+pub mod l2;
 pub mod live;
 pub mod port_names;
 pub mod quota;
@@ -34,6 +36,7 @@ pub mod store;
 pub mod writer;
 
 pub use engine::{KeyShape, TableEngine};
+pub use l2::DefaultTables;
 pub use port_names::PortRegistry;
 pub use quota::Quotas;
 pub use service::{Tables, TablesOptions};
