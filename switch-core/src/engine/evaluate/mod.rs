@@ -21,6 +21,7 @@ use std::sync::atomic;
 use super::compile::{Compiled, Field, HeaderField, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
 use super::packet::{Packet, within};
+use super::params::Unpacked;
 use super::parse::{Input, Origin, ParseError, compare, parse};
 use super::state::{EntryAction, MeterSetting, Snapshot, State};
 use crate::conntrack::{ConnId, Direction, Tracked};
@@ -465,7 +466,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if let Some(call) = &call
             && let Some(action) = program.actions.get(usize::from(call.action))
         {
-            let flow = self.primitives(&action.body, &call.params);
+            let mut unpacked = Unpacked::default();
+            let flow = self.primitives(&action.body, call.params.values(&mut unpacked));
             if flow != Flow::On {
                 return flow;
             }
