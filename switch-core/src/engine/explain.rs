@@ -41,8 +41,7 @@ impl Engine {
             };
             let mut packet = Packet::new(frame.header, program.metadata.len());
             let evaluation = Evaluator::new(
-                &self.state,
-                snapshot,
+                (&self.state, snapshot),
                 frame,
                 Effects::Preview,
                 &mut recorder,

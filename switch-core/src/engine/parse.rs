@@ -65,7 +65,7 @@ pub(crate) fn parse(
         };
         let mut bytes = 0;
         if let Some(header) = state.extract {
-            match extract(program, input, layout, header, at, &mut end) {
+            match extract(program, input, layout, header, (at, &mut end)) {
                 Ok(found) => bytes = found,
                 Err(error) => {
                     watch.step(number, 0, Next::Reject);
@@ -109,8 +109,7 @@ fn extract(
     input: Input<'_>,
     layout: &mut Layout,
     number: u16,
-    at: usize,
-    end: &mut usize,
+    (at, end): (usize, &mut usize),
 ) -> Result<u16, ParseError> {
     let Some(header) = program.headers.get(usize::from(number)) else {
         return Err(ParseError::Malformed);

@@ -446,8 +446,7 @@ impl EnginePipeline {
             now: self.now,
         };
         Evaluator::new(
-            &engine.state,
-            &self.snapshot,
+            (&engine.state, &self.snapshot),
             frame,
             Effects::Live(budget),
             &mut Unobserved,

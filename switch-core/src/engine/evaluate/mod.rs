@@ -192,8 +192,7 @@ type Args<'a> = &'a [u128];
 impl<'a, O: Observer> Evaluator<'a, O> {
     /// Ready to evaluate `frame` in `packet`, which holds it.
     pub(crate) fn new(
-        state: &'a State,
-        snapshot: &'a Snapshot,
+        (state, snapshot): (&'a State, &'a Snapshot),
         frame: Frame<'a>,
         effects: Effects<'a>,
         observer: &'a mut O,
