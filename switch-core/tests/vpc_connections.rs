@@ -428,7 +428,7 @@ fn a_rejected_sender_is_told_by_the_control_side() {
     let mut lab = stateless();
     lab.rule("acl_in", 1, r#""protocol": 17"#, "reject");
     let args = lab.punts(1, &udp(forth(), 1, 2), "admin_prohibited");
-    assert_eq!(args, [0, 10, 1, 0]);
+    assert_eq!(args, [0, 10, 0, 0]);
 }
 
 #[test]
