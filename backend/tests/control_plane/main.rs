@@ -6,6 +6,6 @@ mod fake_engine;
 mod real_engine;
 mod recorder;
 mod rest;
-
+mod services;
 mod table_command_line;
 mod tables;
