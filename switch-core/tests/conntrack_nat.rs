@@ -33,7 +33,20 @@ fn default() -> Conntrack {
 }
 
 fn open(table: &Conntrack, packet: &Packet, nat: NatSpec) -> Result<Tracked, CommitError> {
-    table.commit(packet, &commit(1, nat), NOW)
+    let told = table.preview_commit(packet, &commit(1, nat), NOW);
+    let before = table.stats();
+    let done = table.commit(packet, &commit(1, nat), NOW);
+    // What was told before is what is done, but for ports that are drawn.
+    let drawn = |tracked: &Tracked| {
+        let source = tracked.translation.source.map(|end| end.address);
+        (source, tracked.translation.destination)
+    };
+    assert_eq!(
+        told.as_ref().map(drawn),
+        done.as_ref().map(drawn),
+        "{told:?} {before:?}"
+    );
+    done
 }
 
 /// What a packet looks like after its translation.

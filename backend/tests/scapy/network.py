@@ -8,7 +8,10 @@ those of the router interfaces 1 (domain 10), 2 (domain 11), 3 (domain 20) and 9
 
 import os
 
-from frames import mac, routed
+from scapy.layers.inet6 import ICMPv6ND_NA
+from scapy.layers.l2 import ARP
+
+from frames import mac, routed, verify
 from rig import Switch
 
 #: What the daemon calls `vpc`.
@@ -109,6 +112,24 @@ def network(binary, *more, extra_ports=(), config=""):
         switch.close()
         raise
     return switch
+
+
+def serving(binary, *more, **options):
+    """The network with its services, which have announced their addresses."""
+    switch = network(binary, *OPEN, *more, **options)
+    try:
+        switch.ask("PUT", "/v1/services", services())
+        # Each interface announces its addresses in each family, to each port of its domain.
+        for port in ("vm1", "vm2", "vm3", "vm4", "vm5", "uplink"):
+            for _ in range(2):
+                said = switch.receive(port)
+                assert ARP in said or ICMPv6ND_NA in said, f"{said!r}"
+                verify(said)
+        switch.quiet()
+        return switch
+    except BaseException:
+        switch.close()
+        raise
 
 
 def across(switch, frame, way, out, **changes):

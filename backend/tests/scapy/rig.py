@@ -229,10 +229,12 @@ class Switch(Admin):
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            self.quiet()
-            assert self.process.poll() is None, f"the daemon ended: {self.said()}"
-        self.close()
+        try:
+            if kind is None:
+                self.quiet()
+                assert self.process.poll() is None, f"the daemon ended: {self.said()}"
+        finally:
+            self.close()
 
     # What operators do.
 
