@@ -134,7 +134,7 @@ def test_errors_are_translated_with_what_they_quote(binary):
                 # The quote is the packet as its sender knows it, but for the TTL, with right checksums.
                 inner = came[IPerror]
                 assert (inner.src, inner.dst, came[layer].sport, came[layer].dport) == ("10.0.0.1", "192.0.2.80", 1000, asked.dport), f"{came!r}"
-                quoted = changed(Ether() / IP(bytes(inner)))
+                quoted = changed(Ether(src=mac(1), dst=mac(2)) / IP(bytes(inner)))
                 assert bytes(quoted[IP]) == bytes(changed(asked, ttl=63)[IP]), f"{quoted!r}\nshould be\n{asked!r}"
         # An error about an answer finds its way out.
         answer = udp(*back("198.51.100.10"), (53, 5001))
@@ -236,7 +236,7 @@ def test_ipv6_is_translated_too(binary):
         came = switch.receive("vm1")
         verify(came)
         assert came[IPv6].dst == "fd00::1" and came[IPerror6].src == "fd00::1" and came[UDPerror].sport == 1000, f"{came!r}"
-        quoted = changed(Ether() / IPv6(bytes(came[IPerror6])))
+        quoted = changed(Ether(src=mac(1), dst=mac(2)) / IPv6(bytes(came[IPerror6])))
         assert bytes(quoted[IPv6]) == bytes(changed(asked, ttl=63)[IPv6]), f"{quoted!r}"
 
 
