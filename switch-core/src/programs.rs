@@ -1,13 +1,16 @@
 //! The programs that ship with the switch.
 
 /// Every program that ships: its name and its JSON.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
+    ("l2", include_str!("../programs/l2.json")),
     ("vpc", include_str!("../programs/vpc.json")),
     ("acl", include_str!("../programs/acl.json")),
     ("tunnel", include_str!("../programs/tunnel.json")),
 ];
 
 /// The JSON of a program that ships with the switch, by its name.
+///
+/// That of `l2` is what the switch has compiled in, as data.
 pub fn builtin(name: &str) -> Option<&'static str> {
     PROGRAMS
         .iter()

@@ -72,6 +72,11 @@ fn a_guest_uses_no_ip_address_but_its_own() {
     lab.drops(1, &udp(way((1, 2), "::10.0.0.1", "fd00::2"), 1, 2), SPOOFED);
     lab.drops(1, &udp(way((1, 2), "0.0.0.0", "10.0.0.2"), 1, 2), SPOOFED);
     lab.drops(1, &udp(way((1, 2), "::", "fd00::2"), 1, 2), SPOOFED);
+    lab.drops(
+        1,
+        &echo_request(way((1, 2), "0.0.0.0", "10.0.0.2"), 1),
+        SPOOFED,
+    );
     lab.passes(1, &udp(way((1, 2), "fd00::1", "fd00::2"), 1, 2));
 }
 
@@ -284,4 +289,54 @@ fn in_a_domain_without_connections_many_share_one_verdict() {
         assert_eq!(lab.passes_once(1, &frame).0, 2);
     }
     assert!(lab.stats().misses < 4, "{:?}", lab.stats());
+}
+
+#[test]
+fn what_does_not_parse_or_is_for_bridges_ends_here() {
+    let mut lab = open();
+    let mut frame = udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 1, 2);
+    frame[14] = 0x44;
+    lab.drops(1, &frame, DropReason::ParseError);
+    let mut frame = udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 1, 2);
+    frame[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0x0e]);
+    lab.drops(1, &frame, DropReason::BridgeReserved);
+}
+
+#[test]
+fn a_trunk_carries_frames_between_its_vlans_and_a_port_none_back_to_itself() {
+    let mut lab = open();
+    lab.insert(
+        "stations",
+        r#""domain": 10, "mac": "02:00:00:00:00:11""#,
+        "station",
+        r#""port": "vm1""#,
+    );
+    let frame = udp(way((1, 0x11), "10.0.0.1", "10.0.0.2"), 1, 2);
+    lab.drops(1, &frame, DropReason::SamePort);
+    lab.insert("ports", r#""port": "vm8""#, "trunk", r#""features": 0"#);
+    for vid in [100, 200] {
+        lab.insert(
+            "subports",
+            &format!(r#""port": "vm8", "vid": {vid}"#),
+            "subport",
+            r#""domain": 10, "policy": 0"#,
+        );
+    }
+    lab.insert(
+        "tags_out",
+        r#""port": "vm8", "domain": 10"#,
+        "tag",
+        r#""vid": 200, "policy": 0"#,
+    );
+    lab.insert(
+        "stations",
+        r#""domain": 10, "mac": "02:00:00:00:00:08""#,
+        "station",
+        r#""port": "vm8""#,
+    );
+    let frame = udp(way((7, 8), "10.0.0.7", "10.0.0.8"), 1, 2);
+    assert_eq!(
+        lab.passes(8, &tagged(&frame, 0, 100)),
+        (8, tagged(&frame, 0, 200))
+    );
 }

@@ -3,6 +3,7 @@
 mod command_line;
 mod durability;
 mod fake_engine;
+mod l2_tables;
 mod real_engine;
 mod recorder;
 mod rest;
