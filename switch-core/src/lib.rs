@@ -12,6 +12,10 @@
 //! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
 //! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
 //!
+//! That is the default program, which is compiled in. Any other runs in the [`engine`], which parses, asks its cache and evaluates in the same places;
+//! [`table`] holds its entries, [`conntrack`] its connections, [`maglev`] and [`meter`] choose and limit. [`Decide`] is what the data path
+//! sees of either.
+//!
 //! Beside that way, [`service`] answers what a program sends to the controller.
 //!
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.

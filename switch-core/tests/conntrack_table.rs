@@ -511,6 +511,23 @@ fn assured_connections_are_never_replaced() {
 }
 
 #[test]
+fn a_connection_that_was_reset_is_replaced_before_a_live_one() {
+    let table = table(ConntrackConfig {
+        per_port_limit: 3,
+        ..Default::default()
+    });
+    for source_port in 0..3 {
+        establish(&table, tcp_tuple(source_port), NOW);
+    }
+    table.track(&tcp(tcp_tuple(1), segment("R", 101, 0, 0)), NOW);
+    try_open(&table, 1, &udp(udp_tuple(9))).expect("takes the place of the closed one");
+    for (source_port, live) in [(0, true), (1, false), (2, true)] {
+        let ack = tcp(tcp_tuple(source_port), segment("A", 101, 501, 0));
+        assert_eq!(table.track(&ack, NOW).conn.is_some(), live);
+    }
+}
+
+#[test]
 fn deleting_or_marking_a_connection_ends_cached_verdicts_at_once() {
     let table = default();
     let ack = segment("A", 101, 501, 0);

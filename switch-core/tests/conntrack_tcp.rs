@@ -597,6 +597,10 @@ fn fragments_without_the_header_pass_and_end_the_window_checks() {
     let tracked = table.track(&fragment, Millis(0));
     assert!(tracked.state.contains(StateBits::ESTABLISHED));
     assert!(!tracked.cacheable);
+    let conn = tracked.conn.expect("established");
+    let far = segment("PA", 5_101, 501, 10);
+    let refreshed = table.refresh(conn, O, (Some(&far), 100), Millis(0));
+    assert_eq!(refreshed, Refreshed::Valid);
     play(&table, &[&[(O, "PA", 9_101, 501, 10, Known, Established)]]);
 }
 

@@ -135,6 +135,7 @@ fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonErro
     };
     let quotas = &switch.quotas;
     let config = EngineConfig {
+        conntrack: switch.connections,
         mac_table_capacity: switch.mac_capacity as usize,
         mac_limit_per_port: switch.mac_limit_per_port as usize,
         mac_ageing: Millis::from_secs(u64::from(switch.mac_ageing_s)),

@@ -222,5 +222,5 @@ impl SelectionHasher {
 
 /// A keyed hash state.
 pub(crate) fn keyed(seed: u64) -> SeedableRandomState {
-    SeedableRandomState::with_seed(seed, SharedSeed::global_random())
+    SeedableRandomState::with_seed(seed, SharedSeed::global_fixed())
 }
