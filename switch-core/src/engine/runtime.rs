@@ -21,7 +21,7 @@ use super::literal::Literal;
 use super::model::{ActionCall, Format};
 use super::state::{
     Backend, Counts, EXTRAS_COUNTER, EntryAction, Extras, Group, MeterSetting, Seen, Snapshot,
-    State, keyed,
+    State, fixed,
 };
 use super::validate::ValidProgram;
 use crate::conntrack::{Conntrack, ConntrackConfig, FragmentTable};
@@ -174,7 +174,7 @@ impl Engine {
                 ageing: config.mac_ageing,
                 refresh,
             }),
-            selection: keyed(SELECTION_SEED),
+            selection: fixed(SELECTION_SEED),
             program,
         };
         let defaults = vec![None; state.tables.len()];
@@ -547,7 +547,7 @@ impl Engine {
             action: entry.action.clone(),
             params: entry.params.clone(),
         };
-        let resolved = self.call(spec, &call, names)?;
+        let resolved = self.call(spec, (&call, None), names)?;
         if (entry.idle_timeout_ms != 0 || entry.hard_timeout_ms != 0) && !spec.timeouts {
             return Err(Fault::invalid(
                 "idle_timeout_ms",
@@ -558,23 +558,25 @@ impl Engine {
         Ok(resolved)
     }
 
+    /// Resolves an action of the table, or the one that may be its default besides.
     fn call(
         &self,
         spec: &TableSpec,
-        call: &ActionCall,
+        (call, also): (&ActionCall, Option<&str>),
         names: &dyn PortNames,
     ) -> Result<(u16, Box<[u128]>), Fault> {
         let program = &self.state.program;
         let number = program
             .action(&call.action)
             .map(|number| number as u16)
-            .filter(|number| spec.actions.contains(number));
+            .filter(|number| spec.actions.contains(number) || also == Some(&*call.action));
         let Some(number) = number else {
             let known: Vec<&str> = spec
                 .actions
                 .iter()
                 .filter_map(|&action| program.actions.get(usize::from(action)))
                 .map(|action| action.name.as_str())
+                .chain(also)
                 .collect();
             return Err(Fault::invalid(
                 "action",
@@ -758,7 +760,12 @@ impl Engine {
         let (Some(call), Some(spec)) = (call, self.state.program.tables.get(number)) else {
             return Ok(None);
         };
-        let (action, params) = self.call(spec, call, names)?;
+        // The default that the program declares need not be an action of the entries.
+        let declared = self.valid.program().tables.get(number);
+        let also = declared
+            .and_then(|table| table.default_action.as_ref())
+            .map(|call| call.action.as_str());
+        let (action, params) = self.call(spec, (call, also), names)?;
         Ok(Some(Arc::new(EntryAction {
             action,
             constant: true,

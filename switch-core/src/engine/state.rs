@@ -220,7 +220,7 @@ impl SelectionHasher {
     }
 }
 
-/// A keyed hash state.
-pub(crate) fn keyed(seed: u64) -> SeedableRandomState {
+/// The same hash in every process.
+pub(crate) fn fixed(seed: u64) -> SeedableRandomState {
     SeedableRandomState::with_seed(seed, SharedSeed::global_fixed())
 }
