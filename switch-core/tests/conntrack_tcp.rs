@@ -49,7 +49,11 @@ fn send(table: &Conntrack, direction: Direction, segment: TcpInfo, now: Millis) 
         R => tcp_tuple(1234).inverse(),
     };
     let packet = tcp(tuple, segment);
+    let before = table.list(None, 0, 10, now);
+    let told = table.preview(&packet, now);
+    assert_eq!(table.list(None, 0, 10, now), before);
     let tracked = table.track(&packet, now);
+    assert_eq!((told.state, told.invalid), (tracked.state, tracked.invalid));
     if let Some(reason) = tracked.invalid {
         assert!(tracked.state.contains(StateBits::INVALID));
         return Bad(reason);

@@ -89,7 +89,7 @@ pub struct ConntrackStats {
 }
 
 /// A tuple and, for echo, whether it is that of an answer: two stations may well ping each other with one identifier.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) zone: Zone,
     pub(super) tuple: Tuple,
@@ -856,7 +856,7 @@ pub(super) fn view(found: &Found<'_>) -> Tracked {
 }
 
 /// What to rewrite to make one tuple the other.
-fn difference(from: &Tuple, to: &Tuple) -> Translation {
+pub(super) fn difference(from: &Tuple, to: &Tuple) -> Translation {
     let end = |from: (std::net::IpAddr, u16), to: (std::net::IpAddr, u16)| {
         (from != to).then_some(Endpoint {
             address: to.0,
