@@ -27,6 +27,7 @@ pub mod engine;
 pub mod maglev;
 pub mod meter;
 pub mod parse;
+pub mod programs;
 pub mod segment;
 pub mod service;
 pub mod table;

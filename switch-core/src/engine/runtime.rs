@@ -542,7 +542,7 @@ impl Engine {
             action: entry.action.clone(),
             params: entry.params.clone(),
         };
-        let resolved = self.call(spec, &call, names)?;
+        let resolved = self.call((spec, None), &call, names)?;
         if (entry.idle_timeout_ms != 0 || entry.hard_timeout_ms != 0) && !spec.timeouts {
             return Err(Fault::invalid(
                 "idle_timeout_ms",
@@ -553,9 +553,10 @@ impl Engine {
         Ok(resolved)
     }
 
+    /// An action of a table, or `also` another, with its arguments.
     fn call(
         &self,
-        spec: &TableSpec,
+        (spec, also): (&TableSpec, Option<u16>),
         call: &ActionCall,
         names: &dyn PortNames,
     ) -> Result<(u16, Box<[u128]>), Fault> {
@@ -563,7 +564,7 @@ impl Engine {
         let number = program
             .action(&call.action)
             .map(|number| number as u16)
-            .filter(|number| spec.actions.contains(number));
+            .filter(|number| spec.actions.contains(number) || also == Some(*number));
         let Some(number) = number else {
             let known: Vec<&str> = spec
                 .actions
@@ -753,7 +754,13 @@ impl Engine {
         let (Some(call), Some(spec)) = (call, self.state.program.tables.get(number)) else {
             return Ok(None);
         };
-        let (action, params) = self.call(spec, call, names)?;
+        // The program's own default need not be among the actions that entries may have.
+        let own = self.valid.program().tables.get(number);
+        let own = own
+            .and_then(|table| table.default_action.as_ref())
+            .and_then(|own| self.state.program.action(&own.action))
+            .map(|number| number as u16);
+        let (action, params) = self.call((spec, own), call, names)?;
         Ok(Some(Arc::new(EntryAction {
             action,
             constant: true,
