@@ -2,9 +2,12 @@
 
 use crate::service::{NO_INTERFACE, PacketMetadata, PuntReason};
 
+/// The JSON of `vpc`.
+pub const VPC: &str = include_str!("../programs/vpc.json");
+
 /// Every program that ships: its name and its JSON.
 const PROGRAMS: [(&str, &str); 3] = [
-    ("vpc", include_str!("../programs/vpc.json")),
+    ("vpc", VPC),
     ("acl", include_str!("../programs/acl.json")),
     ("tunnel", include_str!("../programs/tunnel.json")),
 ];

@@ -7,7 +7,10 @@ use switch_core::engine::model::Program;
 use switch_core::engine::validate::ValidProgram;
 
 /// Programs that ship with the switch, with their JSON where they run on the engine.
-pub const SHIPPED: [(&str, Option<&str>); 2] = [("l2", None), ("vpc", None)];
+pub const SHIPPED: [(&str, Option<&str>); 2] = [
+    ("l2", None),
+    ("vpc", Some(switch_core::programs::VPC)),
+];
 
 /// Largest program file that is read: beyond any real one, so that a wrong path (`/dev/zero`) ends.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
