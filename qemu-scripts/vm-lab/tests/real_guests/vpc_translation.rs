@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vm_lab::agent::{Agent, RunningJob};
 use vm_lab::await_::{PATIENCE, SOON, eventually};
 use vm_lab::guest::Link;
-use vm_lab::traffic::{self, TcpFlow};
+use vm_lab::traffic;
 use vm_lab::{Error, Result};
 
 use crate::vpc_network::{RED, RED_BACK, UPLINK, Vpc, insert, shell, with_network};
