@@ -213,7 +213,7 @@ fn a_trunk_s_vlans_are_domains_of_their_own() {
             "tags_out",
             &format!(r#""port": "vm8", "domain": {domain}"#),
             "tag",
-            &format!(r#""vid": {vid}"#),
+            &format!(r#""vid": {vid}, "policy": 0"#),
         );
         lab.insert(
             "stations",

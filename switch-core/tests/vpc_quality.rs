@@ -25,13 +25,14 @@ fn meter(lab: &Lab, array: &str, index: u16, rate: &str) {
 
 /// How many of a hundred frames pass at once.
 fn passing(lab: &mut Lab, port: u16, frame: &[u8]) -> usize {
+    passing_or(lab, (port, frame), DropReason::RateExceeded)
+}
+
+fn passing_or(lab: &mut Lab, (port, frame): (u16, &[u8]), expected: DropReason) -> usize {
     (0..100)
         .filter(|_| match lab.once(port, frame).as_slice() {
             [Copy::Drop(reason)] => {
-                assert!(matches!(
-                    reason,
-                    DropReason::RateExceeded | DropReason::StormControl
-                ));
+                assert_eq!(*reason, expected);
                 false
             }
             _ => true,
@@ -94,6 +95,7 @@ fn an_entry_limits_what_it_allows() {
 #[test]
 fn a_storm_is_limited_and_nothing_else() {
     let mut lab = open();
+    let storm = DropReason::StormControl;
     let request = arp((mac(1), BROADCAST), 1, (mac(1), "10.0.0.1"), "10.0.0.77");
     meter(
         &lab,
@@ -101,7 +103,7 @@ fn a_storm_is_limited_and_nothing_else() {
         1,
         r#""frames_per_second": 10, "burst_frames": 4"#,
     );
-    assert_eq!(passing(&mut lab, 1, &request), 4);
+    assert_eq!(passing_or(&mut lab, (1, &request), storm), 4);
     assert_eq!(
         passing(
             &mut lab,
@@ -122,7 +124,7 @@ fn a_storm_is_limited_and_nothing_else() {
         1,
         r#""frames_per_second": 10, "burst_frames": 6"#,
     );
-    assert_eq!(passing(&mut lab, 1, &udp(group, 1, 2)), 6);
+    assert_eq!(passing_or(&mut lab, (1, &udp(group, 1, 2)), storm), 6);
     lab.write(r#"[{"modify": {"table": "domains", "key": {"domain": 10}, "action": "describe", "params": {"vrf": 1, "zone": 1, "flood": 10, "options": 31}}}]"#);
     meter(
         &lab,
@@ -131,10 +133,10 @@ fn a_storm_is_limited_and_nothing_else() {
         r#""frames_per_second": 10, "burst_frames": 7"#,
     );
     assert_eq!(
-        passing(
+        passing_or(
             &mut lab,
-            1,
-            &udp(way((1, 0x77), "10.0.0.1", "10.0.0.77"), 1, 2)
+            (1, &udp(way((1, 0x77), "10.0.0.1", "10.0.0.77"), 1, 2)),
+            storm
         ),
         7
     );
@@ -194,7 +196,7 @@ fn priorities_become_classes_and_classes_priorities() {
         "tags_out",
         r#""port": "vm8", "domain": 10"#,
         "tag",
-        r#""vid": 100"#,
+        r#""vid": 100, "policy": 0"#,
     );
     lab.insert(
         "stations",
@@ -236,4 +238,21 @@ fn priorities_become_classes_and_classes_priorities() {
     assert_eq!((seen(&left).vlan, seen(&left).dscp), (Some((6, 100)), 34));
     let (_, left) = lab.passes(2, &udp(way((2, 8), "fd00::2", "fd00::8"), 1, 2));
     assert_eq!((seen(&left).vlan, seen(&left).dscp), (Some((1, 100)), 8));
+}
+
+#[test]
+fn a_rate_at_one_receiver_of_many_stops_its_copy_alone() {
+    let mut lab = open();
+    lab.write(r#"[{"set_multicast": {"group": 10, "ports": [1, 2, 6]}},
+        {"insert": {"table": "ports", "key": {"port": "vm6"}, "action": "attach", "params": {"domain": 10}}}]"#);
+    meter(
+        &lab,
+        "port_out",
+        6,
+        r#""frames_per_second": 10, "burst_frames": 3"#,
+    );
+    let request = arp((mac(1), BROADCAST), 1, (mac(1), "10.0.0.1"), "10.0.0.77");
+    let sent: Vec<_> = (0..6).map(|_| ports(&lab.once(1, &request))).collect();
+    assert_eq!(sent[..3], [[2, 6], [2, 6], [2, 6]]);
+    assert_eq!(sent[3..], [[2], [2], [2]]);
 }

@@ -219,6 +219,7 @@ pub(crate) enum Prim {
     Meter {
         meter: u16,
         index: Value,
+        reason: DropReason,
     },
     Count {
         counter: u16,
@@ -451,6 +452,10 @@ struct Compiler<'a> {
     metadata: HashMap<String, (u16, u16, Format)>,
     punt_reasons: Vec<String>,
     tracks: bool,
+}
+
+fn drop_reason(name: &str) -> Result<DropReason, CompileError> {
+    DropReason::by_name(name).ok_or_else(|| missing("drop reason", name))
 }
 
 fn missing(what: &str, name: &str) -> CompileError {
@@ -865,12 +870,7 @@ impl<'a> Compiler<'a> {
             Primitive::Mirror { port } => Prim::Mirror(self.value(port, scope)?),
             Primitive::Resubmit { keep } => Prim::Resubmit(self.kept(keep)?),
             Primitive::Recirculate { keep } => Prim::Recirculate(self.kept(keep)?),
-            Primitive::Drop { reason } => Prim::Drop(
-                DropReason::ALL
-                    .into_iter()
-                    .find(|known| known.name() == reason)
-                    .ok_or_else(|| missing("drop reason", reason))?,
-            ),
+            Primitive::Drop { reason } => Prim::Drop(drop_reason(reason)?),
             Primitive::Controller { reason, args } => {
                 let number = match self.punt_reasons.iter().position(|known| known == reason) {
                     Some(number) => number,
@@ -887,9 +887,17 @@ impl<'a> Compiler<'a> {
                         .collect::<Result<_, _>>()?,
                 }
             }
-            Primitive::Meter { meter, index } => Prim::Meter {
+            Primitive::Meter {
+                meter,
+                index,
+                reason,
+            } => Prim::Meter {
                 meter: array(&self.program.meters, "meter", meter)?,
                 index: self.value(index, scope)?,
+                reason: match reason {
+                    Some(reason) => drop_reason(reason)?,
+                    None => DropReason::RateExceeded,
+                },
             },
             Primitive::Count { counter, index } => Prim::Count {
                 counter: array(&self.program.counters, "counter", counter)?,

@@ -628,6 +628,9 @@ pub enum Primitive {
         meter: String,
         /// Which of it; 0 is none.
         index: Operand,
+        /// Why the frame is dropped, by name; `rate_exceeded` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Counts frame and bytes.
     Count {

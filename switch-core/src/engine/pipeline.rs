@@ -64,19 +64,12 @@ struct Rest {
     sum: u32,
     stations: Box<[EpochBucket]>,
     station_sum: u32,
-    meters: Box<[Arc<MeterSetting>]>,
+    meters: Box<[(Arc<MeterSetting>, DropReason)]>,
     seen: Box<[Arc<Seen>]>,
     counts: Box<[(u16, u32)]>,
 }
 
 impl Rest {
-    /// Whether all meters let a frame pass.
-    fn passes(&self, frame_bytes: u32, now: Millis) -> bool {
-        self.meters
-            .iter()
-            .all(|meter| meter.passes(frame_bytes, now))
-    }
-
     fn counts_something(&self) -> bool {
         !self.seen.is_empty() || !self.counts.is_empty()
     }
@@ -239,8 +232,16 @@ impl EnginePipeline {
                 return self.miss(in_port, frame, Some(number));
             }
         }
-        if remembered.has_meters && !remembered.rest.passes(frame.frame_bytes, now) {
-            return Verdict::Drop(DropReason::RateExceeded);
+        if remembered.has_meters {
+            let mut meters = remembered.rest.meters.iter();
+            let beyond = meters.find(|(meter, _)| !meter.passes(frame.frame_bytes, now));
+            if let Some(&(_, reason)) = beyond {
+                return match remembered.decision {
+                    // Which of the copies the meter stops is not remembered.
+                    Decision::Copies(..) => self.miss(in_port, frame, None),
+                    _ => Verdict::Drop(reason),
+                };
+            }
         }
         let is_first = flow.packets == 0;
         flow.count(frame.frame_bytes, now);
@@ -426,7 +427,7 @@ impl EnginePipeline {
 impl Rest {
     fn new(
         conditions: Conditions,
-        meters: Vec<Arc<MeterSetting>>,
+        meters: Vec<(Arc<MeterSetting>, DropReason)>,
         seen: Box<[Arc<Seen>]>,
         counts: Vec<(u16, u32)>,
     ) -> Self {

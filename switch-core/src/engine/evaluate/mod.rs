@@ -103,8 +103,8 @@ pub(crate) struct Evaluation {
     pub copies: Vec<OutCopy>,
     /// Entries that count the frame.
     pub entries: Vec<Arc<EntryAction>>,
-    /// Meters it passed.
-    pub meters: Vec<Arc<MeterSetting>>,
+    /// Meters it passed, and why a frame that does not is dropped.
+    pub meters: Vec<(Arc<MeterSetting>, DropReason)>,
     /// Counters that count it.
     pub counts: Vec<(u16, u32)>,
     /// Under what it may be remembered; `None`: not at all.
@@ -163,7 +163,7 @@ pub(crate) struct Evaluator<'a, O> {
     drop: Option<DropReason>,
     copies: Vec<OutCopy>,
     entries: Vec<Arc<EntryAction>>,
-    meters: Vec<Arc<MeterSetting>>,
+    meters: Vec<(Arc<MeterSetting>, DropReason)>,
     counts: Vec<(u16, u32)>,
     kept: Vec<(u16, u128)>,
 }
@@ -575,23 +575,21 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if bits == within(field.bits, u128::MAX) {
             return self.packet.look_at(field);
         }
-        // By runs of ones, from the most significant on.
+        // By runs of ones, from the most significant on, which stands at the top.
+        let mut rest = bits.checked_shl(128 - u32::from(field.bits)).unwrap_or(0);
         let mut at = 0;
-        while at < field.bits {
-            let is_one = |at: u16| bits >> (field.bits - 1 - at) & 1 == 1;
-            if !is_one(at) {
-                at += 1;
-                continue;
-            }
-            let start = at;
-            while at < field.bits && is_one(at) {
-                at += 1;
-            }
+        while rest != 0 {
+            let zeros = rest.leading_zeros();
+            rest <<= zeros;
+            let ones = rest.leading_ones();
+            rest = rest.checked_shl(ones).unwrap_or(0);
+            at += zeros as u16;
             self.packet.look_at(HeaderField {
-                bit: field.bit + start,
-                bits: at - start,
+                bit: field.bit + at,
+                bits: ones as u16,
                 ..field
             });
+            at += ones as u16;
         }
     }
 

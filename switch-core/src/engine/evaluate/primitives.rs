@@ -87,9 +87,13 @@ impl<O: Observer> Evaluator<'_, O> {
                     edits: None,
                 });
             }
-            Prim::Meter { meter, index } => {
+            Prim::Meter {
+                meter,
+                index,
+                reason,
+            } => {
                 let index = self.value(*index, args) as u32;
-                return self.meter(*meter, index);
+                return self.meter(*meter, index, *reason);
             }
             Prim::Count { counter, index } => {
                 let index = self.value(*index, args) as u32;
@@ -136,7 +140,7 @@ impl<O: Observer> Evaluator<'_, O> {
         Flow::Again(how)
     }
 
-    fn meter(&mut self, array: u16, index: u32) -> Flow {
+    fn meter(&mut self, array: u16, index: u32, reason: DropReason) -> Flow {
         if index == 0 {
             return Flow::On;
         }
@@ -149,12 +153,12 @@ impl<O: Observer> Evaluator<'_, O> {
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push(Arc::clone(setting));
+            self.meters.push((Arc::clone(setting), reason));
             Flow::On
         } else {
             // What would have happened to a frame within the rate is not known.
             self.remember = false;
-            self.end(DropReason::RateExceeded)
+            self.end(reason)
         }
     }
 
