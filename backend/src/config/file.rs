@@ -37,6 +37,8 @@ pub struct FileSwitch {
     pub program: Option<Spanned<String>>,
     /// Where table entries are durable.
     pub state_dir: Option<Spanned<String>>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<Spanned<String>>,
     /// How many entries a tenant may have that has no `[tenant.NAME]`.
     pub tenant_max_entries: Option<Spanned<i64>>,
     /// How long a worker polls for work before it sleeps.

@@ -36,6 +36,8 @@ pub struct SwitchConfig {
     pub program: ProgramSource,
     /// Where table entries are durable; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<PathBuf>,
     /// How many table entries each tenant may have.
     pub quotas: Quotas,
     /// How long an idle worker polls before it sleeps.
@@ -121,6 +123,8 @@ pub struct Overrides {
     pub program: Option<String>,
     /// `--state-dir`.
     pub state_dir: Option<String>,
+    /// `--services`.
+    pub services: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -389,6 +393,15 @@ fn switch_config(
         folder("state_dir", &value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
     })
     .transpose()?;
+    let services = pick(
+        ("--services", overrides.services.clone()),
+        file.services,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        services_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
     let tenant_max_entries = in_file(file.tenant_max_entries, place);
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
@@ -409,6 +422,7 @@ fn switch_config(
         ring_state,
         program,
         state_dir,
+        services,
         quotas: Quotas {
             by_tenant: BTreeMap::new(),
             default: number_or(
@@ -433,6 +447,17 @@ fn switch_config(
             mac_capacity / 4,
             within("mac_limit_per_port", 1..=mac_capacity),
         )?,
+    })
+}
+
+/// The absolute path of the file with the services' configuration.
+fn services_file(text: &str) -> Result<PathBuf, InvalidField> {
+    folder("services", text).map_err(|invalid| {
+        InvalidField::new(
+            "services",
+            invalid.reason.replace("of a folder", "of a file"),
+            "start it with '/' and write it without '..', such as /etc/ringswitch/services.json",
+        )
     })
 }
 

@@ -5,6 +5,7 @@ use super::PortId;
 use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
+use super::services::ServicesHandle;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
@@ -33,6 +34,8 @@ pub struct LiveEngine {
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
     lost_uplinks: LostUplinks,
+    /// What answers frames for the controller, where a program sends some.
+    services: Option<ServicesHandle>,
 }
 
 impl LiveEngine {
@@ -64,7 +67,19 @@ impl LiveEngine {
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
+            services: None,
         })
+    }
+
+    /// The data path, for what else works with it.
+    pub fn datapath(&self) -> Arc<Datapath> {
+        Arc::clone(&self.datapath)
+    }
+
+    /// Has the services told of ports that go, and ended with the rest.
+    #[must_use]
+    pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
+        Self { services, ..self }
     }
 
     fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
@@ -156,6 +171,9 @@ impl Engine for LiveEngine {
             (Step::Leave { id, .. }, Some(engine)) => engine.detach_port(*id),
             _ => {}
         }
+        if let (Step::Leave { id, .. }, Some(services)) = (step, &self.services) {
+            services.forget_port(*id);
+        }
         match step {
             Step::Join { id, vlan } => self.switch.add_port(*id, vlan.clone()).map_err(refused),
             Step::Open { id, port } => self.open(*id, port),
@@ -221,6 +239,9 @@ impl Engine for LiveEngine {
     }
 
     fn stop(&mut self) {
+        if let Some(services) = &self.services {
+            services.stop();
+        }
         // The workers first: while ports go one by one, a guest whose peer is gone already would lose what waits in its ring.
         // Left there, it is what the next instance starts with.
         self.datapath.stop();

@@ -6,5 +6,6 @@ mod fake_engine;
 mod real_engine;
 mod recorder;
 mod rest;
+
 mod table_command_line;
 mod tables;

@@ -252,6 +252,11 @@ impl Engine {
         &self.state.program.punt_reasons
     }
 
+    /// A number that is another after every change of entries, groups and settings.
+    pub fn version(&self) -> u64 {
+        self.state.published.load(Ordering::Acquire)
+    }
+
     /// Makes the changes, all or none.
     ///
     /// # Errors

@@ -98,6 +98,11 @@ impl Tables {
         self.store.is_some()
     }
 
+    /// Where changes are durable.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_deref()
+    }
+
     /// Carries a batch out. When it answers, it is in effect, and durable if anything is.
     pub async fn write(&self, updates: Vec<Update>) -> Result<Written, Refusal> {
         self.ask(|reply| Job::Write(updates, reply)).await
@@ -205,6 +210,12 @@ impl Tables {
     pub fn port_id(&self, name: &PortName) -> Option<PortId> {
         use switch_core::engine::control::PortNames;
         self.registry.id(name.as_str())
+    }
+
+    /// The name of a port's number, if one has it.
+    pub fn port_name(&self, id: PortId) -> Option<String> {
+        use switch_core::engine::control::PortNames;
+        self.registry.name(id)
     }
 
     /// The numbers of ports that are to be there, durable before they are used. `None` for a port: all numbers are taken. Called by

@@ -9,6 +9,7 @@
 //! | `settings` | what is set, such as `meter/rate/7` | the update that sets it, as JSON |
 //! | `ports` | port name | its number |
 //! | `aside` | number | what does not fit the program, with the reason, as JSON |
+//! | `documents` | `services` | the configuration of the services, as JSON |
 //! | `meta` | `format` | version of all this |
 use super::super::PortId;
 use super::identity::{Identity, prefix};
@@ -30,6 +31,7 @@ const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("settings");
 const PORTS: TableDefinition<&str, u16> = TableDefinition::new("ports");
 const ASIDE: TableDefinition<u64, &[u8]> = TableDefinition::new("aside");
+const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// What this version writes and reads.
@@ -170,6 +172,7 @@ impl Store {
             transaction.open_table(SETTINGS)?;
             transaction.open_table(PORTS)?;
             transaction.open_table(ASIDE)?;
+            transaction.open_table(DOCUMENTS)?;
         }
         transaction.commit()?;
         Ok(store)
@@ -200,6 +203,20 @@ impl Store {
                 table.insert(number, encode(aside)?.as_slice())?;
             }
         }
+        Ok(transaction.commit()?)
+    }
+
+    /// A document: what belongs to no table, and is set as a whole.
+    pub fn document(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(DOCUMENTS)?;
+        Ok(table.get(name)?.map(|text| text.value().to_vec()))
+    }
+
+    /// Makes a document durable, in place of the one of this name.
+    pub fn set_document(&self, name: &str, text: &[u8]) -> Result<(), StoreError> {
+        let transaction = self.begin()?;
+        transaction.open_table(DOCUMENTS)?.insert(name, text)?;
         Ok(transaction.commit()?)
     }
 
