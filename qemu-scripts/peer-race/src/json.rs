@@ -78,7 +78,7 @@ fn summary(rounds: &[&Round]) -> Value {
             (!fields.is_empty()).then(|| (side.key().to_owned(), Value::Object(fields)))
         })
         .collect();
-    let ratios: Map<String, Value> = [Side::Ovs, Side::Io]
+    let ratios: Map<String, Value> = Side::PEERS
         .into_iter()
         .filter_map(|peer| {
             let ratio = stats::ratios(rounds, Side::Ringswitch, peer)?;
