@@ -259,7 +259,8 @@ impl OvsDpdk {
 
     fn ofctl(&self, what: &str) -> Command {
         let mut command = own_places(Command::new("ovs-ofctl"), &self.folder);
-        command.args([what, BRIDGE]);
+        // Rules of several tables need it.
+        command.args(["-O", "OpenFlow14", what, BRIDGE]);
         command
     }
 
@@ -397,7 +398,7 @@ fn parse_stats(text: &str) -> Option<PmdStats> {
     sum
 }
 
-/// `NXST_AGGREGATE reply (xid=0x4): packet_count=0 byte_count=0 flow_count=1`.
+/// `OFPST_AGGREGATE reply (OF1.4) (xid=0x4): packet_count=0 byte_count=0 flow_count=1`.
 fn parse_count(text: &str) -> Option<usize> {
     let (_, rest) = text.split_once("flow_count=")?;
     rest.split_whitespace().next()?.parse().ok()
@@ -409,8 +410,7 @@ mod tests {
 
     #[test]
     fn rules_are_counted() {
-        let text =
-            "NXST_AGGREGATE reply (xid=0x4): packet_count=7 byte_count=448 flow_count=10003\n";
+        let text = "OFPST_AGGREGATE reply (OF1.4) (xid=0x4): packet_count=7 byte_count=448 flow_count=10003\n";
         assert_eq!(parse_count(text), Some(10_003));
         assert_eq!(parse_count("nothing of the kind"), None);
     }

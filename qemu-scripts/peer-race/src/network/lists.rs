@@ -11,6 +11,8 @@ use super::{SERVER_PORT, SERVER_PORTS};
 
 /// How much of the source, the destination and the port is given: 64 combinations, each in turn.
 const SOURCE_BITS: [u8; 4] = [0, 8, 16, 24];
+/// The same of a group's sources: rules of a group say who, for there is no destination beside it that would tell them apart.
+const GROUP_SOURCE_BITS: [u8; 4] = [12, 16, 20, 24];
 const DESTINATION_BITS: [u8; 4] = [12, 16, 24, 32];
 const PORT_BITS: [u8; 4] = [0, 8, 12, 16];
 /// Ports that rules are often about.
@@ -88,16 +90,21 @@ fn may_match_connections(rule: &Rule) -> bool {
 }
 
 /// `count` rules that are not about what is raced, the first of priority `first` and each of the next of one less.
-fn others(count: usize, first: u16, is_raced: impl Fn(&Rule) -> bool) -> Vec<Rule> {
+fn others(
+    count: usize,
+    first: u16,
+    source_bits: &[u8; 4],
+    is_raced: impl Fn(&Rule) -> bool,
+) -> Vec<Rule> {
     let numbers = &mut Numbers(1);
     let mut rules = Vec::with_capacity(count);
-    let combinations = PORT_BITS.len() * DESTINATION_BITS.len() * SOURCE_BITS.len();
+    let combinations = PORT_BITS.len() * DESTINATION_BITS.len() * source_bits.len();
     while rules.len() < count {
         let number = rules.len() % combinations;
         let bits = |choice: &[u8; 4], digit: usize| choice.get(digit % 4).copied().unwrap_or(0);
         let rule = Rule {
             priority: first - rules.len() as u16,
-            source: Prefix::of(numbers.address(), bits(&SOURCE_BITS, number)),
+            source: Prefix::of(numbers.address(), bits(source_bits, number)),
             destination: Prefix::of(numbers.address(), bits(&DESTINATION_BITS, number / 4)),
             protocol: numbers.of(&[UDP, UDP, TCP, TCP]),
             ports: Ports::of(numbers.port(), bits(&PORT_BITS, number / 16)),
@@ -130,7 +137,7 @@ fn own(first: u16) -> [Rule; 3] {
 /// [`RULES`] stateless rules, of which the guests' own are the last ones, before all else is denied.
 pub fn access_list() -> Vec<Rule> {
     let first = RULES as u16 + LAST_PRIORITY;
-    let mut rules = others(RULES - 3, first, may_match_frames);
+    let mut rules = others(RULES - 3, first, &SOURCE_BITS, may_match_frames);
     rules.extend(own(LAST_PRIORITY + 3));
     rules
 }
@@ -138,7 +145,12 @@ pub fn access_list() -> Vec<Rule> {
 /// Which connections the client may open: those to the server, and `others` more rules before these.
 pub fn group(others_count: usize) -> Vec<Rule> {
     let first = others_count as u16 + LAST_PRIORITY + 2;
-    let mut rules = others(others_count, first, may_match_connections);
+    let mut rules = others(
+        others_count,
+        first,
+        &GROUP_SOURCE_BITS,
+        may_match_connections,
+    );
     let [known, opened, _] = own(LAST_PRIORITY + 2);
     rules.extend([known, opened]);
     rules

@@ -32,6 +32,8 @@ pub struct Ringswitch {
     side: Side,
     process: Process,
     folder: PathBuf,
+    /// The default program has no tables, and does not answer about them.
+    has_tables: bool,
     clock_ghz: f64,
     start: Counters,
 }
@@ -102,6 +104,7 @@ impl Ringswitch {
             side,
             process,
             folder: folder.to_owned(),
+            has_tables: network != Network::Plain,
             clock_ghz: machine.clock_ghz,
             start: Counters::default(),
         })
@@ -200,6 +203,9 @@ impl Switch for Ringswitch {
     }
 
     fn connections(&mut self, most: usize) -> Result<Option<usize>> {
+        if !self.has_tables {
+            return Ok(None);
+        }
         let path = format!("/v1/connections?limit={}", most.clamp(1, LISTED));
         let answer = ask(&self.folder, &path)?;
         let list = body(&answer).and_then(|body| Some(body.get("connections")?.as_array()?.len()));
