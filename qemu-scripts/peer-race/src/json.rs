@@ -158,6 +158,7 @@ mod tests {
         let turn = |side, frames_per_s| Turn {
             side,
             seen: Seen::Rate(Rate {
+                arrived: None,
                 frames_per_s,
                 bits_per_s: 512.0 * frames_per_s,
                 fairness: None,

@@ -52,7 +52,7 @@ enum Socket {
 /// NICs with what they do.
 enum Play {
     Bounce(Vec<(Nic, Bounce)>),
-    Talk(Talk),
+    Talk(Box<Talk>),
     Stream(Stream),
     Ping { ends: Vec<End>, idle: Duration },
 }
@@ -182,7 +182,7 @@ impl SimGuest {
                 about,
                 flows,
                 attack,
-            } => Play::Talk(Talk::new(&memory, nics, (about, flows), attack)?),
+            } => Play::Talk(Box::new(Talk::new(&memory, nics, (about, flows), attack)?)),
             Load::Open => {
                 let (first, flows) = talk::opening()?;
                 let mut stream = Stream::new(&memory, nics, &[vec![first]], 1, Some(WINDOW))?;
