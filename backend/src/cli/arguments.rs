@@ -112,6 +112,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ConnectionCommand,
     },
+    /// Show and set what the switch answers by itself: ARP, ping, DHCP, router advertisements.
+    Services {
+        /// What to do with services.
+        #[command(subcommand)]
+        command: ServicesCommand,
+    },
     /// Say what would happen to a frame, step by step, or why the latest were dropped.
     #[command(after_help = FLOW_SYNTAX)]
     Explain(ExplainArguments),
@@ -144,6 +150,24 @@ pub enum PortCommand {
         /// The port.
         name: String,
     },
+}
+
+/// What to do with services.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ServicesCommand {
+    /// Print the configuration in effect, as JSON.
+    Show,
+    /// Set the whole configuration; neighbours and leases that still fit are kept.
+    Set {
+        /// The configuration as JSON (docs/services.md), or - for standard input.
+        file: PathBuf,
+    },
+    /// List DHCP leases and offers from pools.
+    Leases,
+    /// List neighbours: known, sought, and those that do not answer.
+    Neighbors,
+    /// Show what was answered, and what was not and why.
+    Stats,
 }
 
 /// What to do with workers.
@@ -194,6 +218,9 @@ pub struct Settings {
     /// The folder where table entries and port numbers are durable [default: nowhere].
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<String>,
+    /// The services' configuration to begin with, a JSON file (docs/services.md). Once set otherwise, and durable, it is not used.
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<String>,
 }
 
 impl Arguments {
@@ -219,6 +246,7 @@ impl Settings {
             ring_state: self.ring_state.clone(),
             program: self.program.clone(),
             state_dir: self.state_dir.clone(),
+            services: self.services.clone(),
             ports: self.ports.clone(),
         }
     }
@@ -348,6 +376,8 @@ mod tests {
             "ringswitch explain --port vm1 --last-drops --what-if f",
             "ringswitch meter set m 1 --burst-bytes 5",
             "ringswitch program check",
+            "ringswitch services",
+            "ringswitch services set",
         ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
         }

@@ -4,7 +4,7 @@ use super::client::{Client, ClientError};
 use super::exit::CliError;
 use super::{render, table_commands};
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
-use crate::daemon::{self, Ending};
+use crate::daemon::{self, DaemonError, Ending};
 use crate::rest::wire::{
     Fdb, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
 };
@@ -28,6 +28,7 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Check(settings) => {
             let checked = load(settings, arguments.admin.clone())?;
             checked.switch.program.load()?;
+            daemon::lifecycle::initial_services(&checked.switch).map_err(DaemonError::from)?;
             print(&format!(
                 "ok: {} ports, {} workers\n",
                 checked.ports.len(),
@@ -91,6 +92,7 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
         Command::Connection { command } => {
             table_commands::connection(command, client, format).await
         }
+        Command::Services { command } => super::services::ask(command, client, format).await,
         Command::Explain(arguments) => table_commands::explain(arguments, client, format).await,
         Command::Stats {
             watch: Some(seconds),

@@ -42,7 +42,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Argument(_) | Self::Program(_) => 2,
-            Self::Daemon(DaemonError::Program(_)) => 2,
+            Self::Daemon(DaemonError::Program(_) | DaemonError::ServicesFile(_)) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Daemon(_) | Self::CutShort | Self::Client(_) | Self::Io { .. } => 1,
         }

@@ -8,6 +8,7 @@
 //! * [`client`]: one HTTP request over the admin socket;
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
+//! * [`services`]: those of services;
 //! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
 pub mod client;
@@ -18,6 +19,7 @@ pub mod load;
 pub mod program;
 pub mod render;
 pub mod render_tables;
+pub mod services;
 pub mod table;
 pub mod table_arguments;
 pub mod table_commands;

@@ -1,6 +1,7 @@
 //! The configuration file: TOML to fields, each with the line it stands on.
 //!
 //! Unknown keys are refused here, by serde; what the values mean is decided by [`mod@super::load`] and [`super::port`].
+use super::connections::FileConnections;
 use super::port::{PortFields, VlanFields};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ pub struct File {
     /// `[tenant.NAME]`.
     #[serde(default)]
     pub tenant: BTreeMap<Spanned<String>, FileTenant>,
+    /// `[connections]`.
+    #[serde(default)]
+    pub connections: FileConnections,
     /// `[[port]]`, in the file's order.
     #[serde(default)]
     pub port: Vec<Spanned<FilePort>>,
@@ -37,6 +41,8 @@ pub struct FileSwitch {
     pub program: Option<Spanned<String>>,
     /// Where table entries are durable.
     pub state_dir: Option<Spanned<String>>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<Spanned<String>>,
     /// How many entries a tenant may have that has no `[tenant.NAME]`.
     pub tenant_max_entries: Option<Spanned<i64>>,
     /// How long a worker polls for work before it sleeps.

@@ -1,4 +1,5 @@
 //! File and flags together: one [`Configuration`], checked as a whole.
+use super::connections::connections;
 use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
 use super::port::{PortConfig, PortFields, first_collision};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use switch_core::conntrack::ConntrackConfig;
 
 /// Everything the daemon is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +38,12 @@ pub struct SwitchConfig {
     pub program: ProgramSource,
     /// Where table entries are durable; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<PathBuf>,
     /// How many table entries each tenant may have.
     pub quotas: Quotas,
+    /// Bounds and timeouts of tracked connections.
+    pub connections: ConntrackConfig,
     /// How long an idle worker polls before it sleeps.
     pub poll_us: u32,
     /// How long a learnt address is kept without a frame from it.
@@ -121,6 +127,8 @@ pub struct Overrides {
     pub program: Option<String>,
     /// `--state-dir`.
     pub state_dir: Option<String>,
+    /// `--services`.
+    pub services: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -195,9 +203,11 @@ pub fn load(
         .iter()
         .map(|text| port_from_flag(text))
         .collect::<Result<Vec<_>, _>>()?;
+    let parsed_connections = parsed.connections;
     let by_tenant = tenant_quotas(&parsed.tenant, &place)?;
     let mut switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
     switch.quotas.by_tenant = by_tenant;
+    switch.connections = connections(&parsed_connections, &place)?;
     let mut ports = vec![];
     for port in &parsed.port {
         let sourced = port_from_file(port.get_ref(), port.span().start, &place)?;
@@ -389,6 +399,15 @@ fn switch_config(
         folder("state_dir", &value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
     })
     .transpose()?;
+    let services = pick(
+        ("--services", overrides.services.clone()),
+        file.services,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        services_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
     let tenant_max_entries = in_file(file.tenant_max_entries, place);
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
@@ -409,6 +428,7 @@ fn switch_config(
         ring_state,
         program,
         state_dir,
+        services,
         quotas: Quotas {
             by_tenant: BTreeMap::new(),
             default: number_or(
@@ -417,6 +437,7 @@ fn switch_config(
                 within("tenant_max_entries", SwitchConfig::TENANT_MAX_ENTRIES),
             )?,
         },
+        connections: ConntrackConfig::default(),
         poll_us: number_or(
             poll_us,
             SwitchConfig::DEFAULT_POLL_US,
@@ -433,6 +454,17 @@ fn switch_config(
             mac_capacity / 4,
             within("mac_limit_per_port", 1..=mac_capacity),
         )?,
+    })
+}
+
+/// The absolute path of the file with the services' configuration.
+fn services_file(text: &str) -> Result<PathBuf, InvalidField> {
+    folder("services", text).map_err(|invalid| {
+        InvalidField::new(
+            "services",
+            invalid.reason.replace("of a folder", "of a file"),
+            "start it with '/' and write it without '..', such as /etc/ringswitch/services.json",
+        )
     })
 }
 

@@ -10,6 +10,7 @@
 //! * [`engine`]: everything control can do to the outside world, as one trait;
 //! * [`clock`]: what time it is;
 //! * [`tables`]: what operators put into the program's tables, beside all this on a thread of its own;
+//! * [`services`]: what answers the frames that a program sends to the controller, on another;
 //! * [`frames`]: frames to be explained, from text and captures;
 //! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
 //!
@@ -22,6 +23,7 @@ pub mod frames;
 pub mod live;
 pub mod plan;
 pub mod port_table;
+pub mod services;
 pub mod tables;
 pub mod thread;
 

@@ -57,7 +57,7 @@ use arc_swap::ArcSwap;
 use balance::Move;
 use counters::{QueueCounters, WorkerCounters};
 use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
-use last_drops::PortDrops;
+use last_drops::{DROPPED_HEADER_BYTES, Dropped, PortDrops};
 use loads::Loads;
 use packet_in::PacketInLimits;
 use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
@@ -68,7 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use switch_core::engine::pipeline::EnginePipeline;
 use switch_core::engine::runtime::Engine;
-use switch_core::{Decide, Millis, Pipeline, PortId, Switch};
+use switch_core::{Decide, DropReason, Millis, Pipeline, PortId, Switch};
 use worker::{Command, ControlFrame, Mailbox};
 
 /// How the workers run.
@@ -459,6 +459,31 @@ impl Datapath {
             .get(id)
             .map(|port| port.drops().latest())
             .unwrap_or_default()
+    }
+
+    /// Counts a frame from a port that ended on the control side, and records it unless there is nothing of it to show.
+    pub fn count_drop(&self, port: PortId, reason: DropReason, frame: &[u8]) {
+        let ports = self.shared.ports.load();
+        let Some(drops) = ports.get(port).map(Port::drops) else {
+            return;
+        };
+        if frame.is_empty() {
+            return drops.count(reason);
+        }
+        let dropped = Dropped {
+            at: self.now(),
+            in_port: Some(port),
+            len_bytes: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            header: |room: &mut [u8; DROPPED_HEADER_BYTES]| {
+                let header_bytes = frame.len().min(room.len());
+                let (to, from) = (room.get_mut(..header_bytes), frame.get(..header_bytes));
+                if let (Some(to), Some(from)) = (to, from) {
+                    to.copy_from_slice(from);
+                }
+                header_bytes
+            },
+        };
+        drops.add(reason, dropped);
     }
 
     /// The clock of the data path now, by which it tells when a frame was dropped.

@@ -6,6 +6,7 @@
 //! * [`server`]: connections, bounded in number and in time;
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
+//! * [`services`]: those of the switch's own services;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
@@ -17,6 +18,7 @@ pub mod explain;
 pub mod problem;
 pub mod routes;
 pub mod server;
+pub mod services;
 pub mod tables;
 pub mod wire;
 

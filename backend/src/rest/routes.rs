@@ -2,11 +2,13 @@
 use super::body::parse;
 use super::explain::routes as explain_routes;
 use super::problem::Problem;
+use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
 use super::wire::{
     Fdb, Health, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
 };
 use crate::config::{PortConfig, PortName};
+use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
 use crate::control::{AddOutcome, ControlHandle};
 use axum::body::Bytes;
@@ -29,6 +31,8 @@ pub struct Admin {
     pub control: ControlHandle,
     /// The program's tables.
     pub tables: Option<Tables>,
+    /// What answers its frames for the controller.
+    pub services: Option<ServicesHandle>,
     /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
     pub large_bodies: Arc<Semaphore>,
 }
@@ -42,11 +46,16 @@ impl FromRef<Admin> for ControlHandle {
 /// Large bodies in memory at one time.
 const LARGE_BODIES: usize = 4;
 
-/// Every route, over the control thread behind `control` and the tables.
-pub fn router(control: ControlHandle, tables: Option<Tables>) -> Router {
+/// Every route, over the control thread behind `control`, the tables and the services.
+pub fn router(
+    control: ControlHandle,
+    tables: Option<Tables>,
+    services: Option<ServicesHandle>,
+) -> Router {
     let admin = Admin {
         control,
         tables,
+        services,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
     Router::new()
@@ -59,6 +68,7 @@ pub fn router(control: ControlHandle, tables: Option<Tables>) -> Router {
         .route("/v1/fdb", get(fdb))
         .merge(tables_routes())
         .merge(explain_routes())
+        .merge(services_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -3,6 +3,7 @@ use crate::fake_engine::FakeEngine;
 use ringswitch::config::SocketPath;
 use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
+use ringswitch::control::services::ServicesHandle;
 use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, Engine, PortId, StepError};
 use ringswitch::datapath::{
@@ -149,6 +150,15 @@ impl TestSwitch {
     }
 
     pub fn start_with(limits: Limits, tables: Option<Tables>) -> Self {
+        Self::with_services(limits, tables, None)
+    }
+
+    /// With a program's tables and services.
+    pub fn with_services(
+        limits: Limits,
+        tables: Option<Tables>,
+        services: Option<ServicesHandle>,
+    ) -> Self {
         let folder =
             TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
         let socket = folder.as_path().join("admin.sock");
@@ -168,7 +178,13 @@ impl TestSwitch {
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
                 let stopped = async { drop(stopped.await) };
-                serve(listener, router(control.handle(), tables), limits, stopped).await;
+                serve(
+                    listener,
+                    router(control.handle(), tables, services),
+                    limits,
+                    stopped,
+                )
+                .await;
                 control.handle().stop().await.unwrap();
             });
             control.join();

@@ -1,6 +1,8 @@
 //! Tables, as the admin socket and the control thread see them.
 //!
 //! Reading goes to the engine at once; changes go through a queue to the one thread of [`super::writer`].
+use super::changes::Changes;
+use super::committer::Committer;
 use super::engine::{
     ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast, Question,
     TableEngine,
@@ -64,7 +66,12 @@ impl Tables {
                 restored.aside
             );
         }
+        let committer = store
+            .as_ref()
+            .map(|store| Committer::start(Arc::clone(store), Arc::clone(&registry)))
+            .transpose()?;
         let writer = Writer {
+            committer,
             engine: Arc::clone(&engine),
             registry: Arc::clone(&registry),
             store: store.clone(),
@@ -96,6 +103,11 @@ impl Tables {
     /// Whether changes outlive the process.
     pub fn durable(&self) -> bool {
         self.store.is_some()
+    }
+
+    /// Where changes are durable.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_deref()
     }
 
     /// Carries a batch out. When it answers, it is in effect, and durable if anything is.
@@ -207,6 +219,12 @@ impl Tables {
         self.registry.id(name.as_str())
     }
 
+    /// The name of a port's number, if one has it.
+    pub fn port_name(&self, id: PortId) -> Option<String> {
+        use switch_core::engine::control::PortNames;
+        self.registry.name(id)
+    }
+
     /// The numbers of ports that are to be there, durable before they are used. `None` for a port: all numbers are taken. Called by
     /// the control thread; waits for a commit under way.
     pub fn reserve_ports(&self, names: &[PortName]) -> Result<Vec<Option<PortId>>, StoreError> {
@@ -225,7 +243,7 @@ impl Tables {
             && !unsaved.is_empty()
         {
             store
-                .commit(&[], &unsaved)
+                .commit(&Changes::default(), &unsaved)
                 .inspect_err(|_| self.registry.not_saved(unsaved))?;
         }
         Ok(ids)

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::super::compile::{Field, Prim, PushedHeader};
-use super::{Again, Args, Destination, Effects, Evaluator, Flow, Observer, OutCopy, Target};
+use super::{
+    Again, Args, Destination, Effects, Evaluator, Flow, Metered, Observer, OutCopy, Target,
+};
 use crate::drop_reason::DropReason;
 use crate::mac::MacAddress;
 use crate::mac_table::{SourceAction, StationKey};
+use crate::port::PortId;
 use crate::vlan::BroadcastDomain;
 
 impl<O: Observer> Evaluator<'_, O> {
@@ -66,10 +69,12 @@ impl<O: Observer> Evaluator<'_, O> {
             }
             Prim::Mirror(port) => {
                 let port = self.value(*port, args) as u16;
-                self.copies.push(OutCopy {
-                    target: Target::Port(port),
-                    edits: None,
-                });
+                if PortId::new(port).is_some() {
+                    self.copies.push(OutCopy {
+                        target: Target::Port(port),
+                        edits: None,
+                    });
+                }
             }
             Prim::Resubmit(kept) => return self.again(Again::Resubmit, kept),
             Prim::Recirculate(kept) => return self.again(Again::Recirculate, kept),
@@ -87,9 +92,13 @@ impl<O: Observer> Evaluator<'_, O> {
                     edits: None,
                 });
             }
-            Prim::Meter { meter, index } => {
+            Prim::Meter {
+                meter,
+                index,
+                reason,
+            } => {
                 let index = self.value(*index, args) as u32;
-                return self.meter(*meter, index);
+                return self.meter(*meter, index, *reason);
             }
             Prim::Count { counter, index } => {
                 let index = self.value(*index, args) as u32;
@@ -136,7 +145,7 @@ impl<O: Observer> Evaluator<'_, O> {
         Flow::Again(how)
     }
 
-    fn meter(&mut self, array: u16, index: u32) -> Flow {
+    fn meter(&mut self, array: u16, index: u32, reason: DropReason) -> Flow {
         if index == 0 {
             return Flow::On;
         }
@@ -149,12 +158,17 @@ impl<O: Observer> Evaluator<'_, O> {
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push(Arc::clone(setting));
+            self.meters.push(Metered {
+                setting: Arc::clone(setting),
+                reason,
+                from: self.copies.len(),
+                to: None,
+            });
             Flow::On
         } else {
             // What would have happened to a frame within the rate is not known.
             self.remember = false;
-            self.end(DropReason::RateExceeded)
+            self.end(reason)
         }
     }
 
