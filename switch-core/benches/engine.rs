@@ -287,8 +287,9 @@ fn tenant(rules: usize) -> Arc<Engine> {
         let mut updates = String::from("[");
         for rule in 0..rules / 2 {
             let comma = if rule == 0 { "" } else { "," };
-            let (net, bits) = (rule / 32, 8 + rule % 16);
-            let prefix = (0xac10_0000_u32 + ((net as u32) << 8)) & (u32::MAX << (32 - bits));
+            let bits = 16 + rule % 16;
+            let net = (rule as u32).wrapping_mul(0x9e37_79b9) >> 12;
+            let prefix = (0xac10_0000 | net) & (u32::MAX << (32 - bits));
             let (low, high) = (8000 + rule % 7, 9000 + rule);
             let of = 1 + rule % 2;
             write!(

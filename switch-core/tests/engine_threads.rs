@@ -1,5 +1,11 @@
 //! A writer changes tables at full speed while pipelines on other threads decide: nobody sees half a batch, and nothing that was
 //! acknowledged is served as it was before.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

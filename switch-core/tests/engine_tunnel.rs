@@ -1,4 +1,10 @@
 //! A tunnel protocol that nobody has heard of, end to end, from `programs/tunnel.json` alone.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 

@@ -1,5 +1,11 @@
 //! One truth: a cached verdict, an evaluation, an explanation, and a plain interpreter that shares no code with them agree on every
 //! frame, for random programs, entries and frames, while entries change.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod bytes;
 mod choices;
