@@ -52,6 +52,8 @@ struct Waiting {
     failed: Option<(Group, StoreError)>,
     committing: bool,
     ending: bool,
+    /// Folding has failed; the next commit will say why.
+    unfoldable: bool,
 }
 
 #[derive(Debug)]
@@ -144,7 +146,10 @@ impl Shared {
     fn run(&self) {
         while let Some(group) = self.next() {
             if let Err(error) = self.commit(&group.changes) {
-                self.lock().failed = Some((group, error));
+                let mut waiting = self.lock();
+                waiting.failed = Some((group, error));
+                waiting.committing = false;
+                drop(waiting);
                 self.changed.notify_all();
                 return;
             }
@@ -158,7 +163,7 @@ impl Shared {
                 batch.reply.map(|reply| reply.send(Ok(written)));
             }
             self.lock().committing = false;
-            if self.store.is_journal_long() {
+            if self.store.is_journal_long() && !self.lock().unfoldable {
                 self.fold();
             }
         }
@@ -178,7 +183,7 @@ impl Shared {
             if waiting.ending {
                 return None;
             }
-            if !self.store.has_journal() {
+            if waiting.unfoldable || !self.store.has_journal() {
                 waiting = self.wait(waiting);
                 continue;
             }
@@ -202,11 +207,11 @@ impl Shared {
             .inspect_err(|_| self.registry.not_saved(names))
     }
 
-    /// Nothing is lost when it fails; the next commit will say so too.
+    /// Nothing is lost when it fails.
     fn fold(&self) {
         if let Err(error) = self.store.fold() {
             log::error!("the journal of the store stays as it is: {error}");
-            std::thread::sleep(IDLE);
+            self.lock().unfoldable = true;
         }
     }
 }

@@ -8,11 +8,14 @@ use super::record::read_record;
 use super::store::{Aside, Store, StoreError, decode, encode};
 use super::writer::{Shapes, identity_of, setting_of};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use switch_core::Millis;
 use switch_core::engine::control::{EntryName, PortNames, Update, WriteError};
 
 /// Entries that the engine is given at once.
-const CHUNK: usize = 20_000;
+const CHUNK: usize = 5_000;
+/// Chunks that are read ahead of the engine.
+const READ_AHEAD: usize = 2;
 
 /// What a start found in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,16 +62,16 @@ pub fn restore(
         restore.setting(name, update);
     }
     let mut holdings = Holdings::default();
-    let mut chunk: Vec<(Identity, Update)> = vec![];
-    store.for_each_entry(|identity, record| {
-        let entry = read_record(record)?;
-        chunk.push((Identity::from_bytes(identity), Update::Put(entry)));
-        if chunk.len() >= CHUNK {
-            restore.entries(std::mem::take(&mut chunk), &mut holdings)?;
+    std::thread::scope(|scope| {
+        let (chunks, read) = sync_channel(READ_AHEAD);
+        let reader = scope.spawn(move || read_entries(store, &chunks));
+        for chunk in read {
+            restore.entries(chunk, &mut holdings)?;
         }
-        Ok(())
+        reader
+            .join()
+            .unwrap_or_else(|_| Err(StoreError::Content("its reader had panicked".to_owned())))
     })?;
-    restore.entries(chunk, &mut holdings)?;
     for aside in was_aside.iter().cloned() {
         restore.again(aside, &mut holdings)?;
     }
@@ -83,6 +86,24 @@ pub fn restore(
     }
     restored.aside = aside.len();
     Ok((holdings, restored))
+}
+
+type Chunk = Vec<(Identity, Update)>;
+
+/// Reads every entry, one chunk while the engine takes another.
+fn read_entries(store: &Store, chunks: &SyncSender<Chunk>) -> Result<(), StoreError> {
+    let mut chunk = vec![];
+    // Nobody takes them any more when the other side has failed.
+    store.for_each_entry(|identity, record| {
+        let entry = read_record(record)?;
+        chunk.push((Identity::from_bytes(identity), Update::Put(entry)));
+        if chunk.len() >= CHUNK {
+            let _ = chunks.send(std::mem::take(&mut chunk));
+        }
+        Ok(())
+    })?;
+    let _ = chunks.send(chunk);
+    Ok(())
 }
 
 impl Restore<'_> {
@@ -101,11 +122,7 @@ impl Restore<'_> {
     }
 
     /// All that fit: after each that does not, the rest is tried again, so that each is looked at twice at most.
-    fn entries(
-        &mut self,
-        chunk: Vec<(Identity, Update)>,
-        holdings: &mut Holdings,
-    ) -> Result<(), StoreError> {
+    fn entries(&mut self, chunk: Chunk, holdings: &mut Holdings) -> Result<(), StoreError> {
         let (stored, updates): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
         let mut misfits = BTreeMap::new();
         let mut from = 0;
