@@ -417,6 +417,40 @@ fn program_state_and_quotas_are_read_and_bounded() {
 }
 
 #[test]
+fn bounds_and_timeouts_of_connections_are_read_and_bounded() {
+    let text = "[connections]\ncapacity = 5000\nmax_per_zone = 70\ntcp_established = 60\ntcp_windows = \"liberal\"\n";
+    let connections = load_text(text, Overrides::default())
+        .unwrap()
+        .switch
+        .connections;
+    assert_eq!(
+        (
+            connections.capacity,
+            connections.per_port_limit,
+            connections.per_zone_limit
+        ),
+        (5000, 1250, 70)
+    );
+    assert_eq!(connections.timeouts.tcp_established.0, 60_000);
+    assert_eq!(connections.timeouts.udp_single.0, 30_000);
+    for (text, expected) in [
+        (
+            "[connections]\nudp_stream = 0",
+            "switch.toml:2: `udp_stream`: 0 is out of bounds",
+        ),
+        (
+            "[connections]\ncapacity = 99999999999",
+            "switch.toml:2: `capacity`: 99999999999 is out of bounds",
+        ),
+        ("[connections]\ntcp_windows = \"none\"", "switch.toml:2: "),
+        ("[connections]\ntcp = 1", "switch.toml:2: "),
+    ] {
+        let error = load_text(text, Overrides::default()).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
 fn two_flags_cannot_name_one_port() {
     let port = |socket| format!("name=a,type=vhost-user,socket={socket}");
     let overrides = Overrides {

@@ -1,18 +1,16 @@
-//! The programs that ship with the switch, and what they and the services say to each other.
-
-use crate::service::{NO_INTERFACE, PacketMetadata, PuntReason};
-
-/// The JSON of `vpc`.
-pub const VPC: &str = include_str!("../programs/vpc.json");
+//! The programs that ship with the switch.
 
 /// Every program that ships: its name and its JSON.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("vpc", VPC),
+const PROGRAMS: [(&str, &str); 4] = [
+    ("l2", include_str!("../programs/l2.json")),
+    ("vpc", include_str!("../programs/vpc.json")),
     ("acl", include_str!("../programs/acl.json")),
     ("tunnel", include_str!("../programs/tunnel.json")),
 ];
 
 /// The JSON of a program that ships with the switch, by its name.
+///
+/// That of `l2` is what the switch has compiled in, as data.
 pub fn builtin(name: &str) -> Option<&'static str> {
     PROGRAMS
         .iter()
@@ -23,26 +21,6 @@ pub fn builtin(name: &str) -> Option<&'static str> {
 /// The names of the programs that ship.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PROGRAMS.iter().map(|(name, _)| *name)
-}
-
-/// What `vpc` means by the numbers of a frame that it sends to the controller: router interface, bridge domain that the frame came
-/// from, VRF, next hop. The interface is the one that the packet was to leave by where the reason is about that, else the one that it
-/// came in by.
-pub fn packet_metadata(reason: PuntReason, args: [u128; 4]) -> PacketMetadata {
-    let [interface, domain, _, next_hop] = args;
-    let (interface, egress_interface) = match reason {
-        PuntReason::NextHopUnresolved | PuntReason::PacketTooBig => {
-            (NO_INTERFACE, interface as u32)
-        }
-        _ => (interface as u32, NO_INTERFACE),
-    };
-    PacketMetadata {
-        interface,
-        egress_interface,
-        domain: domain as u16,
-        next_hop,
-        mtu_bytes: 0,
-    }
 }
 
 #[cfg(test)]

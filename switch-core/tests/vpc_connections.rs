@@ -11,8 +11,8 @@ mod vpc;
 
 use switch_core::{DropReason, Millis};
 use vpc::frames::{
-    ACK, FIN, RST, SYN, Way, echo_reply, echo_request, fragments, icmp_error, quoted, seen, tcp,
-    udp, udp_of, way,
+    ACK, FIN, RST, SYN, Way, echo_reply, echo_request, extended, fragments, fragments6, icmp_error,
+    quoted, seen, tcp, udp, udp_of, way,
 };
 use vpc::{Copy, Lab, open, ports, two_tenants};
 
@@ -428,7 +428,7 @@ fn a_rejected_sender_is_told_by_the_control_side() {
     let mut lab = stateless();
     lab.rule("acl_in", 1, r#""protocol": 17"#, "reject");
     let args = lab.punts(1, &udp(forth(), 1, 2), "admin_prohibited");
-    assert_eq!(args, [0, 10, 1, 0]);
+    assert_eq!(args, [0, 10, 0, 0]);
 }
 
 #[test]
@@ -503,4 +503,62 @@ fn what_is_open_between_tenants_is_still_closed() {
             .zone_connections(switch_core::conntrack::Zone(zone))
     });
     assert_eq!(zones, [1, 1]);
+}
+
+#[test]
+fn fragments_of_ipv6_go_with_their_first() {
+    let mut lab = two_tenants();
+    for table in ["egress_rules", "ingress_rules"] {
+        let key = r#""policy": 1, "protocol": 17, "destination_port": 53"#;
+        lab.rule(table, 1, key, "allow");
+    }
+    let whole = udp_of(forth6(), (1000, 53), 64, &[7; 2000]);
+    let parts = fragments6(&whole, 1000);
+    lab.drops(1, &parts[1], INVALID);
+    for _ in 0..2 {
+        for part in &parts {
+            assert_eq!(lab.send(1, part), [Copy::Port(2, part.clone())]);
+        }
+    }
+}
+
+#[test]
+fn rules_see_the_protocol_behind_extension_headers() {
+    const SCTP: u8 = 132;
+    let mut lab = two_tenants();
+    for table in ["egress_rules", "ingress_rules"] {
+        lab.rule(table, 1, r#""policy": 1, "protocol": 132"#, "allow");
+    }
+    let mut plain = udp(forth6(), 1000, 53);
+    plain[20] = SCTP;
+    let options = extended(&plain, 60, &[0, 1, 4, 0, 0, 0, 0]);
+    let fragment = extended(&plain, 44, &[0, 0, 1, 0, 0, 0, 9]);
+    for frame in [plain, options, fragment] {
+        assert_eq!(lab.send(1, &frame), [Copy::Port(2, frame.clone())]);
+    }
+    let denied = extended(&udp(forth6(), 1000, 53), 60, &[0, 1, 4, 0, 0, 0, 0]);
+    lab.drops(1, &denied, DENIED);
+}
+
+#[test]
+fn rules_name_destinations_of_either_family() {
+    let mut lab = two_tenants();
+    lab.rule("ingress_rules", 1, r#""policy": 1"#, "allow");
+    lab.rule(
+        "egress_rules",
+        2,
+        r#""policy": 1, "destination6": "fd00::2""#,
+        "allow",
+    );
+    lab.passes(1, &udp(forth6(), 1000, 53));
+    lab.drops(1, &udp(forth(), 1000, 53), DENIED);
+    lab.rule(
+        "egress_rules",
+        2,
+        r#""policy": 1, "destination": "10.0.0.0/30", "family": 4"#,
+        "allow",
+    );
+    lab.passes(1, &udp(forth(), 1000, 53));
+    lab.passes(2, &udp(back6(), 53, 1000));
+    lab.drops(2, &udp(back6(), 54, 1000), DENIED);
 }

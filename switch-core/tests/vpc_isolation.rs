@@ -72,6 +72,11 @@ fn a_guest_uses_no_ip_address_but_its_own() {
     lab.drops(1, &udp(way((1, 2), "::10.0.0.1", "fd00::2"), 1, 2), SPOOFED);
     lab.drops(1, &udp(way((1, 2), "0.0.0.0", "10.0.0.2"), 1, 2), SPOOFED);
     lab.drops(1, &udp(way((1, 2), "::", "fd00::2"), 1, 2), SPOOFED);
+    lab.drops(
+        1,
+        &echo_request(way((1, 2), "0.0.0.0", "10.0.0.2"), 1),
+        SPOOFED,
+    );
     lab.passes(1, &udp(way((1, 2), "fd00::1", "fd00::2"), 1, 2));
 }
 
@@ -135,7 +140,7 @@ fn dhcp_goes_to_the_router_and_guests_serve_none() {
         udp_of(broadcast, ports, 64, b"discover")
     };
     let args = lab.punts(1, &discover((68, 67)), "dhcp4");
-    assert_eq!(args, [1, 10, 1, 0]);
+    assert_eq!(args, [1, 10, 0, 0]);
     lab.drops(
         1,
         &udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 67, 68),
@@ -147,36 +152,36 @@ fn dhcp_goes_to_the_router_and_guests_serve_none() {
     };
     assert_eq!(
         lab.punts(1, &udp(solicit, 546, 547), "dhcp6"),
-        [1, 10, 1, 0]
+        [1, 10, 0, 0]
     );
     let routers = vpc::frames::Way {
         macs: (mac(1), [0x33, 0x33, 0, 0, 0, 2]),
         ..way((1, 1), "fe80::1", "ff02::2")
     };
     let rs = vpc::frames::v6(routers, 255, |ip| ip.icmpv6_raw(133, 0, [0; 4]), &[]);
-    assert_eq!(lab.punts(1, &rs, "router_solicitation"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &rs, "router_solicitation"), [1, 10, 0, 0]);
 }
 
 #[test]
 fn the_router_answers_for_its_addresses_and_learns_from_answers() {
     let mut lab = two_tenants();
     let ask = arp((mac(1), BROADCAST), 1, (mac(1), "10.0.0.1"), "10.0.0.254");
-    assert_eq!(lab.punts(1, &ask, "arp"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &ask, "arp"), [1, 10, 0, 0]);
     let reply = arp((mac(1), mac(0xf1)), 2, (mac(1), "10.0.0.1"), "10.0.0.254");
-    assert_eq!(lab.punts(1, &reply, "arp"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &reply, "arp"), [1, 10, 0, 0]);
     let solicited = vpc::frames::Way {
         macs: (mac(1), [0x33, 0x33, 0xff, 0, 0, 0xfe]),
         ..way((1, 1), "fd00::1", "ff02::1:ff00:fe")
     };
     let ask = nd(solicited, 135, "fd00::fe", Some((1, mac(1))));
-    assert_eq!(lab.punts(1, &ask, "neighbor_discovery"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &ask, "neighbor_discovery"), [1, 10, 0, 0]);
     let answer = nd(
         way((1, 0xf1), "fd00::1", "fd00::fe"),
         136,
         "fd00::1",
         Some((2, mac(1))),
     );
-    assert_eq!(lab.punts(1, &answer, "neighbor_discovery"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &answer, "neighbor_discovery"), [1, 10, 0, 0]);
     // Who announces itself is heard by all, the router among them.
     let announce = arp((mac(1), BROADCAST), 1, (mac(1), "10.0.0.1"), "10.0.0.1");
     let copies = lab.send(1, &announce);
@@ -195,7 +200,7 @@ fn a_proxied_address_is_answered_by_the_router() {
         "answer",
         r#""interface": 1"#,
     );
-    assert_eq!(lab.punts(1, &ask, "arp"), [1, 10, 1, 0]);
+    assert_eq!(lab.punts(1, &ask, "arp"), [1, 10, 0, 0]);
 }
 
 #[test]
@@ -260,4 +265,78 @@ fn stations_are_learned_where_a_port_may() {
     let back = udp(way((2, 1), "10.0.0.2", "10.0.0.1"), 2, 1);
     assert_eq!(ports(&lab.send(2, &back)), [1]);
     assert_eq!(ports(&lab.send(1, &forth)), [2]);
+}
+
+#[test]
+fn rules_are_not_gone_round_by_what_is_no_ip() {
+    let mut lab = open();
+    let mut frame = udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 1, 2);
+    frame[12..14].copy_from_slice(&[0x88, 0xb6]);
+    lab.drops(1, &frame, DropReason::AclDenied);
+}
+
+#[test]
+fn in_a_domain_without_connections_many_share_one_verdict() {
+    let mut lab = Lab::with(
+        r#"[{"insert": {"table": "domains", "key": {"domain": 5}, "action": "describe", "params": {"vrf": 5, "zone": 0, "flood": 5, "options": 0}}},
+            {"insert": {"table": "ports", "key": {"port": "vm1"}, "action": "attach", "params": {"domain": 5}}},
+            {"insert": {"table": "ports", "key": {"port": "vm2"}, "action": "attach", "params": {"domain": 5}}},
+            {"insert": {"table": "stations", "key": {"domain": 5, "mac": "02:00:00:00:00:02"}, "action": "station", "params": {"port": "vm2"}}}]"#,
+    );
+    for number in 0..500 {
+        let from = format!("10.0.{}.{}", number / 200, number % 200);
+        let frame = udp(way((1, 2), &from, "10.0.0.2"), 1000 + number, 53);
+        assert_eq!(lab.passes_once(1, &frame).0, 2);
+    }
+    assert!(lab.stats().misses < 4, "{:?}", lab.stats());
+}
+
+#[test]
+fn what_does_not_parse_or_is_for_bridges_ends_here() {
+    let mut lab = open();
+    let mut frame = udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 1, 2);
+    frame[14] = 0x44;
+    lab.drops(1, &frame, DropReason::ParseError);
+    let mut frame = udp(way((1, 2), "10.0.0.1", "10.0.0.2"), 1, 2);
+    frame[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, 0x0e]);
+    lab.drops(1, &frame, DropReason::BridgeReserved);
+}
+
+#[test]
+fn a_trunk_carries_frames_between_its_vlans_and_a_port_none_back_to_itself() {
+    let mut lab = open();
+    lab.insert(
+        "stations",
+        r#""domain": 10, "mac": "02:00:00:00:00:11""#,
+        "station",
+        r#""port": "vm1""#,
+    );
+    let frame = udp(way((1, 0x11), "10.0.0.1", "10.0.0.2"), 1, 2);
+    lab.drops(1, &frame, DropReason::SamePort);
+    lab.insert("ports", r#""port": "vm8""#, "trunk", r#""features": 0"#);
+    for vid in [100, 200] {
+        lab.insert(
+            "subports",
+            &format!(r#""port": "vm8", "vid": {vid}"#),
+            "subport",
+            r#""domain": 10, "policy": 0"#,
+        );
+    }
+    lab.insert(
+        "tags_out",
+        r#""port": "vm8", "domain": 10"#,
+        "tag",
+        r#""vid": 200, "policy": 0"#,
+    );
+    lab.insert(
+        "stations",
+        r#""domain": 10, "mac": "02:00:00:00:00:08""#,
+        "station",
+        r#""port": "vm8""#,
+    );
+    let frame = udp(way((7, 8), "10.0.0.7", "10.0.0.8"), 1, 2);
+    assert_eq!(
+        lab.passes(8, &tagged(&frame, 0, 100)),
+        (8, tagged(&frame, 0, 200))
+    );
 }

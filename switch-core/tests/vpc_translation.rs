@@ -112,7 +112,9 @@ fn tcp_is_translated_both_ways_and_from_the_cache() {
     assert_eq!(seen(&lab.passes(9, &page).1).to, ip("10.0.0.1"));
     lab.is_cached(9, &page);
     // A large segment in one piece, whose checksum is only the pseudo-header's yet.
-    let large = tcp(out(1), (1000, 80), ACK, (104, 505), &[3; 40_000]);
+    let mut large = tcp(out(1), (1000, 80), ACK, (104, 505), &[3; 40_000]);
+    let sum = pseudo_header_sum(&large);
+    large[50..52].copy_from_slice(&sum.to_be_bytes());
     let copies = lab.large(1, &large, PartialChecksum { start: 34, at: 50 });
     let [Copy::Port(9, left)] = copies.as_slice() else {
         panic!("{copies:?}");
@@ -121,6 +123,18 @@ fn tcp_is_translated_both_ways_and_from_the_cache() {
         (left.len(), seen(left).from),
         (large.len(), ip("198.51.100.10"))
     );
+    assert_eq!(left[50..52], pseudo_header_sum(left).to_be_bytes());
+    assert_ne!(pseudo_header_sum(left), sum);
+}
+
+/// The sum that a partial checksum starts from (VIRTIO 1.3 §5.1.6.2), of TCP over IPv4.
+fn pseudo_header_sum(frame: &[u8]) -> u16 {
+    let length = (frame.len() - 34) as u16;
+    let sum = etherparse::checksum::Sum16BitWords::new()
+        .add_slice(&frame[26..34])
+        .add_2bytes([0, 6])
+        .add_2bytes(length.to_be_bytes());
+    !sum.ones_complement().to_be()
 }
 
 #[test]

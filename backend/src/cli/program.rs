@@ -3,7 +3,7 @@ use super::client::Client;
 use super::commands::{Format, print, print_json};
 use super::exit::CliError;
 use super::table_arguments::ProgramCommand;
-use crate::config::{InvalidField, ProgramSource};
+use crate::config::ProgramSource;
 use crate::rest::wire::ProgramInfo;
 use switch_core::engine::model::Program;
 use switch_core::engine::p4info::p4info;
@@ -42,11 +42,7 @@ pub fn local(command: &ProgramCommand) -> Result<(), CliError> {
 }
 
 fn load(program: &str) -> Result<ValidProgram, CliError> {
-    let source = ProgramSource::from_argument(program);
-    source.load()?.ok_or_else(|| {
-        let reason = format!("{source} has no tables in this version");
-        InvalidField::new("program", reason, "name a program's JSON file").into()
-    })
+    Ok(ProgramSource::from_argument(program).load()?)
 }
 
 fn pretty(program: &Program) -> Result<(), CliError> {

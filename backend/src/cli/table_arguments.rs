@@ -87,7 +87,7 @@ pub enum TableCommand {
         /// The file; - is standard input.
         file: PathBuf,
         /// Entries in one batch, which takes effect whole or not at all.
-        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         batch: u32,
     },
     /// Show what does not fit the program and is kept aside.

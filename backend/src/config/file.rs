@@ -1,6 +1,7 @@
 //! The configuration file: TOML to fields, each with the line it stands on.
 //!
 //! Unknown keys are refused here, by serde; what the values mean is decided by [`mod@super::load`] and [`super::port`].
+use super::connections::FileConnections;
 use super::port::{PortFields, VlanFields};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ pub struct File {
     /// `[tenant.NAME]`.
     #[serde(default)]
     pub tenant: BTreeMap<Spanned<String>, FileTenant>,
+    /// `[connections]`.
+    #[serde(default)]
+    pub connections: FileConnections,
     /// `[[port]]`, in the file's order.
     #[serde(default)]
     pub port: Vec<Spanned<FilePort>>,

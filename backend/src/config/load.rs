@@ -1,4 +1,5 @@
 //! File and flags together: one [`Configuration`], checked as a whole.
+use super::connections::connections;
 use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
 use super::port::{PortConfig, PortFields, first_collision};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use switch_core::conntrack::ConntrackConfig;
 
 /// Everything the daemon is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct SwitchConfig {
     pub services: Option<PathBuf>,
     /// How many table entries each tenant may have.
     pub quotas: Quotas,
+    /// Bounds and timeouts of tracked connections.
+    pub connections: ConntrackConfig,
     /// How long an idle worker polls before it sleeps.
     pub poll_us: u32,
     /// How long a learnt address is kept without a frame from it.
@@ -199,9 +203,11 @@ pub fn load(
         .iter()
         .map(|text| port_from_flag(text))
         .collect::<Result<Vec<_>, _>>()?;
+    let parsed_connections = parsed.connections;
     let by_tenant = tenant_quotas(&parsed.tenant, &place)?;
     let mut switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
     switch.quotas.by_tenant = by_tenant;
+    switch.connections = connections(&parsed_connections, &place)?;
     let mut ports = vec![];
     for port in &parsed.port {
         let sourced = port_from_file(port.get_ref(), port.span().start, &place)?;
@@ -431,6 +437,7 @@ fn switch_config(
                 within("tenant_max_entries", SwitchConfig::TENANT_MAX_ENTRIES),
             )?,
         },
+        connections: ConntrackConfig::default(),
         poll_us: number_or(
             poll_us,
             SwitchConfig::DEFAULT_POLL_US,

@@ -5,12 +5,13 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use switch_core::engine::model::Program;
 use switch_core::engine::validate::ValidProgram;
+use switch_core::programs::builtin;
 
-/// Programs that ship with the switch, with their JSON where they run on the engine.
-pub const SHIPPED: [(&str, Option<&str>); 2] = [
-    ("l2", None),
-    ("vpc", Some(switch_core::programs::VPC)),
-];
+/// Programs that ship with the switch.
+pub const SHIPPED: [&str; 2] = [COMPILED_IN, "vpc"];
+
+/// The one that the switch has compiled in.
+const COMPILED_IN: &str = "l2";
 
 /// Largest program file that is read: beyond any real one, so that a wrong path (`/dev/zero`) ends.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -26,14 +27,14 @@ pub enum ProgramSource {
 
 impl Default for ProgramSource {
     fn default() -> Self {
-        Self::Shipped("l2")
+        Self::Shipped(COMPILED_IN)
     }
 }
 
 impl ProgramSource {
     /// `l2`, `vpc`, or the absolute path of a file.
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        if let Some((name, _)) = shipped(text) {
+        if let Some(name) = shipped(text) {
             return Ok(Self::Shipped(name));
         }
         let path = Path::new(text);
@@ -75,22 +76,30 @@ impl ProgramSource {
     /// From the command line: as in the configuration, but a file's path may be relative.
     pub fn from_argument(text: &str) -> Self {
         match shipped(text) {
-            Some((name, _)) => Self::Shipped(name),
+            Some(name) => Self::Shipped(name),
             None => Self::File(text.into()),
         }
     }
 
-    /// Reads and checks the program. `None`: it needs no engine, since the switch does its work by itself.
-    pub fn load(&self) -> Result<Option<ValidProgram>, ProgramFault> {
+    /// Whether the switch does its work by itself, without an engine.
+    pub fn is_compiled_in(&self) -> bool {
+        *self == Self::Shipped(COMPILED_IN)
+    }
+
+    /// Reads and checks the program.
+    pub fn load(&self) -> Result<ValidProgram, ProgramFault> {
         let text = match self {
-            Self::Shipped(name) => match shipped(name) {
-                Some((_, Some(text))) => text.to_owned(),
-                _ => return Ok(None),
-            },
+            Self::Shipped(name) => builtin(name)
+                .ok_or_else(|| ProgramFault {
+                    faults: vec![format!(
+                        "{name}: this version of Ringswitch does not have it; name a program's JSON file"
+                    )],
+                })?
+                .to_owned(),
             Self::File(path) => read(path)?,
         };
         match Program::from_json(&text) {
-            Ok(valid) => Ok(Some(valid)),
+            Ok(valid) => Ok(valid),
             Err(errors) => Err(ProgramFault {
                 faults: errors
                     .0
@@ -102,8 +111,8 @@ impl ProgramSource {
     }
 }
 
-fn shipped(name: &str) -> Option<(&'static str, Option<&'static str>)> {
-    SHIPPED.into_iter().find(|(shipped, _)| *shipped == name)
+fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED.into_iter().find(|shipped| *shipped == name)
 }
 
 fn read(path: &Path) -> Result<String, ProgramFault> {
@@ -138,7 +147,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             ProgramSource::File(path.clone()).load()
         };
-        assert!(load(r#"{"name": "p", "ingress": []}"#).unwrap().is_some());
+        assert!(load(r#"{"name": "p", "ingress": []}"#).is_ok());
         let faults = |text: &str| load(text).unwrap_err().faults;
         let malformed = faults("{\n  \"name\": 7\n}");
         assert!(
@@ -153,6 +162,19 @@ mod tests {
         for path in ["/nonexistent", "/", "/dev/zero"] {
             let fault = ProgramSource::File(path.into()).load().unwrap_err();
             assert!(fault.faults[0].starts_with(path), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_default_program_is_there_as_data_and_no_other_runs_in_the_place_of_one_that_is_not() {
+        let default = ProgramSource::default();
+        assert!(default.is_compiled_in());
+        assert_eq!(default.load().unwrap().source().name, "l2");
+        let vpc = ProgramSource::Shipped("vpc");
+        assert!(!vpc.is_compiled_in());
+        match vpc.load() {
+            Ok(program) => assert_eq!(program.source().name, "vpc"),
+            Err(fault) => assert!(fault.faults[0].starts_with("vpc: "), "{fault}"),
         }
     }
 

@@ -6,6 +6,8 @@ use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
 use super::services::ServicesHandle;
+use super::tables::DefaultTables;
+use super::tables::l2::VlanEntries;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
@@ -17,17 +19,86 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use switch_core::engine::model::Program as Model;
 use switch_core::engine::runtime::Engine as TableEngine;
-use switch_core::{MacEntry, Millis, Switch};
+use switch_core::l2_entries::{TABLES, has_tables};
+use switch_core::programs::builtin;
+use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
 
 /// Uplinks whose device vanished, with the reason.
 type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
+
+/// Where ports' VLAN policies go besides the switch.
+enum Vlans {
+    /// The default program's tables, which show them.
+    Shown(Arc<DefaultTables>),
+    /// The entries of a program that has tables for them.
+    Entries(VlanEntries),
+    /// Nowhere: the program knows nothing of them.
+    Nowhere,
+}
+
+impl Vlans {
+    fn of(engine: Option<&Arc<TableEngine>>, switch: &Switch) -> io::Result<Self> {
+        let Some(engine) = engine else {
+            let program = Model::from_json(builtin("l2").unwrap_or_default())
+                .map_err(|errors| io::Error::other(errors.to_string()))?;
+            let tables = DefaultTables::new(program, switch).map_err(io::Error::other)?;
+            return Ok(Self::Shown(Arc::new(tables)));
+        };
+        Ok(if has_tables(engine.program().source()) {
+            Self::Entries(VlanEntries::new(Arc::clone(engine)))
+        } else {
+            Self::Nowhere
+        })
+    }
+
+    fn join(&self, id: PortId, vlan: &VlanPolicy) -> Result<(), StepError> {
+        match self {
+            Self::Shown(tables) => tables.note(id, Some(vlan.clone())),
+            Self::Entries(entries) => {
+                entries
+                    .put(id, Some(vlan.clone()))
+                    .map_err(|error| StepError {
+                        field: "vlan",
+                        reason: format!("the program's tables do not take it: {error}"),
+                        remedy: format!("let {} be as in the program l2", TABLES.join(", ")),
+                    })?;
+            }
+            Self::Nowhere if *vlan == VlanPolicy::Transparent => {}
+            Self::Nowhere => {
+                return Err(StepError {
+                    field: "vlan",
+                    reason: "the program has no tables for ports' VLANs".to_owned(),
+                    remedy: format!(
+                        "leave the port's VLANs out and say in the program's own tables what they are, or give it the tables {} of the program l2",
+                        TABLES.join(", ")
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&self, id: PortId) {
+        match self {
+            Self::Shown(tables) => tables.note(id, None),
+            Self::Entries(entries) => {
+                if let Err(error) = entries.put(id, None) {
+                    log::error!("entries of port {id} stay in the program's tables: {error}");
+                }
+            }
+            Self::Nowhere => {}
+        }
+    }
+}
 
 /// Everything that runs.
 pub struct LiveEngine {
     switch: Arc<Switch>,
     /// What decides on frames, if it is not the default program.
     engine: Option<Arc<TableEngine>>,
+    vlans: Vlans,
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
@@ -47,6 +118,7 @@ impl LiveEngine {
             mac_ageing: Millis::from_secs(u64::from(config.mac_ageing_s)),
             ..Default::default()
         }));
+        let vlans = Vlans::of(engine.as_ref(), &switch)?;
         let devices =
             DeviceThread::start_with(forget_stations(Arc::clone(&switch), engine.clone()))?;
         let lost_uplinks = LostUplinks::default();
@@ -62,6 +134,7 @@ impl LiveEngine {
         Ok(Self {
             switch,
             engine,
+            vlans,
             datapath,
             devices,
             taps: BTreeSet::new(),
@@ -80,6 +153,38 @@ impl LiveEngine {
     #[must_use]
     pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
         Self { services, ..self }
+    }
+
+    /// The default program's tables, if it is what runs.
+    pub fn default_tables(&self) -> Option<Arc<DefaultTables>> {
+        match &self.vlans {
+            Vlans::Shown(tables) => Some(Arc::clone(tables)),
+            Vlans::Entries(_) | Vlans::Nowhere => None,
+        }
+    }
+
+    /// Gives a port its place. What fails leaves nothing behind.
+    fn join(&self, id: PortId, vlan: &VlanPolicy) -> Result<(), StepError> {
+        self.switch
+            .add_port(id, vlan.clone())
+            .map_err(port_refused)?;
+        if let Some(engine) = &self.engine {
+            engine.attach_port(id);
+        }
+        self.vlans
+            .join(id, vlan)
+            .inspect_err(|_| drop(self.leave(id)))
+    }
+
+    fn leave(&self, id: PortId) -> Result<(), StepError> {
+        self.vlans.leave(id);
+        if let Some(engine) = &self.engine {
+            engine.detach_port(id);
+        }
+        if let Some(services) = &self.services {
+            services.forget_port(id);
+        }
+        self.switch.remove_port(id).map_err(port_refused)
     }
 
     fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
@@ -161,24 +266,11 @@ impl LiveEngine {
 
 impl Engine for LiveEngine {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
-        let refused = |error: switch_core::PortError| StepError {
-            field: "name",
-            reason: error.to_string(),
-            remedy: "report this as a fault of Ringswitch".to_owned(),
-        };
-        match (step, &self.engine) {
-            (Step::Join { id, .. }, Some(engine)) => engine.attach_port(*id),
-            (Step::Leave { id, .. }, Some(engine)) => engine.detach_port(*id),
-            _ => {}
-        }
-        if let (Step::Leave { id, .. }, Some(services)) = (step, &self.services) {
-            services.forget_port(*id);
-        }
         match step {
-            Step::Join { id, vlan } => self.switch.add_port(*id, vlan.clone()).map_err(refused),
+            Step::Join { id, vlan } => self.join(*id, vlan),
             Step::Open { id, port } => self.open(*id, port),
             Step::Close { id, port } => self.close(*id, port),
-            Step::Leave { id, .. } => self.switch.remove_port(*id).map_err(refused),
+            Step::Leave { id, .. } => self.leave(*id),
         }
     }
 
@@ -277,6 +369,14 @@ fn watch_uplinks(
 
 fn lock(lost: &LostUplinks) -> std::sync::MutexGuard<'_, BTreeMap<PortId, String>> {
     lost.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn port_refused(error: switch_core::PortError) -> StepError {
+    StepError {
+        field: "name",
+        reason: error.to_string(),
+        remedy: "report this as a fault of Ringswitch".to_owned(),
+    }
 }
 
 fn device_refused(error: &DeviceError) -> StepError {

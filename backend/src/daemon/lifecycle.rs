@@ -105,7 +105,14 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         .clone()
         .map(|engine| start_tables(&configuration.switch, engine))
         .transpose()?;
-    let (control, services) = start_control(configuration, engine, tables.clone())?;
+    let live =
+        LiveEngine::start(&configuration.switch, engine.clone()).map_err(DaemonError::Engine)?;
+    let tables = match live.default_tables() {
+        // Nothing of them is stored: they follow from the ports.
+        Some(shown) => Some(Tables::start(shown, TablesOptions::default())?),
+        None => tables,
+    };
+    let (control, services) = start_control(configuration, (live, engine), tables.clone())?;
     log::info!(
         "ready: {} ports, {} workers, admin socket {}",
         configuration.ports.len(),
@@ -130,11 +137,13 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
 
 /// The engine of the configured program; `None`: the default program, which is compiled in.
 fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonError> {
-    let Some(program) = switch.program.load()? else {
+    let program = switch.program.load()?;
+    if switch.program.is_compiled_in() {
         return Ok(None);
-    };
+    }
     let quotas = &switch.quotas;
     let config = EngineConfig {
+        conntrack: switch.connections,
         mac_table_capacity: switch.mac_capacity as usize,
         mac_limit_per_port: switch.mac_limit_per_port as usize,
         mac_ageing: Millis::from_secs(u64::from(switch.mac_ageing_s)),
@@ -174,12 +183,10 @@ fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, Da
 
 fn start_control(
     configuration: &Configuration,
-    engine: Option<Arc<Engine>>,
+    (live, engine): (LiveEngine, Option<Arc<Engine>>),
     tables: Option<Tables>,
 ) -> Result<(ControlThread, Option<ServicesHandle>), DaemonError> {
     let initial = initial_services(&configuration.switch)?;
-    let live =
-        LiveEngine::start(&configuration.switch, engine.clone()).map_err(DaemonError::Engine)?;
     let services = match (engine, &tables) {
         (Some(engine), Some(tables)) => Some(ServicesHandle::start(ServicesOptions {
             datapath: live.datapath(),

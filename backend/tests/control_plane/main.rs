@@ -3,9 +3,10 @@
 mod command_line;
 mod durability;
 mod fake_engine;
+mod l2_tables;
 mod real_engine;
 mod recorder;
 mod rest;
-
+mod services;
 mod table_command_line;
 mod tables;

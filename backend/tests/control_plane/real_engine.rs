@@ -15,7 +15,7 @@ const PROGRAM: &str = concat!(
 );
 
 fn open(folder: &Path) -> (Tables, TestSwitch) {
-    let program = ProgramSource::File(PROGRAM.into()).load().unwrap().unwrap();
+    let program = ProgramSource::File(PROGRAM.into()).load().unwrap();
     let engine = Engine::new(program, EngineConfig::default()).unwrap();
     let options = TablesOptions {
         store: Some(Store::open(folder).unwrap()),

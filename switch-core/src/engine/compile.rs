@@ -34,6 +34,9 @@ pub(crate) enum HeaderKind {
     Udp,
     Icmp,
     Icmpv6,
+    Vxlan,
+    /// GENEVE and GRE, which say by an EtherType what they carry.
+    Tunnel,
     Other,
 }
 
@@ -163,6 +166,36 @@ pub(crate) struct State {
     pub select: Vec<Field>,
     pub cases: Vec<Case>,
     pub default: Next,
+    pub quick: Option<QuickSelect>,
+}
+
+/// Nearly all states select on one field of the header that they extract, of 64 bits at most.
+#[derive(Clone, Debug)]
+pub(crate) struct QuickSelect {
+    pub bit: u16,
+    pub bits: u16,
+    /// Value, mask, and what follows.
+    pub cases: Vec<(u64, u64, Next)>,
+}
+
+impl QuickSelect {
+    fn new(extract: Option<u16>, select: &[Field], cases: &[Case]) -> Option<Self> {
+        let &[Field::Header(field)] = select else {
+            return None;
+        };
+        if extract != Some(field.header) || field.bits > 64 {
+            return None;
+        }
+        let cases = cases.iter().map(|case| match case.values.as_slice() {
+            &[(value, mask)] => Some((u64::try_from(value).ok()?, mask as u64, case.next)),
+            _ => None,
+        });
+        Some(Self {
+            bit: field.bit,
+            bits: field.bits,
+            cases: cases.collect::<Option<_>>()?,
+        })
+    }
 }
 
 /// A condition.
@@ -458,6 +491,20 @@ fn drop_reason(name: &str) -> Result<DropReason, CompileError> {
     DropReason::by_name(name).ok_or_else(|| missing("drop reason", name))
 }
 
+/// Whether a header type has the fields of the built-in one of its name.
+fn is_builtin(kind: &super::model::HeaderType) -> bool {
+    let shape = |kind: &super::model::HeaderType| {
+        let fields = kind.fields.iter();
+        let fields: Vec<_> = fields
+            .map(|field| (field.name.clone(), field.bits))
+            .collect();
+        (fields, kind.length.clone())
+    };
+    super::library::header_types()
+        .iter()
+        .any(|known| known.name == kind.name && shape(known) == shape(kind))
+}
+
 fn missing(what: &str, name: &str) -> CompileError {
     CompileError(format!("there is no {what} `{name}`"))
 }
@@ -552,6 +599,8 @@ impl<'a> Compiler<'a> {
         Ok(Header {
             name: instance.name.clone(),
             kind: match kind.name.as_str() {
+                // One of a program's own making is not taken for what it is called.
+                _ if !is_builtin(kind) => HeaderKind::Other,
                 "ethernet" => HeaderKind::Ethernet,
                 "vlan" => HeaderKind::Vlan,
                 "mpls" => HeaderKind::Mpls,
@@ -561,6 +610,8 @@ impl<'a> Compiler<'a> {
                 "udp" => HeaderKind::Udp,
                 "icmp" => HeaderKind::Icmp,
                 "icmpv6" => HeaderKind::Icmpv6,
+                "vxlan" => HeaderKind::Vxlan,
+                "geneve" | "gre" => HeaderKind::Tunnel,
                 _ => HeaderKind::Other,
             },
             bytes: bit / 8,
@@ -731,23 +782,26 @@ impl<'a> Compiler<'a> {
                     next: self.next(&case.next)?,
                 })
             })
-            .collect::<Result<_, CompileError>>()?;
+            .collect::<Result<Vec<_>, CompileError>>()?;
+        let extract = match &state.extract {
+            Some(header) => Some(self.header_number(header)?),
+            None => None,
+        };
+        let select = state
+            .select
+            .iter()
+            .map(|name| Ok(self.field(name)?.0))
+            .collect::<Result<Vec<_>, CompileError>>()?;
         Ok(State {
             name: state.name.clone(),
-            extract: match &state.extract {
-                Some(header) => Some(self.header_number(header)?),
-                None => None,
-            },
+            quick: QuickSelect::new(extract, &select, &cases),
+            extract,
             verify: state
                 .verify
                 .iter()
                 .map(|condition| self.test(condition, Scope(&[])))
                 .collect::<Result<_, _>>()?,
-            select: state
-                .select
-                .iter()
-                .map(|name| Ok(self.field(name)?.0))
-                .collect::<Result<_, CompileError>>()?,
+            select,
             cases,
             default: self.next(&state.default)?,
         })

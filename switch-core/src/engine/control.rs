@@ -321,7 +321,7 @@ fn reason_name<S: serde::Serializer>(
 /// A copy that leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TracedCopy {
-    /// The port, or `controller: reason`.
+    /// The port, `controller: reason`, or `drop: reason` where the frame itself is dropped and copies of it are not.
     pub to: String,
     /// How its header differs: field, before, after; and headers that came or went.
     pub changes: Vec<String>,

@@ -55,11 +55,16 @@ impl Engine {
                     meaning: reason.meaning(),
                     advice: reason.advice(),
                 },
-                _ => Outcome::Deliver {
+                dropped => Outcome::Deliver {
                     copies: evaluation
                         .copies
                         .iter()
                         .map(|copy| traced(program, frame.header, copy, names))
+                        .chain(dropped.map(|reason| TracedCopy {
+                            to: format!("drop: {reason}"),
+                            changes: Vec::new(),
+                            header: String::new(),
+                        }))
                         .collect(),
                 },
             };

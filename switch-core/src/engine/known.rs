@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::compile::{Compiled, HeaderField};
+use super::compile::{Compiled, HeaderField, HeaderKind};
 
 /// Headers and fields by what they are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
-    names: HashMap<String, u16>,
+    pub ethernet: Option<u16>,
+    pub vlan: Option<u16>,
+    pub vlan_inner: Option<u16>,
+    pub vlan_skipped: Option<u16>,
+    pub mpls: Option<u16>,
+    pub mpls_inner: Option<u16>,
     pub ipv4: Option<u16>,
     pub ipv6: Option<u16>,
     pub ipv6_extension: Option<u16>,
@@ -73,7 +78,19 @@ impl Known {
             .map(|(number, header)| (header.name.clone(), number as u16))
             .collect();
         let header = |name: &str| names.get(name).copied();
+        // Those that are taken apart need to have the form that is known.
+        let of_kind = |name: &str, kind: HeaderKind| {
+            let number = header(name)?;
+            let spec = program.headers.get(usize::from(number))?;
+            (spec.kind == kind).then_some(number)
+        };
         Self {
+            ethernet: of_kind("ethernet", HeaderKind::Ethernet),
+            vlan: of_kind("vlan", HeaderKind::Vlan),
+            vlan_inner: of_kind("vlan_inner", HeaderKind::Vlan),
+            vlan_skipped: of_kind("vlan_skipped", HeaderKind::Vlan),
+            mpls: of_kind("mpls", HeaderKind::Mpls),
+            mpls_inner: of_kind("mpls_inner", HeaderKind::Mpls),
             ipv4: header("ipv4"),
             ipv6: header("ipv6"),
             ipv6_extension: header("ipv6_extension"),
@@ -83,12 +100,6 @@ impl Known {
             icmp: header("icmp"),
             icmpv6: header("icmpv6"),
             fields: KnownFields::new(program, &names),
-            names,
         }
-    }
-
-    /// The number of a header.
-    pub(crate) fn by_name(&self, name: &str) -> Option<u16> {
-        self.names.get(name).copied()
     }
 }

@@ -227,6 +227,20 @@ pub(crate) fn read_bits(bytes: &[u8], at: usize, bit: u16, bits: u16) -> Option<
     Some(value)
 }
 
+/// Up to 64 bits in the same way; 0 when the bytes end before.
+#[inline]
+pub(crate) fn read_word(bytes: &[u8], at: usize, bit: u16, bits: u16) -> u64 {
+    let first = at + usize::from(bit / 8);
+    let head = bit % 8;
+    if head + bits <= 64
+        && bits > 0
+        && let Some(word) = bytes.get(first..).and_then(|rest| rest.first_chunk::<8>())
+    {
+        return u64::from_be_bytes(*word) << head >> (64 - bits);
+    }
+    read_bits(bytes, at, bit, bits).unwrap_or(0) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

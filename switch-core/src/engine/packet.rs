@@ -5,7 +5,7 @@
 //! again for any frame that agrees in those, and every edit has constants for values.
 
 use super::compile::{Compiled, HeaderField, HeaderKind};
-use super::edit::{Edit, EditList, Run, TransportChecksum};
+use super::edit::{Edit, EditList, EditedFrame, Run, TransportChecksum, apply};
 use super::layout::{Layout, MADE_HERE, Place, read_bits};
 
 /// Bytes of a frame that are parsed and edited.
@@ -18,6 +18,15 @@ struct Pending {
     header: u16,
     pseudo: u16,
     data: u16,
+}
+
+/// What is filled in when the frame leaves; until then it is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FillIn {
+    /// The frame's length from so many bytes behind it on.
+    LengthFrom(i32),
+    /// The checksum of an IPv4 header without options.
+    Ipv4Checksum,
 }
 
 /// A frame under evaluation.
@@ -35,6 +44,12 @@ pub(crate) struct Packet {
     pub(crate) wire_lengths: (u32, u32),
     edits: Vec<Edit>,
     pending: Vec<Pending>,
+    /// By place.
+    fills: Vec<(u16, FillIn)>,
+    /// How much longer the frame is than it came.
+    length_delta: isize,
+    /// What was done is right for this frame alone.
+    pub(crate) is_once: bool,
     /// Where the bytes came from: runs, in order, that cover all of them.
     moves: Vec<Move>,
     pub(crate) meta: Vec<u128>,
@@ -53,6 +68,9 @@ impl Packet {
             wire_lengths: (0, u32::MAX),
             edits: Vec::new(),
             pending: Vec::new(),
+            fills: Vec::new(),
+            length_delta: 0,
+            is_once: false,
             moves: vec![Move::all()],
             meta: vec![0; metadata],
         };
@@ -74,6 +92,9 @@ impl Packet {
         self.wire_lengths = (0, u32::MAX);
         self.edits.clear();
         self.pending.clear();
+        self.fills.clear();
+        self.length_delta = 0;
+        self.is_once = false;
         self.moves.clear();
         self.moves.push(Move::all());
         self.meta.fill(0);
@@ -138,6 +159,8 @@ impl Packet {
         if !place.is_valid() || field.bit + field.bits > place.bytes * 8 {
             return;
         }
+        // What was changed before is covered by the old checksum, not by the one that is written now.
+        self.settle_if_checksum(program, field);
         let cover = self.cover(program, field.header, header.kind, field);
         // The whole bytes that change: what else is in them becomes part of the edit, so the verdict depends on it; and so it does on the
         // old value where the difference counts.
@@ -166,6 +189,8 @@ impl Packet {
             old.get(..len).unwrap_or_default(),
             new.get(..len).unwrap_or_default(),
         );
+        self.fills
+            .retain(|&(place, _)| !(at..at + len).contains(&usize::from(place)));
         if old == new && cover != Cover::None {
             // The old value counts already: nothing to do.
             return;
@@ -181,7 +206,11 @@ impl Packet {
                 }
             });
         }
-        self.account(cover, delta(old, new, first % 2 == 1));
+        self.account(program, cover, delta(old, new, first % 2 == 1));
+        if self.has_transport_before(program, field.header) {
+            let change = delta(old, new, at % 2 == 1);
+            self.account_outer(program, (field.header, cover), change);
+        }
     }
 
     /// What is in the bytes of `whole` beside `field`.
@@ -263,11 +292,13 @@ impl Packet {
         }
     }
 
-    fn account(&mut self, cover: Cover, delta: u16) {
+    fn account(&mut self, program: &Compiled, cover: Cover, delta: u16) {
         match cover {
             Cover::None => {}
             Cover::Ipv4 { header, transport } => {
-                self.pend(header, 0, delta);
+                if self.has_checksum(program, header) {
+                    self.pend(header, 0, delta);
+                }
                 if let Some(transport) = transport {
                     self.pend(transport, delta, 0);
                 }
@@ -275,6 +306,101 @@ impl Packet {
             Cover::Pseudo(transport) => self.pend(transport, delta, 0),
             Cover::Transport(header) => self.pend(header, 0, delta),
         }
+    }
+
+    fn kind_of(program: &Compiled, header: u16) -> HeaderKind {
+        let header = program.headers.get(usize::from(header));
+        header.map_or(HeaderKind::Other, |header| header.kind)
+    }
+
+    /// Whether a header has a checksum that follows changes: that of an IPv4 header may be yet to come, UDP may do without.
+    fn has_checksum(&self, program: &Compiled, header: u16) -> bool {
+        let place = self.place(header);
+        let Some(bit) = checksum_bit(Self::kind_of(program, header)) else {
+            return false;
+        };
+        let at = place.at + bit / 8;
+        let is_to_come = self.fills.iter().any(|&(place, _)| place == at);
+        let is_none = Self::kind_of(program, header) == HeaderKind::Udp
+            && read_bits(self.bytes(), at.into(), 0, 16) == Some(0);
+        !is_to_come && !is_none
+    }
+
+    fn has_transport_before(&self, program: &Compiled, header: u16) -> bool {
+        let order = self.layout.order().iter();
+        order
+            .take_while(|&&other| other != header)
+            .any(|&other| is_transport(Self::kind_of(program, other)))
+    }
+
+    /// A field changed in a frame that is carried by a transport protocol, whose checksum covers it, and covers the checksums that
+    /// follow the change. `change` is that of the field, counted from the frame's start.
+    fn account_outer(&mut self, program: &Compiled, (header, cover): (u16, Cover), change: u16) {
+        let mut outer = None;
+        for at in 0..self.layout.order().len() {
+            let Some(&other) = self.layout.order().get(at) else {
+                break;
+            };
+            if other == header {
+                break;
+            }
+            let kind = Self::kind_of(program, other);
+            if !is_transport(kind) {
+                continue;
+            }
+            if let Some(bit) = checksum_bit(kind).filter(|_| kind == HeaderKind::Udp) {
+                // Nearly always none: then that is all to be known of it.
+                self.look_at(HeaderField {
+                    header: other,
+                    bit,
+                    bits: 16,
+                });
+            }
+            if self.has_checksum(program, other) {
+                // One further in is covered by this one, and makes up for the change.
+                outer = Some(other);
+            }
+        }
+        let Some(outer) = outer else { return };
+        // Whether those in between have a checksum is not looked at; there is nothing to be gained from remembering this.
+        self.is_once = true;
+        let mut total = change;
+        let inner = match cover {
+            Cover::None => [None, None],
+            Cover::Ipv4 { header, transport } => [Some(header), transport],
+            Cover::Pseudo(header) | Cover::Transport(header) => [Some(header), None],
+        };
+        for covering in inner.into_iter().flatten() {
+            if self.has_checksum(program, covering) {
+                total = add(total, !change);
+            }
+        }
+        if self.place(outer).at % 2 == 1 {
+            total = total.swap_bytes();
+        }
+        self.pend(outer, 0, if total == 0xffff { 0 } else { total });
+    }
+
+    /// Before a checksum is read or replaced: what was changed so far is made part of it.
+    pub(crate) fn settle_if_checksum(&mut self, program: &Compiled, field: HeaderField) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let is_checksum = checksum_bit(Self::kind_of(program, field.header))
+            .is_some_and(|bit| field.bit < bit + 16 && bit < field.bit + field.bits);
+        if is_checksum {
+            self.settle_checksums(program);
+        }
+    }
+
+    /// The length of the frame, which came with this one.
+    pub(crate) fn changed_length(&self, frame_bytes: usize) -> usize {
+        frame_bytes.saturating_add_signed(self.length_delta)
+    }
+
+    /// What has to wait until the frame leaves.
+    pub(crate) fn fill_in_later(&mut self, at: u16, what: FillIn) {
+        self.fills.push((at, what));
     }
 
     fn pend(&mut self, header: u16, pseudo: u16, data: u16) {
@@ -295,35 +421,43 @@ impl Packet {
         }
     }
 
-    /// Turns what is pending into edits: before positions change, and at the end.
+    /// Turns what is pending into edits: before positions change or a checksum is read, and at the end.
     pub(crate) fn settle_checksums(&mut self, program: &Compiled) {
         let mut pending = std::mem::take(&mut self.pending);
         for change in pending.drain(..) {
             let at = self.place(change.header).at;
-            let kind = program
-                .headers
-                .get(usize::from(change.header))
-                .map_or(HeaderKind::Other, |header| header.kind);
-            let transport = |offset, kind| Edit::AdjustTransportChecksum {
-                at: at + offset,
-                pseudo_delta: change.pseudo,
-                data_delta: change.data,
-                kind,
+            let kind = Self::kind_of(program, change.header);
+            let Some(bit) = checksum_bit(kind) else {
+                continue;
             };
             if change.pseudo == 0 && change.data == 0 {
                 continue;
             }
-            match kind {
-                HeaderKind::Ipv4 => self.edits.push(Edit::AdjustIpv4Checksum {
-                    at: at + 10,
+            let at = at + bit / 8;
+            let edit = match kind {
+                HeaderKind::Ipv4 => Edit::AdjustIpv4Checksum {
+                    at,
                     delta: change.data,
-                }),
-                HeaderKind::Tcp => self.edits.push(transport(16, TransportChecksum::Plain)),
-                HeaderKind::Udp => self.edits.push(transport(6, TransportChecksum::Udp)),
-                HeaderKind::Icmp | HeaderKind::Icmpv6 => {
-                    self.edits.push(transport(2, TransportChecksum::Plain));
-                }
-                _ => {}
+                },
+                kind => Edit::AdjustTransportChecksum {
+                    at,
+                    pseudo_delta: change.pseudo,
+                    data_delta: change.data,
+                    kind: match kind {
+                        HeaderKind::Udp => TransportChecksum::Udp,
+                        _ => TransportChecksum::Plain,
+                    },
+                },
+            };
+            // Also here, for whoever reads it.
+            let mut frame = EditedFrame {
+                buffer: &mut self.bytes,
+                header_bytes: self.len,
+                frame_bytes: self.len,
+                partial_checksum: None,
+            };
+            if apply(&[edit], &mut frame).is_ok() {
+                self.edits.push(edit);
             }
         }
         self.pending = pending;
@@ -347,6 +481,12 @@ impl Packet {
             room.copy_from_slice(bytes);
         }
         self.len = end;
+        self.length_delta += bytes.len() as isize;
+        for (place, _) in &mut self.fills {
+            if usize::from(*place) >= at {
+                *place += bytes.len() as u16;
+            }
+        }
         self.layout.shift(at, bytes.len());
         insert_run(&mut self.moves, at, bytes.len());
         let mut from = at;
@@ -366,6 +506,14 @@ impl Packet {
         let range = range.start.min(self.len)..range.end.min(self.len);
         if range.is_empty() {
             return;
+        }
+        self.length_delta -= range.len() as isize;
+        self.fills
+            .retain(|&(place, _)| !range.contains(&usize::from(place)));
+        for (place, _) in &mut self.fills {
+            if usize::from(*place) >= range.end {
+                *place -= range.len() as u16;
+            }
         }
         self.layout.remove(&range);
         remove_run(&mut self.moves, &range);
@@ -427,7 +575,9 @@ impl Packet {
     /// Makes it the frame as it came again; what was looked at stays so.
     pub(crate) fn restart(&mut self, header: &[u8]) {
         let (looked_at, frame, wire) = (self.looked_at, self.frame_lengths, self.wire_lengths);
+        let is_once = self.is_once;
         self.reset(header);
+        self.is_once = is_once;
         self.looked_at = looked_at;
         self.frame_lengths = frame;
         self.wire_lengths = wire;
@@ -469,15 +619,25 @@ impl Packet {
         self.pend(header, 0, change);
     }
 
-    /// Adds an edit as it is.
-    pub(crate) fn push_edit(&mut self, edit: Edit) {
-        self.edits.push(edit);
-    }
-
     /// What was done to the frame.
     pub(crate) fn edits(&mut self, program: &Compiled) -> EditList {
         self.settle_checksums(program);
-        EditList::new(self.edits.clone())
+        let mut edits = Vec::with_capacity(self.edits.len() + self.fills.len());
+        edits.extend_from_slice(&self.edits);
+        // Lengths first: checksums cover them.
+        for &(at, what) in &self.fills {
+            if let FillIn::LengthFrom(distance) = what {
+                let from = u16::try_from(i32::from(at) + distance).unwrap_or(at);
+                edits.push(Edit::WriteLength { at, from });
+            }
+        }
+        for &(at, what) in &self.fills {
+            if what == FillIn::Ipv4Checksum {
+                let at = at.saturating_sub(10);
+                edits.push(Edit::FinishIpv4Checksum { at });
+            }
+        }
+        EditList::new(edits)
     }
 
     /// Whether anything was done to it.
@@ -495,7 +655,23 @@ impl Packet {
         };
         narrow(&mut self.frame_lengths, copy.frame_lengths);
         narrow(&mut self.wire_lengths, copy.wire_lengths);
+        self.is_once |= copy.is_once;
     }
+}
+
+/// Where the checksum of a header is.
+fn checksum_bit(kind: HeaderKind) -> Option<u16> {
+    match kind {
+        HeaderKind::Ipv4 => Some(80),
+        HeaderKind::Tcp => Some(128),
+        HeaderKind::Udp => Some(48),
+        HeaderKind::Icmp | HeaderKind::Icmpv6 => Some(16),
+        _ => None,
+    }
+}
+
+fn is_transport(kind: HeaderKind) -> bool {
+    kind != HeaderKind::Ipv4 && checksum_bit(kind).is_some()
 }
 
 /// A run of bytes and where it came from.

@@ -3,7 +3,7 @@
 use super::compile::{
     Comparison, Compiled, Field, HeaderKind, MAX_PARSER_STATES, Next, State, Test, Value,
 };
-use super::layout::{Layout, Place, read_bits};
+use super::layout::{Layout, Place, read_bits, read_word};
 
 /// How a parse ended: the value of `std.parse_error`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +82,17 @@ pub(crate) fn parse(
             watch.step(number, bytes, Next::Reject);
             return ParseError::Malformed;
         }
+        let next = match &state.quick {
+            Some(quick) => {
+                let value = read_word(input.bytes, at, quick.bit, quick.bits);
+                let mut cases = quick.cases.iter();
+                cases
+                    .find(|(wanted, mask, _)| (value ^ wanted) & mask == 0)
+                    .map_or(state.default, |(_, _, next)| *next)
+            }
+            None => choose(state, input.bytes, layout),
+        };
         at += usize::from(bytes);
-        let next = choose(state, input.bytes, layout);
         watch.step(number, bytes, next);
         match next {
             Next::State(next) => number = next,
@@ -171,18 +180,6 @@ fn extract(
 
 #[inline]
 fn choose(state: &State, bytes: &[u8], layout: &Layout) -> Next {
-    if let [field] = state.select.as_slice() {
-        // Nearly all states.
-        let value = value_of(*field, bytes, layout);
-        for case in &state.cases {
-            if let [(wanted, mask)] = case.values.as_slice()
-                && (value ^ wanted) & mask == 0
-            {
-                return case.next;
-            }
-        }
-        return state.default;
-    }
     for case in &state.cases {
         let mut pairs = state.select.iter().zip(&case.values);
         if pairs

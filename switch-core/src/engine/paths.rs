@@ -5,7 +5,9 @@
 //! matter are known beforehand.
 
 use super::cache::MOST_KEY_WORDS;
-use super::compile::{Compiled, Field, HeaderField, Next, Prim, PushedHeader, Step, Test, Value};
+use super::compile::{
+    Compiled, Field, HeaderField, HeaderKind, Next, Prim, PushedHeader, Step, Test, Value,
+};
 use super::evaluate::TcpPlace;
 use super::known::Known;
 use super::layout::Layout;
@@ -29,10 +31,29 @@ pub(crate) struct Path {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// By state and length of its header.
+    /// By state and length of its header, in order: hostile frames may add many beside those that matter.
     children: Vec<((u16, u16), u32)>,
     /// By how the parse ended.
     ends: [Option<u16>; 5],
+}
+
+/// Children that are looked through one by one.
+const FEW: usize = 8;
+
+impl Node {
+    #[inline]
+    fn child(&self, step: (u16, u16)) -> Option<u32> {
+        if self.children.len() <= FEW {
+            let mut children = self.children.iter();
+            return children
+                .find(|(known, _)| *known == step)
+                .map(|&(_, child)| child);
+        }
+        let at = self
+            .children
+            .binary_search_by_key(&step, |&(known, _)| known);
+        self.children.get(at.ok()?).map(|&(_, child)| child)
+    }
 }
 
 /// All paths seen.
@@ -58,8 +79,7 @@ impl Watch for Walk<'_> {
         let step = (state, behind_it(bytes, next));
         self.at = self.at.and_then(|at| {
             let node = self.paths.nodes.get(at as usize)?;
-            let child = node.children.iter().find(|(known, _)| *known == step)?;
-            Some(child.1)
+            node.child(step)
         });
     }
 }
@@ -82,6 +102,11 @@ impl Paths {
             added: Vec::new(),
             relevance: Relevance::new(program, known),
         }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.paths.len()
     }
 
     /// Begins a walk.
@@ -121,9 +146,8 @@ impl Paths {
         for &(state, bytes, next) in trail {
             let step = (state, behind_it(bytes, next));
             let node = self.nodes.get(at as usize)?;
-            let child = node.children.iter().find(|(known, _)| *known == step);
-            at = match child {
-                Some(&(_, child)) => child,
+            at = match node.child(step) {
+                Some(child) => child,
                 None => {
                     let added = self.added.get_mut(index)?;
                     if *added >= MOST_NODES_PER_PORT {
@@ -132,10 +156,9 @@ impl Paths {
                     *added += 1;
                     let child = u32::try_from(self.nodes.len()).ok()?;
                     self.nodes.push(Node::default());
-                    self.nodes
-                        .get_mut(at as usize)?
-                        .children
-                        .push((step, child));
+                    let children = &mut self.nodes.get_mut(at as usize)?.children;
+                    let place = children.partition_point(|(known, _)| *known < step);
+                    children.insert(place, (step, child));
                     child
                 }
             };
@@ -184,6 +207,22 @@ impl Relevance {
         }
         relevance.steps(&program.ingress, program);
         relevance.steps(&program.egress, program);
+        // Whether a transport protocol that carries headers has a checksum decides on what follows their changes.
+        for state in &program.states {
+            let leads_on = state
+                .cases
+                .iter()
+                .map(|case| case.next)
+                .chain([state.default])
+                .any(|next| matches!(next, Next::State(_)));
+            let udp = state
+                .extract
+                .and_then(|header| program.headers.get(usize::from(header)))
+                .filter(|header| leads_on && header.kind == HeaderKind::Udp);
+            if let Some(field) = udp.and_then(|header| header.field("checksum")) {
+                relevance.header_field(field);
+            }
+        }
         if program.tracks {
             let fields = &known.fields;
             for field in [

@@ -4,20 +4,22 @@
 //! path of the parse, the port, the bits that were looked at, ranges of lengths, counters of all that operators and stations can
 //! change, and a time; and where a connection is part of it, that is asked about every frame.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::cache::{CacheConfig, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
+use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
 use super::compile::Next;
 use super::edit::EditList;
 use super::evaluate::{
-    Conditions, Effects, Evaluation, Evaluator, Frame, OutCopy, Target as OutTarget, Unobserved,
+    Conditions, Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget,
+    Unobserved,
 };
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
 use super::parse::{Input, Origin, ParseError, parse};
 use super::paths::{Path, Paths, word_at};
 use super::runtime::Engine;
-use super::state::{MeterSetting, Seen, Snapshot};
+use super::state::{Seen, Snapshot};
 use crate::conntrack::{ConnId, Direction, Refreshed};
 use crate::decide::{Decide, FrameInfo};
 use crate::drop_reason::DropReason;
@@ -64,15 +66,42 @@ struct Rest {
     sum: u32,
     stations: Box<[EpochBucket]>,
     station_sum: u32,
-    meters: Box<[(Arc<MeterSetting>, DropReason)]>,
+    meters: Box<[Metered]>,
+    sends: usize,
     seen: Box<[Arc<Seen>]>,
     counts: Box<[(u16, u32)]>,
 }
 
 impl Rest {
+    /// Offers a frame to the meters, in order; which of its copies are not made, and why. Where a copy's way ends, so do its meters.
+    fn refused(&self, frame_bytes: u32, now: Millis) -> Vec<Refused> {
+        let mut refused: Vec<Refused> = Vec::new();
+        for metered in &self.meters {
+            if refused
+                .last()
+                .is_some_and(|last| metered.from < last.copies.end)
+            {
+                continue;
+            }
+            if !metered.setting.passes(frame_bytes, now) {
+                refused.push(Refused {
+                    copies: metered.from..metered.to.unwrap_or(usize::MAX),
+                    reason: metered.reason,
+                });
+            }
+        }
+        refused
+    }
+
     fn counts_something(&self) -> bool {
         !self.seen.is_empty() || !self.counts.is_empty()
     }
+}
+
+/// Copies that a meter stopped.
+struct Refused {
+    copies: Range<usize>,
+    reason: DropReason,
 }
 
 /// How a pipeline came to its verdicts.
@@ -109,11 +138,16 @@ pub struct EnginePipeline {
 impl EnginePipeline {
     /// A pipeline with an empty cache.
     pub fn new(engine: Arc<Engine>) -> Self {
+        Self::with_cache(engine, CacheConfig::default())
+    }
+
+    /// A pipeline with an empty cache of another size.
+    pub fn with_cache(engine: Arc<Engine>, config: CacheConfig) -> Self {
         let state = &engine.state;
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Self {
             snapshot: engine.snapshot(),
-            cache: FlowCache::new(CacheConfig::default(), seed),
+            cache: FlowCache::new(config, seed),
             paths: Paths::new(&state.program, &state.known),
             layout: Layout::default(),
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
@@ -136,6 +170,51 @@ impl EnginePipeline {
     /// How the verdicts so far came about.
     pub fn stats(&self) -> EngineStats {
         self.stats
+    }
+
+    /// What is in the cache and what was asked of it.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Flows that are remembered of a port.
+    pub fn flows_of_port(&self, port: PortId) -> usize {
+        self.cache.flows_of_port(port.get())
+    }
+
+    /// Masks that a port's flows are remembered under.
+    pub fn masks_of_port(&self, port: PortId) -> usize {
+        self.cache.masks_of_port(port.get())
+    }
+
+    /// How many paths of the parser are known.
+    pub fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Parses a frame as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that is known.
+    pub fn parse(&mut self, frame: &FrameInfo<'_>) -> Option<u16> {
+        let Self {
+            engine,
+            paths,
+            layout,
+            ..
+        } = self;
+        layout.clear();
+        let input = Input {
+            bytes: frame.header.get(..PACKET_BYTES).unwrap_or(frame.header),
+            frame_bytes: frame.frame_bytes as usize,
+            origin: Origin::AsItCame,
+        };
+        let mut walk = paths.walk();
+        let error = parse(&engine.state.program, input, layout, &mut walk);
+        paths.known(walk, error).map(|path| path.number)
+    }
+
+    /// Decides on a frame by the tables, whatever is remembered, and remembers that.
+    pub fn evaluate_anew(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        let path = self.parse(frame);
+        self.miss(in_port, frame, path)
     }
 
     /// Forgets all verdicts: every frame is evaluated again.
@@ -233,14 +312,9 @@ impl EnginePipeline {
             }
         }
         if remembered.has_meters {
-            let mut meters = remembered.rest.meters.iter();
-            let beyond = meters.find(|(meter, _)| !meter.passes(frame.frame_bytes, now));
-            if let Some(&(_, reason)) = beyond {
-                return match remembered.decision {
-                    // Which of the copies the meter stops is not remembered.
-                    Decision::Copies(..) => self.miss(in_port, frame, None),
-                    _ => Verdict::Drop(reason),
-                };
+            let refused = remembered.rest.refused(frame.frame_bytes, now);
+            if !refused.is_empty() {
+                return over_rate(outcomes, remembered, &refused);
             }
         }
         let is_first = flow.packets == 0;
@@ -341,7 +415,7 @@ impl EnginePipeline {
                     has_meters: !evaluation.meters.is_empty(),
                     rest: Box::new(Rest::new(
                         conditions,
-                        evaluation.meters,
+                        (evaluation.meters, evaluation.sends),
                         seen,
                         evaluation.counts,
                     )),
@@ -405,8 +479,7 @@ impl EnginePipeline {
             covered += mask.count_ones();
         }
         let all: u32 = looked_at.iter().map(|byte| byte.count_ones()).sum();
-        // What the key does not have cannot be compared: then the program was searched for it in vain.
-        debug_assert_eq!(all, covered, "bits were looked at that no key has");
+        // What the key does not have cannot be compared: what only a second parse came to, as a rule.
         if all != covered {
             return;
         }
@@ -427,7 +500,7 @@ impl EnginePipeline {
 impl Rest {
     fn new(
         conditions: Conditions,
-        meters: Vec<(Arc<MeterSetting>, DropReason)>,
+        (meters, sends): (Vec<Metered>, usize),
         seen: Box<[Arc<Seen>]>,
         counts: Vec<(u16, u32)>,
     ) -> Self {
@@ -437,6 +510,7 @@ impl Rest {
             stations: conditions.stations.into(),
             station_sum: conditions.station_sum,
             meters: meters.into(),
+            sends,
             seen,
             counts: counts.into(),
         }
@@ -506,6 +580,30 @@ fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
             Err(reason) => Verdict::Drop(reason),
         },
         Decision::Copies(copies, drop) => copies_verdict(outcomes, copies, *drop),
+    }
+}
+
+/// The verdict without the copies that meters refused.
+#[cold]
+fn over_rate(outcomes: &mut Outcomes, remembered: &Remembered, refused: &[Refused]) -> Verdict {
+    let reason = refused
+        .last()
+        .map_or(DropReason::RateExceeded, |last| last.reason);
+    let Decision::Copies(copies, drop) = &remembered.decision else {
+        return Verdict::Drop(reason);
+    };
+    let kept: Vec<OutCopy> = copies
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !refused.iter().any(|range| range.copies.contains(at)))
+        .map(|(_, copy)| copy.clone())
+        .collect();
+    let is_dropped = refused.iter().any(|range| range.copies.end == usize::MAX)
+        || refused.len() >= remembered.rest.sends;
+    let drop = if is_dropped { Some(reason) } else { *drop };
+    match drop {
+        Some(reason) if kept.is_empty() => Verdict::Drop(reason),
+        drop => copies_verdict(outcomes, &kept, drop),
     }
 }
 

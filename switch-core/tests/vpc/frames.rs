@@ -398,3 +398,31 @@ pub fn verify(frame: &[u8]) {
         _ => {}
     }
 }
+
+/// A frame with an IPv6 extension header put behind the IPv6 header: `kind` is its number, `bytes` what follows its next header.
+pub fn extended(frame: &[u8], kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut extended = frame[..54].to_vec();
+    let next = std::mem::replace(&mut extended[20], kind);
+    let payload = (frame.len() - 54 + 1 + bytes.len()) as u16;
+    extended[18..20].copy_from_slice(&payload.to_be_bytes());
+    extended.push(next);
+    extended.extend(bytes);
+    extended.extend(&frame[54..]);
+    extended
+}
+
+/// The fragments of an IPv6 packet in a frame, of this many bytes of payload each (a multiple of 8).
+pub fn fragments6(frame: &[u8], bytes: usize) -> Vec<Vec<u8>> {
+    let payload = &frame[54..];
+    let count = payload.len().div_ceil(bytes);
+    payload
+        .chunks(bytes)
+        .enumerate()
+        .map(|(number, part)| {
+            let more = u16::from(number + 1 < count);
+            let offset = ((number * bytes) as u16 | more).to_be_bytes();
+            let header = [0, offset[0], offset[1], 0, 0, 0, 77];
+            extended(&[&frame[..54], part].concat(), 44, &header)
+        })
+        .collect()
+}

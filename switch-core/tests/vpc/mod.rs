@@ -12,12 +12,15 @@ use switch_core::engine::pipeline::{EnginePipeline, EngineStats};
 use switch_core::engine::runtime::{Engine, EngineConfig};
 use switch_core::{Decide, DropReason, FrameInfo, HeaderEdit, Millis, PortId, Target, Verdict};
 
-/// Ports are called `vm1` and so on.
+/// Ports are called `vm1` and so on; `uplink` is the ninth.
 pub struct Names;
 
 impl PortNames for Names {
     fn id(&self, name: &str) -> Option<PortId> {
-        PortId::new(name.strip_prefix("vm")?.parse().ok()?)
+        match name {
+            "uplink" => PortId::new(9),
+            _ => PortId::new(name.strip_prefix("vm")?.parse().ok()?),
+        }
     }
 
     fn name(&self, id: PortId) -> Option<String> {

@@ -101,6 +101,19 @@ pub trait TableEngine: Send + Sync + 'static {
         ports: &dyn PortNames,
         now: Millis,
     ) -> Result<(), WriteError>;
+    /// As [`Self::write`], for what was acknowledged by an earlier process: quotas that were lowered since take nothing away.
+    fn restore(
+        &self,
+        updates: &[Update],
+        ports: &dyn PortNames,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        self.write(updates, ports, now)
+    }
+    /// Whether it counts tenants' entries against their quotas by itself.
+    fn counts_tenants(&self) -> bool {
+        false
+    }
     /// Every table.
     fn tables(&self, ports: &dyn PortNames) -> Vec<ListedTable>;
     /// The key of a table; `None`: there is no such table.

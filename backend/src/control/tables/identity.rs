@@ -60,7 +60,9 @@ impl Identity {
         shapes: &[KeyShape],
         ports: &dyn PortNames,
     ) -> Result<Self, NoIdentity> {
-        let mut bytes = prefix(entry.table);
+        let key_bytes: usize = shapes.iter().map(|shape| 2 * width_bytes(shape)).sum();
+        let mut bytes = Vec::with_capacity(1 + entry.table.len() + key_bytes + 4);
+        write_prefix(&mut bytes, entry.table);
         if let Some(stray) = entry
             .key
             .keys()
@@ -97,11 +99,18 @@ impl Identity {
 
 /// What the identities of a table's entries, and of no other's, begin with.
 pub fn prefix(table: &str) -> Vec<u8> {
-    let length = u8::try_from(table.len()).unwrap_or(u8::MAX);
-    let mut bytes = Vec::with_capacity(table.len() + 40);
-    bytes.push(length);
-    bytes.extend(table.as_bytes());
+    let mut bytes = vec![];
+    write_prefix(&mut bytes, table);
     bytes
+}
+
+fn write_prefix(bytes: &mut Vec<u8>, table: &str) {
+    bytes.push(u8::try_from(table.len()).unwrap_or(u8::MAX));
+    bytes.extend(table.as_bytes());
+}
+
+fn width_bytes(shape: &KeyShape) -> usize {
+    usize::from(shape.bits.div_ceil(8)).min(16)
 }
 
 fn write_field(
@@ -129,7 +138,7 @@ fn write_field(
         },
         Some(matched) => bits_of(shape, matched, ports)?,
     };
-    let width = usize::from(shape.bits.div_ceil(8)).min(16);
+    let width = width_bytes(shape);
     for number in [first.first, first.second] {
         bytes.extend(number.to_be_bytes().get(16 - width..).unwrap_or_default());
     }

@@ -25,6 +25,19 @@ impl TableEngine for Engine {
         Self::write(self, updates, ports, now)
     }
 
+    fn restore(
+        &self,
+        updates: &[Update],
+        ports: &dyn PortNames,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        Self::restore(self, updates, ports, now)
+    }
+
+    fn counts_tenants(&self) -> bool {
+        true
+    }
+
     fn tables(&self, ports: &dyn PortNames) -> Vec<ListedTable> {
         Self::tables(self, ports)
     }

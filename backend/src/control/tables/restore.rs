@@ -1,13 +1,15 @@
 //! From the store to the engine: at the start everything, after a failed commit what the failed batches touched.
+use super::changes::{Changes, Outcome};
 use super::engine::TableEngine;
-use super::identity::{Identity, prefix};
+use super::identity::Identity;
 use super::port_names::{NamesOfBatch, PortRegistry};
 use super::quota::Holdings;
-use super::store::{Aside, Store, StoreChange, StoreError, decode, encode};
+use super::record::read_record;
+use super::store::{Aside, Store, StoreError, decode, encode};
 use super::writer::{Shapes, identity_of, setting_of};
 use std::collections::{BTreeMap, BTreeSet};
 use switch_core::Millis;
-use switch_core::engine::control::{EntryName, PortNames, TableEntry, Update, WriteError};
+use switch_core::engine::control::{EntryName, PortNames, Update, WriteError};
 
 /// Entries that the engine is given at once.
 const CHUNK: usize = 20_000;
@@ -30,7 +32,7 @@ struct Restore<'a> {
     now: Millis,
     restored: Restored,
     aside: Vec<Aside>,
-    changes: Vec<StoreChange>,
+    changes: Changes,
 }
 
 /// Gives the engine all that the store has. What does not fit is put aside in the store.
@@ -47,16 +49,19 @@ pub fn restore(
         now,
         restored: Restored::default(),
         aside: vec![],
-        changes: vec![],
+        changes: Changes::default(),
     };
+    while store.has_journal() {
+        store.fold()?;
+    }
     let was_aside = store.aside()?;
     for (name, update) in store.settings()? {
         restore.setting(name, update);
     }
     let mut holdings = Holdings::default();
     let mut chunk: Vec<(Identity, Update)> = vec![];
-    store.for_each_entry(|identity, json| {
-        let entry: TableEntry = decode(json)?;
+    store.for_each_entry(|identity, record| {
+        let entry = read_record(record)?;
         chunk.push((Identity::from_bytes(identity), Update::Put(entry)));
         if chunk.len() >= CHUNK {
             restore.entries(std::mem::take(&mut chunk), &mut holdings)?;
@@ -82,14 +87,14 @@ pub fn restore(
 
 impl Restore<'_> {
     fn write(&self, updates: &[Update]) -> Result<(), WriteError> {
-        self.engine.write(updates, &self.names, self.now)
+        self.engine.restore(updates, &self.names, self.now)
     }
 
     fn setting(&mut self, name: String, update: Update) {
         match self.write(std::slice::from_ref(&update)) {
             Ok(()) => self.restored.settings += 1,
             Err(error) => {
-                self.changes.push(StoreChange::Setting(name, None));
+                self.changes.set(name, None);
                 self.put_aside(update, &error);
             }
         }
@@ -123,7 +128,7 @@ impl Restore<'_> {
         for (index, (stored, update)) in stored.into_iter().zip(updates).enumerate() {
             match misfits.remove(&index) {
                 Some(error) => {
-                    self.changes.push(StoreChange::NoEntry(stored));
+                    self.changes.remove(&stored);
                     self.put_aside(update, &error);
                 }
                 None => self.took(Some(stored), &update, holdings)?,
@@ -143,7 +148,7 @@ impl Restore<'_> {
             Ok(()) => match setting_of(&update) {
                 Some((name, set)) => {
                     let json = set.then(|| encode(&update)).transpose()?;
-                    self.changes.push(StoreChange::Setting(name, json));
+                    self.changes.set(name, json);
                     self.restored.settings += 1;
                 }
                 None => self.took(None, &update, holdings)?,
@@ -165,11 +170,14 @@ impl Restore<'_> {
         self.restored.entries += 1;
         let identity = identity_of(entry.into(), self.shapes, &self.names)
             .map_err(|error| StoreError::Content(error.to_string()))?;
-        holdings.adopt(&identity, entry.tenant.as_deref());
+        if !self.engine.counts_tenants() {
+            holdings.adopt(&identity, entry.tenant.as_deref());
+        }
         if stored.as_ref() != Some(&identity) {
-            self.changes.extend(stored.map(StoreChange::NoEntry));
-            let json = encode(entry)?;
-            self.changes.push(StoreChange::Entry(identity, json));
+            if let Some(stored) = stored {
+                self.changes.remove(&stored);
+            }
+            self.changes.put(&identity, entry);
         }
         Ok(())
     }
@@ -180,70 +188,71 @@ impl Restore<'_> {
     }
 }
 
-/// What puts the engine back to what the store has, after these updates took effect in it and their changes could not be stored.
-pub fn take_back(
-    store: &Store,
-    updates: &[&Update],
-    changes: &[StoreChange],
-) -> Result<Vec<Update>, StoreError> {
-    let mut cleared = BTreeSet::new();
-    let mut touched: BTreeMap<Identity, (EntryName, bool)> = BTreeMap::new();
-    let mut set: BTreeMap<String, Update> = BTreeMap::new();
-    for (update, change) in updates.iter().zip(changes) {
-        match change {
-            StoreChange::ClearTable(table) => {
-                cleared.insert(table.clone());
-            }
-            StoreChange::Entry(identity, _) => {
-                if let Some(name) = name_of(update) {
-                    touched.insert(identity.clone(), (name, true));
-                }
-            }
-            StoreChange::NoEntry(identity) => {
-                if let Some(name) = name_of(update) {
-                    touched.insert(identity.clone(), (name, false));
-                }
-            }
-            StoreChange::Setting(name, _) => {
-                set.insert(name.clone(), reset(update));
-            }
-        }
+/// What puts the engine back to what the store has, after these changes took effect in it and could not be stored.
+pub fn take_back(store: &Store, changes: &Changes) -> Result<Vec<Update>, StoreError> {
+    let journal = store.journal()?;
+    let mut stored = Outcome::default();
+    for row in &journal {
+        stored.add(row)?;
     }
+    let mut refused = Outcome::default();
+    refused.add(changes.journal())?;
     let mut back = vec![];
-    for table in &cleared {
+    for prefix in &refused.cleared {
+        let table = prefix.get(1..).unwrap_or_default();
         back.push(Update::Clear {
-            table: table.clone(),
+            table: String::from_utf8_lossy(table).into_owned(),
         });
-        for json in store.entries_of(table)? {
-            back.push(Update::Put(decode(&json)?));
+        for (identity, record) in store.entries_of(prefix)? {
+            if !stored.has_cleared(&identity) && !stored.entries.contains_key(&identity[..]) {
+                back.push(Update::Put(read_record(&record)?));
+            }
         }
-        let prefix = prefix(table);
-        touched.retain(|identity, _| !identity.as_bytes().starts_with(&prefix));
+        for (_, record) in stored
+            .entries
+            .iter()
+            .filter(|(identity, _)| identity.starts_with(prefix))
+        {
+            if let Some(record) = record {
+                back.push(Update::Put(read_record(record)?));
+            }
+        }
     }
-    for (identity, (name, present)) in touched {
-        match store.entry(&identity)? {
-            Some(json) => back.push(Update::Put(decode(&json)?)),
-            None if present => back.push(Update::Delete(name)),
-            None => {}
+    for (identity, record) in &refused.entries {
+        if refused.has_cleared(identity) {
+            continue;
+        }
+        let was = match stored.entries.get(identity) {
+            Some(was) => was.map(<[u8]>::to_vec),
+            None if stored.has_cleared(identity) => None,
+            None => store.entry(identity)?,
+        };
+        match (was, record) {
+            (Some(was), _) => back.push(Update::Put(read_record(&was)?)),
+            (None, Some(record)) => {
+                let entry = read_record(record)?;
+                back.push(Update::Delete(EntryName {
+                    table: entry.table,
+                    key: entry.key,
+                    priority: entry.priority,
+                }));
+            }
+            (None, None) => {}
         }
     }
     let settings = store.settings()?;
+    let mut set = BTreeMap::new();
+    for (name, json) in changes.settings() {
+        if let Some(json) = json {
+            set.insert(name.clone(), reset(&decode(json)?));
+        } else if let Some(was) = settings.get(name) {
+            set.insert(name.clone(), was.clone());
+        }
+    }
     for (name, reset) in set {
         back.push(settings.get(&name).cloned().unwrap_or(reset));
     }
     Ok(back)
-}
-
-fn name_of(update: &Update) -> Option<EntryName> {
-    match update {
-        Update::Insert(entry) | Update::Modify(entry) | Update::Put(entry) => Some(EntryName {
-            table: entry.table.clone(),
-            key: entry.key.clone(),
-            priority: entry.priority,
-        }),
-        Update::Delete(name) => Some(name.clone()),
-        _ => None,
-    }
 }
 
 /// The update that takes a setting back to what the program says.

@@ -1,6 +1,8 @@
 //! Tables, as the admin socket and the control thread see them.
 //!
 //! Reading goes to the engine at once; changes go through a queue to the one thread of [`super::writer`].
+use super::changes::Changes;
+use super::committer::Committer;
 use super::engine::{
     ListedConnection, ListedCounter, ListedGroup, ListedMeter, ListedMulticast, Question,
     TableEngine,
@@ -64,7 +66,12 @@ impl Tables {
                 restored.aside
             );
         }
+        let committer = store
+            .as_ref()
+            .map(|store| Committer::start(Arc::clone(store), Arc::clone(&registry)))
+            .transpose()?;
         let writer = Writer {
+            committer,
             engine: Arc::clone(&engine),
             registry: Arc::clone(&registry),
             store: store.clone(),
@@ -236,7 +243,7 @@ impl Tables {
             && !unsaved.is_empty()
         {
             store
-                .commit(&[], &unsaved)
+                .commit(&Changes::default(), &unsaved)
                 .inspect_err(|_| self.registry.not_saved(unsaved))?;
         }
         Ok(ids)

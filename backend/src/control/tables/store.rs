@@ -5,19 +5,23 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `entries` | [`Identity`] | the entry as JSON |
+//! | `entries` | [`Identity`](super::identity::Identity) | the entry's [record](super::record) |
+//! | `journal` | number | changes of entries that are not yet in `entries`, in their order |
 //! | `settings` | what is set, such as `meter/rate/7` | the update that sets it, as JSON |
 //! | `ports` | port name | its number |
 //! | `aside` | number | what does not fit the program, with the reason, as JSON |
 //! | `documents` | `services` | the configuration of the services, as JSON |
 //! | `meta` | `format` | version of all this |
+//!
+//! A commit appends to the journal, so that it costs what its changes are long, wherever in a table of a million they fall. From
+//! there they go to `entries` many at a time, when no commit waits ([`Store::fold`]).
 use super::super::PortId;
-use super::identity::{Identity, prefix};
+use super::changes::{Changes, Outcome};
 use super::port_names::SavedName;
 use crate::config::PortName;
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
-    TableDefinition, WriteTransaction,
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,19 +29,25 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use switch_core::engine::control::Update;
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
+const JOURNAL: TableDefinition<u64, &[u8]> = TableDefinition::new("journal");
 const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("settings");
 const PORTS: TableDefinition<&str, u16> = TableDefinition::new("ports");
 const ASIDE: TableDefinition<u64, &[u8]> = TableDefinition::new("aside");
 const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// What this version writes and reads.
-const FORMAT: u64 = 1;
+/// What this version writes; it also reads the one before, which had JSON for records and no journal.
+const FORMAT: u64 = 2;
+/// Journal that one transaction folds: what it takes in memory is a few times that.
+const FOLD_BYTES: usize = 16 * 1024 * 1024;
+/// Journal that is folded although commits wait.
+const MAX_JOURNAL_BYTES: usize = 128 * 1024 * 1024;
 /// Pages kept in memory: what a large batch touches; the rest is the kernel's page cache.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "tables.redb";
@@ -88,19 +98,6 @@ into_transaction!(
     redb::SetDurabilityError
 );
 
-/// One change of the store.
-#[derive(Clone, Debug)]
-pub enum StoreChange {
-    /// An entry is there, and is this.
-    Entry(Identity, Vec<u8>),
-    /// An entry is not there.
-    NoEntry(Identity),
-    /// A table has no entries.
-    ClearTable(String),
-    /// A setting is this; `None`: as the program says.
-    Setting(String, Option<Vec<u8>>),
-}
-
 /// What does not fit the program that runs: kept, reported, tried again at the next start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aside {
@@ -114,6 +111,8 @@ pub struct Aside {
 #[derive(Debug)]
 pub struct Store {
     database: Database,
+    /// Bytes of the journal.
+    journal_bytes: AtomicUsize,
 }
 
 impl Store {
@@ -158,17 +157,24 @@ impl Store {
     }
 
     fn with(database: Database) -> Result<Self, StoreError> {
-        let store = Self { database };
+        let store = Self {
+            database,
+            journal_bytes: AtomicUsize::new(0),
+        };
         let transaction = store.begin()?;
         {
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             match found {
-                None => drop(meta.insert("format", FORMAT)?),
+                None | Some(1) => drop(meta.insert("format", FORMAT)?),
                 Some(FORMAT) => {}
                 Some(other) => return Err(StoreError::Format(other)),
             }
             transaction.open_table(ENTRIES)?;
+            for row in transaction.open_table(JOURNAL)?.iter()? {
+                let bytes = row?.1.value().len();
+                store.journal_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
             transaction.open_table(SETTINGS)?;
             transaction.open_table(PORTS)?;
             transaction.open_table(ASIDE)?;
@@ -185,15 +191,51 @@ impl Store {
     }
 
     /// Makes changes durable, all or none.
-    pub fn commit(&self, changes: &[StoreChange], names: &[SavedName]) -> Result<(), StoreError> {
+    pub fn commit(&self, changes: &Changes, names: &[SavedName]) -> Result<(), StoreError> {
         let transaction = self.begin()?;
         write_changes(&transaction, changes)?;
         write_names(&transaction, names)?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.journal_bytes
+            .fetch_add(changes.journal().len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether there is a journal to fold.
+    pub fn has_journal(&self) -> bool {
+        self.journal_bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the journal is so long that it is to be folded before it grows.
+    pub fn is_journal_long(&self) -> bool {
+        self.journal_bytes.load(Ordering::Relaxed) > MAX_JOURNAL_BYTES
+    }
+
+    /// Moves the beginning of the journal to where its entries belong.
+    pub fn fold(&self) -> Result<(), StoreError> {
+        let transaction = self.begin()?;
+        let mut rows = vec![];
+        let mut bytes = 0;
+        {
+            let mut journal = transaction.open_table(JOURNAL)?;
+            while bytes < FOLD_BYTES
+                && let Some((_, row)) = journal.pop_first()?
+            {
+                bytes += row.value().len();
+                rows.push(row.value().to_vec());
+            }
+        }
+        write_outcome(&transaction, &rows)?;
+        transaction.commit()?;
+        self.journal_bytes.fetch_sub(
+            bytes.min(self.journal_bytes.load(Ordering::Relaxed)),
+            Ordering::Relaxed,
+        );
+        Ok(())
     }
 
     /// Replaces what is kept aside, in one transaction with changes.
-    pub fn commit_aside(&self, changes: &[StoreChange], aside: &[Aside]) -> Result<(), StoreError> {
+    pub fn commit_aside(&self, changes: &Changes, aside: &[Aside]) -> Result<(), StoreError> {
         let transaction = self.begin()?;
         write_changes(&transaction, changes)?;
         transaction.delete_table(ASIDE)?;
@@ -203,7 +245,10 @@ impl Store {
                 table.insert(number, encode(aside)?.as_slice())?;
             }
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.journal_bytes
+            .fetch_add(changes.journal().len(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// A document: what belongs to no table, and is set as a whole.
@@ -234,7 +279,8 @@ impl Store {
         Ok(names)
     }
 
-    /// Calls `each` with every entry, as its identity and its JSON, by ascending identity.
+    /// Calls `each` with every entry that is in its place, as its identity and its record, by ascending identity. To be called when
+    /// the journal is folded.
     pub fn for_each_entry(
         &self,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
@@ -242,8 +288,8 @@ impl Store {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(ENTRIES)?;
         for row in table.iter()? {
-            let (identity, json) = row?;
-            each(identity.value(), json.value())?;
+            let (identity, record) = row?;
+            each(identity.value(), record.value())?;
         }
         Ok(())
     }
@@ -270,33 +316,34 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()
     }
 
-    /// How many entries there are.
-    pub fn entry_count(&self) -> Result<u64, StoreError> {
+    /// The entries that are not in their places yet, as rows of the journal in their order.
+    pub fn journal(&self) -> Result<Vec<Vec<u8>>, StoreError> {
         let transaction = self.database.begin_read()?;
-        Ok(transaction.open_table(ENTRIES)?.len()?)
+        let table = transaction.open_table(JOURNAL)?;
+        table
+            .iter()?
+            .map(|row| Ok(row?.1.value().to_vec()))
+            .collect()
     }
 
-    /// An entry's JSON.
-    pub fn entry(&self, identity: &Identity) -> Result<Option<Vec<u8>>, StoreError> {
+    /// An entry's record, as far as the journal says nothing of it.
+    pub fn entry(&self, identity: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(ENTRIES)?;
-        Ok(table
-            .get(identity.as_bytes())?
-            .map(|json| json.value().to_vec()))
+        Ok(table.get(identity)?.map(|record| record.value().to_vec()))
     }
 
-    /// The JSON of every entry of a table.
-    pub fn entries_of(&self, name: &str) -> Result<Vec<Vec<u8>>, StoreError> {
-        let prefix = prefix(name);
+    /// Identity and record of every entry whose identity begins with `prefix`, as far as the journal says nothing of them.
+    pub fn entries_of(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(ENTRIES)?;
         let mut entries = vec![];
-        for row in table.range(prefix.as_slice()..)? {
-            let (identity, json) = row?;
-            if !identity.value().starts_with(&prefix) {
+        for row in table.range(prefix..)? {
+            let (identity, record) = row?;
+            if !identity.value().starts_with(prefix) {
                 break;
             }
-            entries.push(json.value().to_vec());
+            entries.push((identity.value().to_vec(), record.value().to_vec()));
         }
         Ok(entries)
     }
@@ -308,31 +355,38 @@ fn builder() -> redb::Builder {
     builder
 }
 
-fn write_changes(
-    transaction: &WriteTransaction,
-    changes: &[StoreChange],
-) -> Result<(), StoreError> {
-    let mut entries = transaction.open_table(ENTRIES)?;
+fn write_changes(transaction: &WriteTransaction, changes: &Changes) -> Result<(), StoreError> {
+    if !changes.journal().is_empty() {
+        let mut journal = transaction.open_table(JOURNAL)?;
+        let last = journal.last()?.map(|(number, _)| number.value());
+        let number = last.map_or(0, |last| last.wrapping_add(1));
+        journal.insert(number, changes.journal())?;
+    }
     let mut settings = transaction.open_table(SETTINGS)?;
-    for change in changes {
-        match change {
-            StoreChange::Entry(identity, json) => {
-                entries.insert(identity.as_bytes(), json.as_slice())?;
-            }
-            StoreChange::NoEntry(identity) => {
-                entries.remove(identity.as_bytes())?;
-            }
-            StoreChange::ClearTable(name) => {
-                let prefix = prefix(name);
-                let end = prefix_end(&prefix);
-                entries.retain_in(prefix.as_slice()..end.as_slice(), |_, _| false)?;
-            }
-            StoreChange::Setting(name, Some(json)) => {
-                settings.insert(name.as_str(), json.as_slice())?;
-            }
-            StoreChange::Setting(name, None) => {
-                settings.remove(name.as_str())?;
-            }
+    for (name, json) in changes.settings() {
+        match json {
+            Some(json) => drop(settings.insert(name.as_str(), json.as_slice())?),
+            None => drop(settings.remove(name.as_str())?),
+        }
+    }
+    Ok(())
+}
+
+/// Puts entries where they belong, by ascending identity.
+fn write_outcome(transaction: &WriteTransaction, rows: &[Vec<u8>]) -> Result<(), StoreError> {
+    let mut outcome = Outcome::default();
+    for row in rows {
+        outcome.add(row)?;
+    }
+    let mut entries = transaction.open_table(ENTRIES)?;
+    for prefix in outcome.cleared {
+        let end = prefix_end(prefix);
+        entries.retain_in(prefix..end.as_slice(), |_, _| false)?;
+    }
+    for (identity, record) in outcome.entries {
+        match record {
+            Some(record) => drop(entries.insert(identity, record)?),
+            None => drop(entries.remove(identity)?),
         }
     }
     Ok(())

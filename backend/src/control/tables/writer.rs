@@ -1,14 +1,14 @@
-//! The one thread that changes tables: takes what waits, carries it out, makes it durable in one commit, answers.
-//!
-//! Batches that wait while a commit is under way share the next one, so that the disk's latency bounds the time of a change, not
-//! their number. Once a second it removes entries whose time is over.
+//! The one thread that changes tables: carries out batch after batch, and hands them to the [`super::committer`], which makes them
+//! durable and answers. Once a second it removes entries whose time is over.
 use super::MAX_BATCH_UPDATES;
+use super::changes::Changes;
+use super::committer::{Committer, Group, Pending};
 use super::engine::{KeyShape, TableEngine};
 use super::identity::{Identity, Named, NoIdentity};
 use super::port_names::{NamesOfBatch, PortRegistry};
 use super::quota::{Holdings, Quotas, Undo};
 use super::restore;
-use super::store::{Store, StoreChange, StoreError, encode};
+use super::store::{Store, StoreError, encode};
 use crate::control::clock::monotonic_now;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +19,8 @@ use tokio::sync::oneshot;
 
 /// How often entries are looked through for those whose time is over.
 const TICK: Duration = Duration::from_secs(1);
-/// Updates after which a commit does not wait for more batches.
-const GROUP_UPDATES: usize = 100_000;
-/// Batches that share a commit at most.
-const GROUP_BATCHES: usize = 256;
+/// How soon a commit that failed is noticed.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// A batch has taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +48,8 @@ pub enum Refusal {
     Stopping,
 }
 
+type Reply = oneshot::Sender<Result<Written, Refusal>>;
+
 /// What the thread is asked.
 #[derive(Debug)]
 pub enum Job {
@@ -69,6 +69,8 @@ pub struct Writer {
     pub(super) engine: Arc<dyn TableEngine>,
     pub(super) registry: Arc<PortRegistry>,
     pub(super) store: Option<Arc<Store>>,
+    /// Where there is a store.
+    pub(super) committer: Option<Committer>,
     pub(super) shapes: Shapes,
     pub(super) holdings: Holdings,
     pub(super) quotas: Quotas,
@@ -76,36 +78,21 @@ pub struct Writer {
     pub(super) broken: Option<String>,
 }
 
-/// Batches that the engine has and the store does not yet.
-#[derive(Default)]
-struct Group {
-    batches: Vec<Pending>,
-    changes: Vec<StoreChange>,
-    updates: usize,
-}
-
-struct Pending {
-    updates: Vec<Update>,
-    undo: Undo,
-    reply: oneshot::Sender<Result<Written, Refusal>>,
-}
-
 impl Writer {
     /// Serves until told to stop.
     pub fn run(mut self, jobs: &Receiver<Job>) {
         let mut next_tick = Instant::now() + TICK;
         loop {
-            match jobs.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
-                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            let mut patience = next_tick.saturating_duration_since(Instant::now());
+            if self.committer.as_ref().is_some_and(Committer::is_busy) {
+                patience = patience.min(GLANCE);
+            }
+            let job = jobs.recv_timeout(patience);
+            self.take_back_failed();
+            match job {
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Job::DiscardAside(reply)) => drop(reply.send(self.discard_aside())),
-                Ok(Job::Write(updates, reply)) => {
-                    if let Some(other) = self.write_group((updates, reply), jobs) {
-                        match other {
-                            Job::DiscardAside(reply) => drop(reply.send(self.discard_aside())),
-                            Job::Stop | Job::Write(..) => return,
-                        }
-                    }
-                }
+                Ok(Job::Write(updates, reply)) => self.write(updates, reply),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= next_tick {
@@ -113,63 +100,53 @@ impl Writer {
                 next_tick = Instant::now() + TICK;
             }
         }
-    }
-
-    /// Carries out this batch and those that wait behind it. Returns what came that is none.
-    fn write_group(
-        &mut self,
-        first: (Vec<Update>, oneshot::Sender<Result<Written, Refusal>>),
-        jobs: &Receiver<Job>,
-    ) -> Option<Job> {
-        let mut group = Group::default();
-        let mut next = Some(first);
-        let mut other = None;
-        while let Some((updates, reply)) = next.take() {
-            self.add_to(&mut group, updates, reply);
-            if group.updates >= GROUP_UPDATES || group.batches.len() >= GROUP_BATCHES {
-                break;
-            }
-            match jobs.try_recv() {
-                Ok(Job::Write(updates, reply)) => next = Some((updates, reply)),
-                Ok(job) => other = Some(job),
-                Err(_) => {}
-            }
+        if let Some(committer) = &mut self.committer {
+            committer.end();
         }
-        self.finish(group);
-        other
+        self.take_back_failed();
     }
 
-    fn add_to(
-        &mut self,
-        group: &mut Group,
-        updates: Vec<Update>,
-        reply: oneshot::Sender<Result<Written, Refusal>>,
-    ) {
-        match self.apply(&updates, &mut group.changes) {
+    fn write(&mut self, updates: Vec<Update>, reply: Reply) {
+        let mut changes = Changes::default();
+        match self.apply(&updates, &mut changes) {
             Ok(undo) => {
-                group.updates += updates.len();
-                group.batches.push(Pending {
+                let updates = updates.len();
+                let reply = Some(reply);
+                let batch = Pending {
                     updates,
                     undo,
                     reply,
-                });
+                };
+                self.hand_over(batch, changes);
             }
-            // A client that has gone needs no answer; so below.
+            // A client that has gone needs no answer.
             Err(refusal) => drop(reply.send(Err(refusal))),
         }
     }
 
+    fn hand_over(&mut self, batch: Pending, changes: Changes) {
+        if let Some(committer) = &self.committer {
+            committer.add(|group| {
+                group.changes.append(changes);
+                group.add(batch);
+            });
+            return;
+        }
+        self.registry.take_unsaved();
+        let written = Written {
+            updates: batch.updates,
+            durable: false,
+        };
+        batch.reply.map(|reply| reply.send(Ok(written)));
+    }
+
     /// Quota and engine: the batch takes effect in memory, or nothing has happened.
-    fn apply(
-        &mut self,
-        updates: &[Update],
-        changes: &mut Vec<StoreChange>,
-    ) -> Result<Undo, Refusal> {
+    fn apply(&mut self, updates: &[Update], changes: &mut Changes) -> Result<Undo, Refusal> {
         if let Some(reason) = &self.broken {
             return Err(Refusal::Store(reason.clone()));
         }
         let (registry, engine) = (Arc::clone(&self.registry), Arc::clone(&self.engine));
-        let had = changes.len();
+        let had = changes.mark();
         for last in [false, true] {
             let names = NamesOfBatch::new(&registry);
             let mut undo = Undo::default();
@@ -194,101 +171,79 @@ impl Writer {
         Err(Refusal::Stopping)
     }
 
-    /// Counts the batch against quotas, and says what it changes in the store: one change for each update.
+    /// Counts the batch against quotas, and says what it changes in the store.
     fn prepare(
         &mut self,
         updates: &[Update],
         names: &NamesOfBatch<'_>,
-        (changes, undo): (&mut Vec<StoreChange>, &mut Undo),
+        (changes, undo): (&mut Changes, &mut Undo),
     ) -> Result<(), Refusal> {
         let durable = self.store.is_some();
+        let counts = !self.engine.counts_tenants();
+        if !durable && !counts {
+            return Ok(());
+        }
         for (index, update) in updates.iter().enumerate() {
-            let change = match update {
+            match update {
                 Update::Insert(entry) | Update::Modify(entry) | Update::Put(entry) => {
                     let identity = identity_of(entry.into(), &self.shapes, names)
                         .map_err(|error| no_identity(index, error))?;
-                    self.holdings
-                        .assign(
-                            identity.clone(),
-                            entry.tenant.as_deref(),
-                            &self.quotas,
-                            undo,
-                        )
-                        .map_err(|over| over_quota(index, &over.tenant, over.most))?;
-                    durable
-                        .then(|| encode(entry).map(|json| StoreChange::Entry(identity, json)))
-                        .transpose()
+                    if durable {
+                        changes.put(&identity, entry);
+                    }
+                    if counts {
+                        let tenant = entry.tenant.as_deref();
+                        self.holdings
+                            .assign(identity, tenant, &self.quotas, undo)
+                            .map_err(|over| over_quota(index, &over.tenant, over.most))?;
+                    }
                 }
                 Update::Delete(name) => {
                     let identity = identity_of(name.into(), &self.shapes, names)
                         .map_err(|error| no_identity(index, error))?;
-                    self.release(&identity, undo);
-                    Ok(durable.then_some(StoreChange::NoEntry(identity)))
+                    if durable {
+                        changes.remove(&identity);
+                    }
+                    if counts {
+                        self.release(identity, undo);
+                    }
                 }
                 Update::Clear { table } => {
+                    if durable {
+                        changes.clear_table(table);
+                    }
                     self.holdings.clear(table, undo);
-                    Ok(durable.then(|| StoreChange::ClearTable(table.clone())))
                 }
-                other => match setting_of(other) {
-                    Some((name, set)) if durable => set
-                        .then(|| encode(other))
-                        .transpose()
-                        .map(|json| Some(StoreChange::Setting(name, json))),
-                    _ => Ok(None),
-                },
-            };
-            changes.extend(change.map_err(|error: StoreError| Refusal::Store(error.to_string()))?);
+                other => {
+                    if let Some((name, set)) = setting_of(other).filter(|_| durable) {
+                        let json = set.then(|| encode(other)).transpose();
+                        let json = json.map_err(|error| Refusal::Store(error.to_string()))?;
+                        changes.set(name, json);
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    fn release(&mut self, identity: &Identity, undo: &mut Undo) {
+    fn release(&mut self, identity: Identity, undo: &mut Undo) {
         // Giving an entry to nobody is never over anybody's quota.
-        let _ = self
-            .holdings
-            .assign(identity.clone(), None, &self.quotas, undo);
+        let _ = self.holdings.assign(identity, None, &self.quotas, undo);
     }
 
-    /// Makes a group durable, and answers.
-    fn finish(&mut self, group: Group) {
-        if group.batches.is_empty() {
-            return;
+    fn take_back_failed(&mut self) {
+        let failed = self.committer.as_ref().and_then(Committer::failed);
+        if let Some((group, error)) = failed {
+            self.take_back(group, &error);
         }
-        let durable = self.store.is_some();
-        match self.commit(&group.changes) {
-            Ok(()) => {
-                for batch in group.batches {
-                    let updates = batch.updates.len();
-                    let written = Written { updates, durable };
-                    let _ = batch.reply.send(Ok(written));
-                }
-            }
-            Err(error) => self.take_back(group, &error),
-        }
-    }
-
-    fn commit(&self, changes: &[StoreChange]) -> Result<(), StoreError> {
-        let Some(store) = &self.store else {
-            self.registry.take_unsaved();
-            return Ok(());
-        };
-        let names = self.registry.take_unsaved();
-        store
-            .commit(changes, &names)
-            .inspect_err(|_| self.registry.not_saved(names))
     }
 
     /// Nothing of the group is to have happened.
     fn take_back(&mut self, group: Group, error: &StoreError) {
         log::error!("tables cannot be changed any more: {error}");
         self.broken = Some(error.to_string());
-        let updates: Vec<&Update> = group
-            .batches
-            .iter()
-            .flat_map(|batch| &batch.updates)
-            .collect();
         let back = match &self.store {
-            Some(store) => restore::take_back(store, &updates, &group.changes),
+            Some(store) => restore::take_back(store, &group.changes),
             None => Ok(vec![]),
         };
         let names = NamesOfBatch::new(&self.registry);
@@ -296,7 +251,7 @@ impl Writer {
             // In pieces: a table that was cleared may have had more than one batch may hold.
             back.chunks(MAX_BATCH_UPDATES).try_for_each(|piece| {
                 self.engine
-                    .write(piece, &names, monotonic_now())
+                    .restore(piece, &names, monotonic_now())
                     .map_err(|error| error.to_string())
             })
         });
@@ -305,7 +260,8 @@ impl Writer {
         }
         for batch in group.batches.into_iter().rev() {
             self.holdings.take_back(batch.undo);
-            let _ = batch.reply.send(Err(Refusal::Store(error.to_string())));
+            let refusal = Refusal::Store(error.to_string());
+            batch.reply.map(|reply| reply.send(Err(refusal)));
         }
     }
 
@@ -314,17 +270,23 @@ impl Writer {
         if expired.is_empty() {
             return;
         }
-        let mut changes = vec![];
+        let mut changes = Changes::default();
+        let mut undo = Undo::default();
         for name in &expired {
             if let Ok(identity) = identity_of(name.into(), &self.shapes, &*self.registry) {
-                self.release(&identity, &mut Undo::default());
-                changes.push(StoreChange::NoEntry(identity));
+                changes.remove(&identity);
+                self.release(identity, &mut undo);
             }
         }
-        if let Err(error) = self.commit(&changes) {
-            log::error!("entries whose time is over will be back after a restart: {error}");
-            self.broken.get_or_insert(error.to_string());
+        if self.broken.is_some() {
+            return;
         }
+        let batch = Pending {
+            updates: expired.len(),
+            undo,
+            reply: None,
+        };
+        self.hand_over(batch, changes);
     }
 
     fn discard_aside(&self) -> Result<usize, Refusal> {
@@ -333,7 +295,7 @@ impl Writer {
         };
         let discard = || -> Result<usize, StoreError> {
             let count = store.aside()?.len();
-            store.commit_aside(&[], &[])?;
+            store.commit_aside(&Changes::default(), &[])?;
             Ok(count)
         };
         discard().map_err(|error| Refusal::Store(error.to_string()))

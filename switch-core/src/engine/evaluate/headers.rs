@@ -1,8 +1,8 @@
 //! Headers that are pushed and removed.
 
 use super::super::compile::{Header, HeaderField, HeaderKind, PushedHeader};
-use super::super::edit::{Edit, MAX_GROWTH_BYTES};
-use super::super::packet::within;
+use super::super::edit::MAX_GROWTH_BYTES;
+use super::super::packet::{FillIn, within};
 use super::{Evaluator, Flow, Observer};
 use crate::drop_reason::DropReason;
 
@@ -20,10 +20,6 @@ impl<O: Observer> Evaluator<'_, O> {
             .map_or(HeaderKind::Other, |header| header.kind)
     }
 
-    fn named(&self, name: &str) -> Option<u16> {
-        self.state.known.by_name(name)
-    }
-
     fn field(&self, header: u16, name: &str) -> Option<HeaderField> {
         self.program
             .headers
@@ -31,15 +27,15 @@ impl<O: Observer> Evaluator<'_, O> {
             .and_then(|header| header.field(name))
     }
 
-    /// The valid header of this name.
-    fn present(&self, name: &str) -> Option<u16> {
-        self.named(name)
-            .filter(|&header| self.packet.place(header).is_valid())
+    /// A header, if it is part of the frame.
+    fn present(&self, header: Option<u16>) -> Option<u16> {
+        header.filter(|&header| self.packet.place(header).is_valid())
     }
 
     /// `tag` is TPID, priority, identifier.
     pub(super) fn push_vlan(&mut self, [tpid, pcp, vid]: [u128; 3]) -> Flow {
-        let (Some(ethernet), Some(vlan)) = (self.present("ethernet"), self.named("vlan")) else {
+        let known = &self.state.known;
+        let (Some(ethernet), Some(vlan)) = (self.present(known.ethernet), known.vlan) else {
             return Flow::On;
         };
         // The tag takes over the EtherType, whatever it is.
@@ -54,33 +50,44 @@ impl<O: Observer> Evaluator<'_, O> {
         if !self.has_room(4) || !self.packet.insert(self.program, at, &[a, b, c, d], None) {
             return self.end(DropReason::HeadersTooLong);
         }
-        let inner = self.named("vlan_inner");
-        self.packet.shift_names(vlan, inner);
+        self.packet.shift_names(vlan, known.vlan_inner);
         self.packet.made(vlan, at + 2, 4);
         self.packet.overwrote(ethernet, 96, 16);
         Flow::On
     }
 
     pub(super) fn pop_vlan(&mut self) {
-        let (Some(ethernet), Some(vlan)) = (self.present("ethernet"), self.present("vlan")) else {
+        let known = &self.state.known;
+        let (Some(ethernet), Some(vlan)) = (self.present(known.ethernet), self.present(known.vlan))
+        else {
             return;
         };
+        let at = usize::from(self.packet.place(ethernet).at) + 12;
+        if usize::from(self.packet.place(vlan).at) != at + 2 {
+            // The tag of a frame inside this one.
+            return;
+        }
         if let Some(ether_type) = self.field(vlan, "ether_type") {
             self.packet.get(ether_type);
         }
-        let at = usize::from(self.packet.place(ethernet).at) + 12;
         self.packet.remove(self.program, at..at + 4);
         self.packet.overwrote(ethernet, 96, 16);
-        if let Some(inner) = self.present("vlan_inner") {
+        if let Some(inner) = self.present(known.vlan_inner) {
             self.packet.rename(inner, vlan);
         }
     }
 
     /// The EtherType in front of the network header, and where that header starts.
     fn last_ether_type(&self) -> Option<(HeaderField, usize)> {
-        let header = ["vlan_inner", "vlan", "ethernet"]
-            .into_iter()
-            .find_map(|name| self.present(name))?;
+        let known = &self.state.known;
+        let header = [
+            known.vlan_skipped,
+            known.vlan_inner,
+            known.vlan,
+            known.ethernet,
+        ]
+        .into_iter()
+        .find_map(|header| self.present(header))?;
         let place = self.packet.place(header);
         let field = self.field(header, "ether_type")?;
         Some((field, usize::from(place.at + place.bytes)))
@@ -88,8 +95,8 @@ impl<O: Observer> Evaluator<'_, O> {
 
     /// `label` is the label, its traffic class, its TTL.
     pub(super) fn push_mpls(&mut self, [label, tc, ttl]: [u128; 3]) -> Flow {
-        let (Some((ether_type, at)), Some(mpls)) = (self.last_ether_type(), self.named("mpls"))
-        else {
+        let known = &self.state.known;
+        let (Some((ether_type, at)), Some(mpls)) = (self.last_ether_type(), known.mpls) else {
             return Flow::On;
         };
         let is_bottom = u32::from(!self.packet.place(mpls).is_valid());
@@ -104,15 +111,16 @@ impl<O: Observer> Evaluator<'_, O> {
         {
             return self.end(DropReason::HeadersTooLong);
         }
-        let inner = self.named("mpls_inner");
-        self.packet.shift_names(mpls, inner);
+        self.packet.shift_names(mpls, known.mpls_inner);
         self.packet.made(mpls, at, 4);
         self.packet.set(self.program, ether_type, ETHER_TYPE_MPLS);
         Flow::On
     }
 
     pub(super) fn pop_mpls(&mut self, behind: u128) {
-        let (Some((ether_type, _)), Some(mpls)) = (self.last_ether_type(), self.present("mpls"))
+        let known = &self.state.known;
+        let (Some((ether_type, _)), Some(mpls)) =
+            (self.last_ether_type(), self.present(known.mpls))
         else {
             return;
         };
@@ -124,7 +132,7 @@ impl<O: Observer> Evaluator<'_, O> {
         let at = usize::from(place.at);
         self.packet
             .remove(self.program, at..at + usize::from(place.bytes));
-        if let Some(inner) = self.present("mpls_inner") {
+        if let Some(inner) = self.present(known.mpls_inner) {
             self.packet.rename(inner, mpls);
         }
         if is_bottom {
@@ -177,8 +185,8 @@ impl<O: Observer> Evaluator<'_, O> {
             self.packet
                 .made(pushed.header, at, usize::from(header.bytes));
         }
-        for edit in computed {
-            self.packet.push_edit(edit);
+        for (at, what) in computed {
+            self.packet.fill_in_later(at, what);
         }
         Flow::On
     }
@@ -236,42 +244,34 @@ fn fill_in(header: &Header, pushed: &PushedHeader, next: HeaderKind, bytes: &mut
                 put("next_header", protocol);
             }
         }
-        _ => {
-            if header.name == "vxlan" {
-                // The VNI counts (RFC 7348 §5).
-                put("flags", 0x08);
-            }
+        // The VNI counts (RFC 7348 §5).
+        HeaderKind::Vxlan => put("flags", 0x08),
+        HeaderKind::Tunnel => {
             if let Some(ether_type) = ether_type {
                 put("protocol", ether_type);
             }
         }
+        _ => {}
     }
 }
 
-/// The edits that fill in what depends on each frame's length.
-fn lengths(header: &Header, pushed: &PushedHeader, at: u16, edits: &mut Vec<Edit>) {
+/// What is filled in when the frame leaves, because it depends on the frame's length, and where.
+fn lengths(header: &Header, pushed: &PushedHeader, at: u16, fills: &mut Vec<(u16, FillIn)>) {
     let said = |name: &str| pushed.said.iter().any(|said| said == name);
     match header.kind {
         HeaderKind::Ipv4 => {
             if !said("total_bytes") {
-                edits.push(Edit::WriteLength {
-                    at: at + 2,
-                    from: at,
-                });
+                fills.push((at + 2, FillIn::LengthFrom(-2)));
             }
             if !said("checksum") {
-                edits.push(Edit::FinishIpv4Checksum { at });
+                fills.push((at + 10, FillIn::Ipv4Checksum));
             }
         }
-        HeaderKind::Ipv6 if !said("payload_bytes") => edits.push(Edit::WriteLength {
-            at: at + 4,
-            from: at + 40,
-        }),
+        HeaderKind::Ipv6 if !said("payload_bytes") => {
+            fills.push((at + 4, FillIn::LengthFrom(36)));
+        }
         // Without a checksum: the frame inside has its own (RFC 7348 §5, RFC 6935).
-        HeaderKind::Udp if !said("length") => edits.push(Edit::WriteLength {
-            at: at + 4,
-            from: at,
-        }),
+        HeaderKind::Udp if !said("length") => fills.push((at + 4, FillIn::LengthFrom(-4))),
         _ => {}
     }
 }

@@ -14,12 +14,14 @@ mod headers;
 mod observe;
 mod primitives;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic;
 
 use super::compile::{Compiled, Field, HeaderField, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
 use super::packet::{Packet, within};
+use super::params::Unpacked;
 use super::parse::{Input, Origin, ParseError, compare, parse};
 use super::state::{EntryAction, MeterSetting, Snapshot, State};
 use crate::conntrack::{ConnId, Direction, Tracked};
@@ -81,6 +83,18 @@ pub(crate) struct OutCopy {
     pub edits: Option<Arc<EditList>>,
 }
 
+/// A meter that a frame has to pass, and which of its copies are not made when it does not.
+#[derive(Clone, Debug)]
+pub(crate) struct Metered {
+    pub setting: Arc<MeterSetting>,
+    /// Why they are not.
+    pub reason: DropReason,
+    /// The first copy that is not made.
+    pub from: usize,
+    /// The one after the last; none in ingress: there the frame is dropped.
+    pub to: Option<usize>,
+}
+
 /// What a verdict depends on besides the bits that were looked at.
 #[derive(Clone, Debug)]
 pub(crate) struct Conditions {
@@ -104,7 +118,10 @@ pub(crate) struct Evaluation {
     /// Entries that count the frame.
     pub entries: Vec<Arc<EntryAction>>,
     /// Meters it passed, and why a frame that does not is dropped.
-    pub meters: Vec<(Arc<MeterSetting>, DropReason)>,
+    /// Meters it passed.
+    pub meters: Vec<Metered>,
+    /// Copies that left by ports, mirrors apart.
+    pub sends: usize,
     /// Counters that count it.
     pub counts: Vec<(u16, u32)>,
     /// Under what it may be remembered; `None`: not at all.
@@ -163,7 +180,8 @@ pub(crate) struct Evaluator<'a, O> {
     drop: Option<DropReason>,
     copies: Vec<OutCopy>,
     entries: Vec<Arc<EntryAction>>,
-    meters: Vec<(Arc<MeterSetting>, DropReason)>,
+    meters: Vec<Metered>,
+    sends: usize,
     counts: Vec<(u16, u32)>,
     kept: Vec<(u16, u128)>,
 }
@@ -206,6 +224,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             copies: Vec::new(),
             entries: Vec::new(),
             meters: Vec::new(),
+            sends: 0,
             counts: Vec::new(),
             kept: Vec::new(),
         }
@@ -218,13 +237,13 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         // remembered under the count of the next.
         self.tables
             .depend_on(&state.changes, super::state::EXTRAS_COUNTER);
-        if state.published.load(Ordering::Acquire) != self.snapshot.epoch.0 {
+        if state.published.load(atomic::Ordering::Acquire) != self.snapshot.epoch.0 {
             self.tables.forbid();
         }
         self.parse(Origin::AsItCame);
         loop {
             match self.steps(&program.ingress, program) {
-                Flow::Again(_) if self.pass + 1 >= MAX_PASSES => {
+                Flow::Again(_) if self.pass >= MAX_PASSES => {
                     self.drop = Some(DropReason::TooManyPasses);
                     break;
                 }
@@ -235,7 +254,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if self.drop.is_none() {
             self.leave();
         }
-        let conditions = (self.remember && self.tables.can_be_remembered()).then_some(Conditions {
+        let is_repeatable = self.remember && !self.packet.is_once;
+        let conditions = (is_repeatable && self.tables.can_be_remembered()).then_some(Conditions {
             tables: self.tables,
             stations: self.stations,
             station_sum: self.station_sum,
@@ -247,6 +267,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             copies: self.copies,
             entries: self.entries,
             meters: self.meters,
+            sends: self.sends,
             counts: self.counts,
             conditions,
         }
@@ -258,17 +279,15 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         layout.clear();
         let input = Input {
             bytes: self.packet.bytes(),
-            frame_bytes: match origin {
-                Origin::AsItCame => self.frame.frame_bytes as usize,
-                // The copy is all there is to be parsed: what is behind it was not parsed before either.
-                Origin::Changed => self
-                    .packet
-                    .bytes()
-                    .len()
-                    .max(self.frame.frame_bytes as usize),
-            },
+            frame_bytes: self.packet.changed_length(self.frame.frame_bytes as usize),
             origin,
         };
+        if origin == Origin::AsItCame && !O::WATCHES {
+            // The way it went is what the cache knows the frame by: nobody else asks.
+            self.parse_error = parse(program, input, &mut layout, &mut |_, _, _| {});
+            self.packet.layout = layout;
+            return;
+        }
         let mut trail: Vec<(u16, u16, Next)> = Vec::new();
         self.parse_error = parse(program, input, &mut layout, &mut |state, bytes, next| {
             trail.push((state, bytes, next));
@@ -286,10 +305,18 @@ impl<'a, O: Observer> Evaluator<'a, O> {
 
     fn look_at_parse(&mut self, trail: &[(u16, u16, Next)]) {
         let program = self.program;
+        // Of a header that was refused, or found more than once, it is not known any more what was looked at.
+        let mut extracted = 0u64;
+        self.remember &= self.parse_error == ParseError::None;
         for &(number, _, _) in trail {
             let Some(state) = program.states.get(usize::from(number)) else {
                 continue;
             };
+            if let Some(header) = state.extract {
+                let bit = 1u64.checked_shl(header.into()).unwrap_or(0);
+                self.remember &= bit != 0 && extracted & bit == 0;
+                extracted |= bit;
+            }
             for &field in &state.select {
                 self.read(field);
             }
@@ -439,7 +466,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if let Some(call) = &call
             && let Some(action) = program.actions.get(usize::from(call.action))
         {
-            let flow = self.primitives(&action.body, &call.params);
+            let mut unpacked = Unpacked::default();
+            let flow = self.primitives(&action.body, call.params.values(&mut unpacked));
             if flow != Flow::On {
                 return flow;
             }
@@ -486,7 +514,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         }
     }
 
-    /// Compares a length and notes for which lengths the answer is the same: the answer changes next to `other` only.
+    /// Compares a length and notes for which lengths the answer is the same: below `other`, at it, and above it are all the cases.
     fn compare_length(
         &mut self,
         field: StdField,
@@ -501,16 +529,26 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         let Ok(edge) = u32::try_from(other) else {
             return holds;
         };
-        // Whether a length next to it, at the edge itself, gets the same answer.
-        let same_at_edge = answer(other) == holds;
-        if length < edge {
-            range.1 = range.1.min(if same_at_edge { edge } else { edge - 1 });
-        } else if length > edge {
-            let above = edge.saturating_add(1);
-            range.0 = range.0.max(if same_at_edge { edge } else { above });
-        } else {
-            *range = (edge, edge);
-        }
+        let below = edge.checked_sub(1);
+        let above = edge.checked_add(1);
+        let same =
+            |length: Option<u32>| length.is_some_and(|length| answer(length.into()) == holds);
+        let at_edge = same(Some(edge));
+        let lowest = match (length.cmp(&edge), below, above) {
+            (Ordering::Less, _, _) => 0,
+            (_, below, _) if at_edge && same(below) => 0,
+            (Ordering::Equal, _, _) => edge,
+            (Ordering::Greater, _, _) if at_edge => edge,
+            (Ordering::Greater, _, above) => above.unwrap_or(edge),
+        };
+        let highest = match (length.cmp(&edge), below, above) {
+            (Ordering::Greater, _, _) => u32::MAX,
+            (_, _, above) if at_edge && same(above) => u32::MAX,
+            (Ordering::Equal, _, _) => edge,
+            (Ordering::Less, _, _) if at_edge => edge,
+            (Ordering::Less, below, _) => below.unwrap_or(edge),
+        };
+        *range = (range.0.max(lowest), range.1.min(highest));
         holds
     }
 
@@ -532,7 +570,10 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     /// The value of a field, without depending on it.
     fn peek(&mut self, field: Field) -> u128 {
         match field {
-            Field::Header(field) => self.packet.peek(field),
+            Field::Header(field) => {
+                self.packet.settle_if_checksum(self.program, field);
+                self.packet.peek(field)
+            }
             Field::Meta { index, .. } => self
                 .packet
                 .meta
@@ -609,7 +650,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     fn leave(&mut self) {
         match self.destination {
             Destination::None => {
-                // A frame that went to the controller, or to a mirror alone, has arrived somewhere.
+                // A frame that went to the controller has arrived somewhere; a mirror gets what others get.
                 let consumed = self
                     .copies
                     .iter()
@@ -645,10 +686,15 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     /// Sends a copy out of a port.
     fn send(&mut self, port: u16) -> Result<(), DropReason> {
         let program = self.program;
+        if PortId::new(port).is_none() {
+            return Err(DropReason::NoDestination);
+        }
         if O::WATCHES {
             self.observer.egress(port);
         }
+        let first_meter = self.meters.len();
         if program.egress.is_empty() {
+            self.sends += 1;
             let edits = self.packet.is_edited().then(|| self.packet.edits(program));
             self.copies.push(OutCopy {
                 target: Target::Port(port),
@@ -663,15 +709,21 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         let edits = self.packet.is_edited().then(|| self.packet.edits(program));
         let after = std::mem::replace(self.packet, before);
         self.packet.join(&after);
-        if flow == Flow::End
-            && let Some(reason) = self.drop.take()
-        {
+        let dropped = self.drop.take().filter(|_| flow == Flow::End);
+        if dropped.is_none() {
+            self.sends += 1;
+            self.copies.push(OutCopy {
+                target: Target::Port(port),
+                edits: edits.map(Arc::new),
+            });
+        }
+        let end = self.copies.len();
+        for metered in self.meters.iter_mut().skip(first_meter) {
+            metered.to = Some(end);
+        }
+        if let Some(reason) = dropped {
             return Err(reason);
         }
-        self.copies.push(OutCopy {
-            target: Target::Port(port),
-            edits: edits.map(Arc::new),
-        });
         Ok(())
     }
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::super::compile::{Field, Prim, PushedHeader};
-use super::{Again, Args, Destination, Effects, Evaluator, Flow, Observer, OutCopy, Target};
+use super::{
+    Again, Args, Destination, Effects, Evaluator, Flow, Metered, Observer, OutCopy, Target,
+};
 use crate::drop_reason::DropReason;
 use crate::mac::MacAddress;
 use crate::mac_table::{SourceAction, StationKey};
+use crate::port::PortId;
 use crate::vlan::BroadcastDomain;
 
 impl<O: Observer> Evaluator<'_, O> {
@@ -66,10 +69,12 @@ impl<O: Observer> Evaluator<'_, O> {
             }
             Prim::Mirror(port) => {
                 let port = self.value(*port, args) as u16;
-                self.copies.push(OutCopy {
-                    target: Target::Port(port),
-                    edits: None,
-                });
+                if PortId::new(port).is_some() {
+                    self.copies.push(OutCopy {
+                        target: Target::Port(port),
+                        edits: None,
+                    });
+                }
             }
             Prim::Resubmit(kept) => return self.again(Again::Resubmit, kept),
             Prim::Recirculate(kept) => return self.again(Again::Recirculate, kept),
@@ -153,7 +158,12 @@ impl<O: Observer> Evaluator<'_, O> {
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push((Arc::clone(setting), reason));
+            self.meters.push(Metered {
+                setting: Arc::clone(setting),
+                reason,
+                from: self.copies.len(),
+                to: None,
+            });
             Flow::On
         } else {
             // What would have happened to a frame within the rate is not known.
