@@ -1,5 +1,5 @@
-//! What the switch answers by itself, as guests see it: ARP, ping, next hops that are looked for, DHCP, ICMP errors. The program is
-//! `router.json`. Frames are made and read by etherparse, and by hand where it has nothing.
+//! What the switch answers by itself, as guests see it: ARP, ping, next hops that are looked for, DHCP, ICMP errors. The programs are
+//! `router.json`, which is made for this, and `vpc`. Frames are made and read by etherparse, and by hand where it has nothing.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ fn configuration() -> Value {
     ]})
 }
 
-/// A router with vm1 in one network, and vm2 and vm3 (which wants a tag) in the other.
+/// A router with vm1 in one network, and three ports in the other: vm2, vm3 which wants a tag, and vm4, a trunk without that network.
 struct Lab {
     switch: Switch,
     folder: TempDir,
@@ -39,18 +39,59 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::of(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/end_to_end/router.json"
+        ))
+    }
+
+    fn of(program: &str) -> Self {
         let folder = TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-services-"));
         let folder = folder.unwrap();
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end/router.json");
         let state = folder.as_path().join("state");
-        let ports = ["vm1", "vm2", "vm3"].map(PortArgument::named);
+        let ports = ["vm1", "vm2", "vm3", "vm4"].map(PortArgument::named);
         let arguments = ["--program", program, "--state-dir", state.to_str().unwrap()];
         let switch = Switch::new(&ports, &arguments);
         let lab = Self { switch, folder };
         lab.set(&configuration());
         lab.switch.command(&["multicast", "set", "10", "vm1"]);
         lab.switch
-            .command(&["multicast", "set", "2000", "vm2", "vm3"]);
+            .command(&["multicast", "set", "2000", "vm2", "vm3", "vm4"]);
+        lab
+    }
+
+    /// The same network in the tables of `vpc`.
+    fn vpc(program: &str) -> Self {
+        let lab = Self::of(program);
+        let updates: Vec<Value> = [
+            ("ports", json!({"port": "vm1"}), "attach", json!({"domain": 10})),
+            ("ports", json!({"port": "vm2"}), "attach", json!({"domain": 20})),
+            ("ports", json!({"port": "vm3"}), "trunk", json!({"features": 0})),
+            ("ports", json!({"port": "vm4"}), "trunk", json!({"features": 0})),
+            ("tags_out", json!({"port": "vm3", "domain": 20}), "tag", json!({"vid": 77, "policy": 0})),
+            ("domains", json!({"domain": 10}), "describe", json!({"vrf": 1, "zone": 0, "flood": 10, "options": 0})),
+            ("domains", json!({"domain": 20}), "describe", json!({"vrf": 1, "zone": 0, "flood": 2000, "options": 0})),
+            ("interfaces", json!({"interface": 1}), "interface", json!({"domain": 10, "mac": "02:00:00:00:00:f1", "mtu": 9216, "translates": 0})),
+            ("interfaces", json!({"interface": 2}), "interface", json!({"domain": 20, "mac": "02:00:00:00:00:f2", "mtu": 1500, "translates": 0})),
+            ("router_macs", json!({"domain": 10, "mac": "02:00:00:00:00:f1"}), "enter", json!({"interface": 1})),
+            ("router_macs", json!({"domain": 20, "mac": "02:00:00:00:00:f2"}), "enter", json!({"interface": 2})),
+            ("answered", json!({"domain": 10, "address": "10.0.0.1"}), "answer", json!({"interface": 1})),
+            ("answered", json!({"domain": 20, "address": "10.0.1.1"}), "answer", json!({"interface": 2})),
+            ("services", json!({"domain": 10, "protocol": 17, "destination_port": 67}), "dhcp4", json!({"interface": 1})),
+            ("routes4", json!({"vrf": 1, "destination": "10.0.0.1/32"}), "local", json!({})),
+            ("routes4", json!({"vrf": 1, "destination": "10.0.1.1/32"}), "local", json!({})),
+            ("routes4", json!({"vrf": 1, "destination": "10.0.0.0/24"}), "direct", json!({"interface": 1})),
+            ("routes4", json!({"vrf": 1, "destination": "10.0.1.0/24"}), "direct", json!({"interface": 2})),
+        ]
+        .into_iter()
+        .map(|(table, key, action, params)| {
+            json!({"insert": {"table": table, "key": key, "action": action, "params": params}})
+        })
+        .collect();
+        let file = lab.folder.as_path().join("batch.json");
+        std::fs::write(&file, json!({"updates": updates}).to_string()).unwrap();
+        lab.switch
+            .command(&["table", "batch", file.to_str().unwrap()]);
         lab
     }
 
@@ -152,12 +193,10 @@ fn icmp_of(frame: &[u8]) -> (Ipv4Addr, Ipv4Addr, Icmpv4Slice<'_>) {
     (from, to, icmp)
 }
 
-#[test]
-fn the_router_answers_arp_and_ping_of_any_size() {
-    let lab = Lab::new();
-    let mut vm1 = lab.guest("vm1");
-    send(&mut vm1, arp(1, (mac(1), VM1), (BROADCAST, [10, 0, 0, 1])));
-    let answer = next(&mut vm1);
+/// The router answers ARP, and pings of 1 to 9,000 bytes.
+fn ask_the_router(vm1: &mut Nic) {
+    send(vm1, arp(1, (mac(1), VM1), (BROADCAST, [10, 0, 0, 1])));
+    let answer = next(vm1);
     let expected = arp(2, (ROUTER_1, [10, 0, 0, 1]), (mac(1), VM1));
     assert_eq!(arp_of(&answer), expected);
     for (payload_bytes, target) in [
@@ -172,8 +211,8 @@ fn the_router_answers_arp_and_ping_of_any_size() {
             .icmpv4_echo_request(7, payload_bytes as u16)
             .write(&mut ping, &payload)
             .unwrap();
-        send(&mut vm1, ping);
-        let answer = next(&mut vm1);
+        send(vm1, ping);
+        let answer = next(vm1);
         assert_eq!((&answer[..6], &answer[6..12]), (&mac(1)[..], &ROUTER_1[..]));
         let (from, to, icmp) = icmp_of(&answer);
         assert_eq!((from.octets(), to.octets()), (target, VM1));
@@ -184,6 +223,13 @@ fn the_router_answers_arp_and_ping_of_any_size() {
         assert_eq!((header.id, header.seq), (7, payload_bytes as u16));
         assert_eq!(icmp.payload(), payload);
     }
+}
+
+#[test]
+fn the_router_answers_arp_and_ping_of_any_size() {
+    let lab = Lab::new();
+    let mut vm1 = lab.guest("vm1");
+    ask_the_router(&mut vm1);
     // A stranger asks for another's address: nothing to answer or to learn, and the port's counter says so.
     let stranger = (mac(1), [10, 0, 0, 9]);
     send(&mut vm1, arp(1, stranger, (BROADCAST, [10, 0, 0, 77])));
@@ -206,14 +252,13 @@ fn the_router_answers_arp_and_ping_of_any_size() {
     lab.switch.finish();
 }
 
-#[test]
-fn frames_wait_for_a_next_hop_and_arrive_once_and_in_order() {
-    let lab = Lab::new();
-    let mut vm1 = lab.guest("vm1");
+/// Frames to vm2 wait until it says who it is, and then arrive once and in order.
+fn wait_for_vm2(lab: &Lab, vm1: &mut Nic) {
     let mut vm2 = lab.guest("vm2");
     let mut vm3 = lab.guest("vm3");
+    let mut vm4 = lab.guest("vm4");
     for number in 1..=5 {
-        send(&mut vm1, udp(64, number, 100));
+        send(vm1, udp(64, number, 100));
     }
     let question = arp(1, (ROUTER_2, [10, 0, 1, 1]), (BROADCAST, VM2));
     let asked = next(&mut vm2);
@@ -229,7 +274,7 @@ fn frames_wait_for_a_next_hop_and_arrive_once_and_in_order() {
     for number in 1..=8 {
         if number > 5 {
             // Now the table has it.
-            send(&mut vm1, udp(64, number, 100));
+            send(vm1, udp(64, number, 100));
         }
         let frame = next(&mut vm2);
         assert_eq!((&frame[..6], &frame[6..12]), (&mac(2)[..], &ROUTER_2[..]));
@@ -239,7 +284,14 @@ fn frames_wait_for_a_next_hop_and_arrive_once_and_in_order() {
         expected[6..12].copy_from_slice(&ROUTER_2);
         assert_eq!(frame, expected);
     }
-    verify_quiet(&mut [&mut vm1, &mut vm2, &mut vm3]);
+    verify_quiet(&mut [vm1, &mut vm2, &mut vm3, &mut vm4]);
+}
+
+#[test]
+fn frames_wait_for_a_next_hop_and_arrive_once_and_in_order() {
+    let lab = Lab::new();
+    let mut vm1 = lab.guest("vm1");
+    wait_for_vm2(&lab, &mut vm1);
     let neighbors = lab.ask("neighbors");
     let expected = json!([{
         "interface": 2, "address": "10.0.1.2", "state": "known", "mac": "52:54:00:00:00:02", "port": "vm2", "queued_frames": 0
@@ -296,10 +348,8 @@ fn an_operators_neighbour_is_left_alone() {
     lab.switch.finish();
 }
 
-#[test]
-fn a_sender_is_told_why_its_packet_ended() {
-    let lab = Lab::new();
-    let mut vm1 = lab.guest("vm1");
+/// Who sends what cannot be routed is told why.
+fn provoke_errors(vm1: &mut Nic) {
     let told = |vm1: &mut Nic, packet: Vec<u8>| {
         send(vm1, packet.clone());
         let answer = next(vm1);
@@ -311,12 +361,12 @@ fn a_sender_is_told_why_its_packet_ended() {
         icmp.icmp_type()
     };
     assert_eq!(
-        told(&mut vm1, udp(1, 33434, 32)),
+        told(vm1, udp(1, 33434, 32)),
         Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit)
     );
     let header = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1500 };
     assert_eq!(
-        told(&mut vm1, udp(64, 1, 3000)),
+        told(vm1, udp(64, 1, 3000)),
         Icmpv4Type::DestinationUnreachable(header)
     );
     let mut elsewhere = vec![];
@@ -326,10 +376,16 @@ fn a_sender_is_told_why_its_packet_ended() {
         .write(&mut elsewhere, &[0; 32])
         .unwrap();
     assert_eq!(
-        told(&mut vm1, elsewhere),
+        told(vm1, elsewhere),
         Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Network)
     );
-    verify_quiet(&mut [&mut vm1]);
+    verify_quiet(&mut [vm1]);
+}
+
+#[test]
+fn a_sender_is_told_why_its_packet_ended() {
+    let lab = Lab::new();
+    provoke_errors(&mut lab.guest("vm1"));
     lab.switch.finish();
 }
 
@@ -376,19 +432,17 @@ fn dhcp_answer(frame: &[u8]) -> ([u8; 4], impl Fn(u8) -> Vec<u8>) {
     (address, option)
 }
 
-#[test]
-fn a_guest_gets_an_address_by_dhcp_which_outlives_a_change_of_the_configuration() {
-    let lab = Lab::new();
-    let mut vm1 = lab.guest("vm1");
-    send(&mut vm1, dhcp(1, &[]));
-    let offer = next(&mut vm1);
+/// A client gets an address. Which, and what it chose it with.
+fn get_an_address(lab: &Lab, vm1: &mut Nic) -> ([u8; 4], Vec<u8>) {
+    send(vm1, dhcp(1, &[]));
+    let offer = next(vm1);
     let (offered, option) = dhcp_answer(&offer);
     assert_eq!(option(53), [2]);
     assert_eq!(option(54), [10, 0, 0, 1]);
     assert!(offered[..3] == [10, 0, 0] && (100..=199).contains(&offered[3]));
     let choice = [&[50, 4][..], &offered, &[54, 4, 10, 0, 0, 1]].concat();
-    send(&mut vm1, dhcp(3, &choice));
-    let acknowledged = next(&mut vm1);
+    send(vm1, dhcp(3, &choice));
+    let acknowledged = next(vm1);
     let (address, option) = dhcp_answer(&acknowledged);
     assert_eq!((address, option(53)), (offered, vec![5]));
     assert_eq!(
@@ -408,10 +462,19 @@ fn a_guest_gets_an_address_by_dhcp_which_outlives_a_change_of_the_configuration(
     );
     let left_ms = lease["expires_in_ms"].as_u64().unwrap();
     assert!((500_000..=600_000).contains(&left_ms), "{leases}");
+    (offered, choice)
+}
+
+#[test]
+fn a_guest_gets_an_address_by_dhcp_which_outlives_a_change_of_the_configuration() {
+    let lab = Lab::new();
+    let mut vm1 = lab.guest("vm1");
+    let (offered, choice) = get_an_address(&lab, &mut vm1);
+    let lease = Ipv4Addr::from(offered).to_string();
     let mut changed = configuration();
     changed["interfaces"][0]["dhcp4"]["dns"] = json!(["10.0.0.54"]);
     assert!(lab.set(&changed).contains("2 router interfaces"));
-    assert_eq!(lab.ask("leases")["dhcp4"][0]["address"], lease["address"]);
+    assert_eq!(lab.ask("leases")["dhcp4"][0]["address"], lease);
     send(&mut vm1, dhcp(3, &choice));
     let renewed = next(&mut vm1);
     let (address, option) = dhcp_answer(&renewed);
@@ -437,5 +500,21 @@ fn the_configuration_outlives_a_restart() {
         arp_of(&next(&mut vm1)),
         arp(2, (ROUTER_1, [10, 0, 0, 1]), (mac(1), VM1))
     );
+    lab.switch.finish();
+}
+
+#[test]
+fn the_vpc_program_and_the_services_understand_each_other() {
+    let program = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../switch-core/programs/vpc.json"
+    );
+    let program = std::fs::canonicalize(program).unwrap();
+    let lab = Lab::vpc(program.to_str().unwrap());
+    let mut vm1 = lab.guest("vm1");
+    get_an_address(&lab, &mut vm1);
+    ask_the_router(&mut vm1);
+    wait_for_vm2(&lab, &mut vm1);
+    provoke_errors(&mut vm1);
     lab.switch.finish();
 }

@@ -2,11 +2,12 @@
 //!
 //! A domain's ports are those of a multicast group: the one that the domain's entry in a table `domains` names as `flood`, if the
 //! program has such a table, else the group with the domain's number. A port gets frames with the tag `vid` of its entry in a table
-//! `tags_out` (keys `port`, `domain`), else untagged.
+//! `tags_out` (keys `port`, `domain`), else untagged; a port whose entry in a table `ports` says `trunk` gets none of a domain that it
+//! has no tag for.
 //!
 //! The tables are looked through when a flood comes after they changed, but never for more than a tenth of the time.
 use super::neighbors::Numbers;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch_core::PortId;
@@ -21,6 +22,8 @@ const PAGE: usize = 4096;
 const PAUSE: u32 = 9;
 /// The tag's ethertype (IEEE 802.1Q).
 const TPID: [u8; 2] = [0x81, 0x00];
+/// The action of a port that has several domains.
+const TRUNK: &str = "trunk";
 /// Where the tag goes: behind both MAC addresses.
 const TAG_AT: usize = 12;
 
@@ -34,7 +37,9 @@ pub struct Floods {
     groups: HashMap<u16, Vec<u16>>,
     /// The group of a domain that has an entry.
     group_of: HashMap<u16, u16>,
-    tags: HashMap<(u16, u16), u16>,
+    /// By port and domain; `None`: untagged.
+    tags: HashMap<(u16, u16), Option<u16>>,
+    trunks: HashSet<u16>,
 }
 
 impl Floods {
@@ -47,6 +52,7 @@ impl Floods {
             groups: HashMap::new(),
             group_of: HashMap::new(),
             tags: HashMap::new(),
+            trunks: HashSet::new(),
         }
     }
 
@@ -66,9 +72,10 @@ impl Floods {
             .iter()
             .filter_map(|&port| PortId::new(port))
             .filter(|&port| Some(port) != except)
-            .map(|port| match self.tags.get(&(port.get(), domain)) {
-                Some(&vid) => (port, tagged(frame, vid)),
-                None => (port, frame.to_vec()),
+            .filter_map(|port| match self.tags.get(&(port.get(), domain)) {
+                Some(Some(vid)) => Some((port, tagged(frame, *vid))),
+                None if self.trunks.contains(&port.get()) => None,
+                Some(None) | None => Some((port, frame.to_vec())),
             })
             .collect()
     }
@@ -82,6 +89,13 @@ impl Floods {
         self.version = Some(version);
         self.groups = self.engine.multicast_groups().into_iter().collect();
         let (mut group_of, mut tags) = (HashMap::new(), HashMap::new());
+        let mut trunks = HashSet::new();
+        self.each("ports", |listed| {
+            if listed.entry.action == TRUNK {
+                trunks.insert(number_of(listed.entry.key.get("port")?)?);
+            }
+            Some(())
+        });
         self.each("domains", |listed| {
             let domain = number_of(listed.entry.key.get("domain")?)?;
             group_of.insert(domain, param(listed, "flood")?);
@@ -90,10 +104,10 @@ impl Floods {
         self.each("tags_out", |listed| {
             let port = number_of(listed.entry.key.get("port")?)?;
             let domain = number_of(listed.entry.key.get("domain")?)?;
-            tags.insert((port, domain), param(listed, "vid")?);
+            tags.insert((port, domain), param(listed, "vid"));
             Some(())
         });
-        (self.group_of, self.tags) = (group_of, tags);
+        (self.group_of, self.tags, self.trunks) = (group_of, tags, trunks);
         let took: Duration = started.elapsed();
         self.not_before = started + took * (PAUSE + 1);
     }
