@@ -135,9 +135,11 @@ impl Inner {
             slot.used = clock;
             return Some(slot.id);
         }
-        let free = (0..=u16::MAX)
+        // Number 0 comes last: as the index of a meter it means none, so that port's rate could not be limited.
+        let free = (1..=u16::MAX)
             .map_while(PortId::new)
-            .take(MAX_PORTS)
+            .take(MAX_PORTS.saturating_sub(1))
+            .chain(PortId::new(0))
             .find(|id| !self.names.contains_key(id))?;
         self.give(name, free);
         Some(free)
@@ -262,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn the_number_that_no_meter_can_have_is_given_last() {
+        let registry = PortRegistry::default();
+        let ids: Vec<_> = (0..MAX_PORTS)
+            .filter_map(|number| registry.reserve(&name(&format!("p{number}"))))
+            .collect();
+        assert_eq!(
+            (ids.first(), ids.len()),
+            (PortId::new(1).as_ref(), MAX_PORTS)
+        );
+        assert_eq!(ids.last(), PortId::new(0).as_ref());
+    }
+
+    #[test]
     fn a_refused_batch_takes_no_number() {
         let registry = PortRegistry::default();
         let batch = NamesOfBatch::new(&registry);
@@ -277,6 +292,7 @@ mod tests {
             registry.reserve(&name(&format!("p{number}"))).unwrap();
         }
         assert_eq!(registry.reserve(&name("new")), None);
+        let p1 = registry.id("p1");
         for gone in ["p1", "p2", "p3"] {
             registry.port_gone(&name(gone));
         }
@@ -285,6 +301,6 @@ mod tests {
         // Used after the moment the scan began: it may be meant by an entry that the scan has not seen.
         NamesOfBatch::new(&registry).id("p3").unwrap();
         assert_eq!(registry.reclaim(&meant, before), 1);
-        assert_eq!(registry.reserve(&name("new")), PortId::new(1));
+        assert_eq!(registry.reserve(&name("new")), p1);
     }
 }

@@ -21,17 +21,17 @@ const TOLERANCE: f64 = 0.03;
 /// A machine that stands still just when a measurement begins or ends makes it wrong.
 const ATTEMPTS: usize = 3;
 
-/// What gets through from vm1 to vm2, in bytes of frames a second, while three times as much is sent.
+/// What gets through from vm2 to vm1, in bytes of frames a second, while three times as much is sent.
 fn measured(vpc: &Vpc<'_>, port: u16) -> Result<f64> {
     let payload = |bytes: u64| bytes * u64::from(PAYLOAD_BYTES) / u64::from(FRAME_BYTES);
-    let receiver = vpc.agent(2)?.start(Job::UdpMeasure {
+    let receiver = vpc.agent(1)?.start(Job::UdpMeasure {
         port,
         // The burst, and what the rate gives until that is used up.
         skip_bytes: payload(2 * BURST_BYTES),
         bytes: payload(SECONDS * BYTES_PER_SECOND),
     })?;
-    let sender = vpc.agent(1)?.start(Job::UdpPace {
-        to: SocketAddr::new(vpc.address(2)?, port),
+    let sender = vpc.agent(2)?.start(Job::UdpPace {
+        to: SocketAddr::new(vpc.address(1)?, port),
         payload_bytes: PAYLOAD_BYTES,
         bytes_per_second: 3 * BYTES_PER_SECOND,
     })?;
@@ -67,7 +67,7 @@ fn rate() -> Value {
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
 fn what_a_port_may_send_a_second_is_kept_within_three_percent() {
     with_network(&[(1, RED, 1), (2, RED, 2)], |vpc| {
-        let index = vpc.port(1)?["id"].clone();
+        let index = vpc.port(2)?["id"].clone();
         let meter = |rate: Value| json!({ "set_meter": { "meter": "port_in", "index": index, "rate": rate } });
         vpc.write(&[meter(rate())])?;
         let outcome = expect_rate(vpc, 9000);
@@ -92,7 +92,7 @@ fn what_a_rule_lets_through_a_second_is_kept_within_three_percent_and_nothing_el
             json!({ "set_meter": { "meter": "rules", "index": 5, "rate": rate() } }),
         ])?;
         expect_rate(vpc, 9100)?;
-        let other = vpc.flow((1, 2), Some(32 << 20))?.finish()?;
+        let other = vpc.flow((2, 1), Some(32 << 20))?.finish()?;
         eprintln!("  beside it: {:.0} Mbit/s", other.mbps());
         expect(
             "what no rule limits is faster than the limit",

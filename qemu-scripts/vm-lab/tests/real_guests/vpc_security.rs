@@ -8,7 +8,7 @@ use vm_lab::agent::RunningJob;
 use vm_lab::{Result, traffic};
 
 use crate::vpc_network::{BLUE, RED, mac, no_rule, rule, shell, with_network};
-use crate::{MIB, expect_equal};
+use crate::{MIB, expect, expect_equal};
 
 const TCP: u8 = 6;
 const ICMP: u8 = 1;
@@ -127,23 +127,24 @@ fn nothing_of_one_tenant_arrives_at_another() {
             (Ipv4Addr::new(10, 0, 0, 255), "red-to-everyone"),
             (Ipv4Addr::new(10, 0, 0, 9), "red-to-mac-of-blue"),
         ];
-        let mut heard = Vec::new();
+        let (mut red_heard, mut blue_heard) = (Vec::new(), 0);
         for (to, text) in markers {
             let sniffers =
                 [2, 3, 4].map(|guest| vpc.agent(guest).and_then(|agent| agent.sniff(text)));
             red.shout(SocketAddr::from((to, 9)), text, DATAGRAMS)?;
             // Frames keep their order: what was sent before has arrived by then, or never will.
             settle()?;
-            for sniffer in sniffers {
-                heard.push(sniffer?.stop()?.frames);
-            }
+            let [two, three, four] = sniffers;
+            red_heard.push(two?.stop()?.frames);
+            blue_heard += three?.stop()?.frames + four?.stop()?.frames;
         }
         shell(&red, "arp -i eth0 -d 10.0.0.9")?;
+        expect_equal("frames of red at blue's guests", blue_heard, 0)?;
         let all = u64::from(DATAGRAMS);
-        expect_equal(
-            "frames at vm2 of red, vm3 and vm4 of blue, of each kind",
-            heard,
-            vec![all, 0, 0, all, 0, 0, 0, 0, 0],
+        // What vm2 says about those that nobody wanted quotes them.
+        expect(
+            &format!("red's own guest has heard its own: {red_heard:?}"),
+            red_heard[0] >= all && red_heard[1] >= all && red_heard[2] == 0,
         )
     });
 }

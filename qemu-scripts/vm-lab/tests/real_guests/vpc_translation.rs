@@ -7,6 +7,7 @@ use guest_agent::protocol::{Job, Outcome};
 use serde_json::{Value, json};
 use vm_lab::agent::{Agent, RunningJob};
 use vm_lab::await_::{PATIENCE, SOON, eventually};
+use vm_lab::error::Doing;
 use vm_lab::guest::Link;
 use vm_lab::traffic;
 use vm_lab::{Error, Result};
@@ -103,22 +104,25 @@ fn a_guest_fetches_a_page_from_a_server_outside() {
         translate(vpc)?;
         let (host, outside) = vpc.outside()?;
         let busybox = host.busybox();
-        // An answer in full: one server, one request.
+        let page_bytes = 4 * MIB;
         let page = vpc.lab.folder().join("page");
-        let mut answer = b"HTTP/1.0 200 OK\r\n\r\n".to_vec();
-        answer.extend((0..4 * MIB).map(|byte| (byte % 251) as u8));
-        fs::write(&page, &answer).map_err(|error| Error::Unexpected(error.to_string()))?;
-        let sum = shell(
-            &host,
-            &format!("tail -c {} {} | {busybox} md5sum", 4 * MIB, page.display()),
-        )?;
-        let serve = format!(
-            "{busybox} timeout 120 {busybox} nc -l -p 8081 -e {busybox} cat {}",
-            page.display()
+        let text: Vec<u8> = (0..page_bytes).map(|byte| (byte % 251) as u8).collect();
+        fs::write(&page, text).doing(|| format!("writing {}", page.display()))?;
+        let page = page.display();
+        let sum = shell(&host, &format!("{busybox} md5sum <{page}"))?;
+        // One server, one request, which is read to its empty line: a connection that is closed with anything unread is reset.
+        let answer = format!(
+            "while read -r line && [ ${{#line}} -gt 1 ]; do :; done;
+             printf 'HTTP/1.0 200 OK\\r\\nContent-Length: {page_bytes}\\r\\n\\r\\n'; cat {page}"
         );
+        let serve = [
+            "timeout", "120", &busybox, "nc", "-l", "-p", "8081", "-e", &busybox, "sh", "-c",
+            &answer,
+        ];
+        let serve: Vec<&str> = std::iter::once(busybox.as_str()).chain(serve).collect();
         let guest = vpc.agent(1)?;
         let fetched = std::thread::scope(|scope| {
-            let server = scope.spawn(|| host.run(&serve));
+            let server = scope.spawn(|| host.exec(serve));
             let fetched = eventually(SOON, "a page", || {
                 // Refused as long as the server does not listen yet.
                 let fetch =
