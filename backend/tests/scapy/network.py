@@ -6,16 +6,12 @@ domain 99 and VRF 9, has the gateway 198.51.100.254 behind it. MAC addresses end
 those of the router interfaces 1 (domain 10), 2 (domain 11), 3 (domain 20) and 9 in f1, f2, f3 and f9.
 """
 
-import os
-
 from scapy.layers.inet6 import ICMPv6ND_NA
 from scapy.layers.l2 import ARP
 
 from frames import mac, routed, verify
 from rig import Switch
 
-#: What the daemon calls `vpc`.
-PROGRAM = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../../switch-core/programs/vpc.json"))
 ROUTER = {1: 0xF1, 2: 0xF2, 3: 0xF3, 9: 0xF9}
 GUESTS = [
     # port, domain, policy, router interface, addresses
@@ -105,7 +101,7 @@ OPEN = [rule(table, 1, {"policy": policy}) for policy in (1, 2) for table in ("e
 def network(binary, *more, extra_ports=(), config=""):
     """The network, with these updates too. Its guests may open nothing yet."""
     ports = {name: "" for name in ("spare", "vm1", "vm2", "vm3", "vm4", "vm5", "uplink", *extra_ports)}
-    switch = Switch(binary, ports, PROGRAM, config)
+    switch = Switch(binary, ports, "vpc", config)
     try:
         switch.batch(*tables(), *more)
     except BaseException:
