@@ -107,6 +107,9 @@ pub struct Aside {
     pub reason: String,
 }
 
+/// An entry as it lies in the store: its identity and its record.
+pub type StoredEntry = (Vec<u8>, Vec<u8>);
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -334,7 +337,7 @@ impl Store {
     }
 
     /// Identity and record of every entry whose identity begins with `prefix`, as far as the journal says nothing of them.
-    pub fn entries_of(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn entries_of(&self, prefix: &[u8]) -> Result<Vec<StoredEntry>, StoreError> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(ENTRIES)?;
         let mut entries = vec![];
