@@ -21,6 +21,8 @@ use rig::Rig;
 use ringswitch::ring::EventSink;
 use rustix::event::{EventfdFlags, eventfd};
 use std::cell::RefCell;
+use std::time::Instant;
+use switch_core::Millis;
 
 type Criterion = criterion::Criterion<TimeAndCycles>;
 
@@ -59,6 +61,43 @@ fn bench_case(criterion: &mut Criterion, name: &str, builder: FrameBuilder, rece
     );
     group.finish();
     assert_eq!(rig.borrow().counters(1).drops, vec![]);
+}
+
+/// Frames that all are dropped: only counted while the clock stands, and some of them recorded while it runs.
+fn bench_drops(criterion: &mut Criterion, name: &str, now: impl Fn() -> Millis) {
+    let mut rig = Rig::new(&[NicOptions::bench(), NicOptions::bench()]);
+    // An address that a bridge never relays.
+    let frame = FrameBuilder::udp4(22).macs(MACS[0], [1, 0x80, 0xc2, 0, 0, 0]);
+    let frame = frame.build();
+    rig.runner.set_time(now());
+    let rig = RefCell::new(rig);
+    let mut group = criterion.benchmark_group("dropped");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    bench_after(
+        &mut group,
+        name,
+        || {
+            let mut rig = rig.borrow_mut();
+            rig.guests[0].pair.guest_tx.reclaim().unwrap();
+            for _ in 0..BATCH {
+                rig.guests[0].pair.guest_tx.queue(&frame).unwrap();
+            }
+            rig.guests[0].pair.guest_tx.publish().unwrap();
+            rig.runner.set_time(now());
+        },
+        || {
+            rig.borrow_mut().run(0);
+        },
+    );
+    group.finish();
+}
+
+fn drops(criterion: &mut Criterion) {
+    let started = Instant::now();
+    bench_drops(criterion, "clock stands", || Millis(1));
+    bench_drops(criterion, "clock runs", || {
+        Millis(started.elapsed().as_millis() as u64)
+    });
 }
 
 fn batches(criterion: &mut Criterion) {
@@ -122,6 +161,6 @@ fn notifications(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = measure::criterion();
-    targets = batches, notifications
+    targets = batches, drops, notifications
 }
 criterion_main!(benches);

@@ -97,6 +97,8 @@ fn flags_go_over_the_file() {
         cpus: Some(vec![0, 2]),
         admin: Some("/tmp/other.sock".into()),
         ring_state: None,
+        program: None,
+        state_dir: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),
@@ -364,6 +366,88 @@ fn a_refused_flag_is_quoted() {
         error,
         "--workers: `workers`: -1 is out of bounds; use a whole number from 1 to 64"
     );
+}
+
+#[test]
+fn program_state_and_quotas_are_read_and_bounded() {
+    let text = "[switch]\nprogram = \"vpc\"\nstate_dir = \"/var/lib/ringswitch\"\ntenant_max_entries = 5\n[tenant.blue]\nmax_entries = 7\n";
+    let switch = load_text(text, Overrides::default()).unwrap().switch;
+    assert_eq!(switch.program.to_string(), "vpc");
+    assert_eq!(switch.state_dir, Some("/var/lib/ringswitch".into()));
+    assert_eq!(
+        (switch.quotas.of("blue"), switch.quotas.of("other")),
+        (7, 5)
+    );
+    let overrides = Overrides {
+        program: Some("/p.json".into()),
+        state_dir: Some("/tmp/s".into()),
+        ..Overrides::default()
+    };
+    let switch = load_text(text, overrides).unwrap().switch;
+    assert_eq!(switch.program.to_string(), "/p.json");
+    assert_eq!(switch.state_dir, Some("/tmp/s".into()));
+    let without = load(None, Overrides::default(), &online()).unwrap().switch;
+    assert_eq!(
+        (without.program.to_string().as_str(), without.state_dir),
+        ("l2", None)
+    );
+    for (text, expected) in [
+        (
+            "[switch]\nprogram = \"l3\"",
+            "switch.toml:2: `program`: \"l3\" is neither l2 nor vpc",
+        ),
+        (
+            "[switch]\nstate_dir = \"state\"",
+            "switch.toml:2: `state_dir`: ",
+        ),
+        (
+            "[switch]\ntenant_max_entries = -1",
+            "switch.toml:2: `tenant_max_entries`: -1 is out of bounds",
+        ),
+        (
+            "[tenant.blue]\nmax_entries = -1",
+            "switch.toml:2: `max_entries`: -1 is out of bounds",
+        ),
+        ("[tenant.blue]\nmin_entries = 1", "switch.toml:2: "),
+        ("[tenant.blue]", "switch.toml:1: "),
+    ] {
+        let error = load_text(text, Overrides::default()).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn bounds_and_timeouts_of_connections_are_read_and_bounded() {
+    let text = "[connections]\ncapacity = 5000\nmax_per_zone = 70\ntcp_established = 60\ntcp_windows = \"liberal\"\n";
+    let connections = load_text(text, Overrides::default())
+        .unwrap()
+        .switch
+        .connections;
+    assert_eq!(
+        (
+            connections.capacity,
+            connections.per_port_limit,
+            connections.per_zone_limit
+        ),
+        (5000, 1250, 70)
+    );
+    assert_eq!(connections.timeouts.tcp_established.0, 60_000);
+    assert_eq!(connections.timeouts.udp_single.0, 30_000);
+    for (text, expected) in [
+        (
+            "[connections]\nudp_stream = 0",
+            "switch.toml:2: `udp_stream`: 0 is out of bounds",
+        ),
+        (
+            "[connections]\ncapacity = 99999999999",
+            "switch.toml:2: `capacity`: 99999999999 is out of bounds",
+        ),
+        ("[connections]\ntcp_windows = \"none\"", "switch.toml:2: "),
+        ("[connections]\ntcp = 1", "switch.toml:2: "),
+    ] {
+        let error = load_text(text, Overrides::default()).unwrap_err();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
 }
 
 #[test]

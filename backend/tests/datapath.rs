@@ -10,7 +10,7 @@ mod rig;
 
 use guest_sim::frame::FrameBuilder;
 use guest_sim::{Features, GuestMemory, GuestMemoryLayout, NicOptions, QueuePair};
-use ringswitch::datapath::{Datapath, QueueIndex, WorkerOptions};
+use ringswitch::datapath::{Datapath, Program, QueueIndex, WorkerOptions};
 use ringswitch::ring::{EventSink, RingConfig};
 use rustix::event::{EventfdFlags, eventfd};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn datapath() -> Arc<Datapath> {
         cpus: Vec::new(),
         poll_us: 50,
     };
-    Datapath::start(&options, switch, Arc::new(|_| {})).unwrap()
+    Datapath::start(&options, (switch, Program::L2), Arc::new(|_| {})).unwrap()
 }
 
 #[test]

@@ -262,11 +262,25 @@ fn ranges(entries: usize) -> (Loaded, String) {
     load(&fields, keys, values)
 }
 
+/// Flows of which a worker's caches hold all that a lookup needs.
+const FEW_FLOWS: usize = 1000;
+
 fn lookups(group: &mut measure::Group<'_>, name: &str, (loaded, report): &(Loaded, String)) {
+    look_up(
+        group,
+        &format!("{name}, any flow"),
+        loaded,
+        loaded.values.len(),
+    );
+    look_up(group, &format!("{name}, 1k flows"), loaded, FEW_FLOWS);
+    println!("{:24}{report}", "");
+}
+
+fn look_up(group: &mut measure::Group<'_>, name: &str, loaded: &Loaded, flows: usize) {
     let mut at = 0;
     let mut on = Dependencies::new();
     bench(group, name, || {
-        at = (at + 1) % loaded.values.len();
+        at = (at + 1) % flows;
         let values = loaded.values.get(at).expect("a value");
         let mut looked_at = [0; 5];
         on.clear();
@@ -277,7 +291,6 @@ fn lookups(group: &mut measure::Group<'_>, name: &str, (loaded, report): &(Loade
             &mut on,
         ))
     });
-    println!("{:24}{report}", "");
 }
 
 /// Replaces, removes and adds entries, so many in a batch, while another thread looks up.
@@ -370,10 +383,14 @@ fn tables(criterion: &mut criterion::Criterion<TimeAndCycles>) {
     }
     lookups(&mut group, "range 10k", &ranges(10_000));
     group.finish();
-    for batch in [1, 64] {
-        changes("exact 1M", &exact(1_000_000), batch);
-        changes("lpm v4 1M", &routes(1_000_000, 32), batch);
-        changes("ternary 100k", &rules(100_000, false), batch);
+    for (name, loaded) in [
+        ("exact 1M", exact(1_000_000)),
+        ("lpm v4 1M", routes(1_000_000, 32)),
+        ("ternary 100k", rules(100_000, false)),
+    ] {
+        for batch in [1, 64] {
+            changes(name, &loaded, batch);
+        }
     }
 }
 

@@ -29,6 +29,14 @@ pub trait Decide {
     /// Decides what happens to a frame that came from `in_port`.
     fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict;
 
+    /// How many frames since the last call were decided by tables, each of which took as long as dozens of others.
+    fn take_misses(&mut self) -> u32 {
+        0
+    }
+
+    /// No batch comes for a while: what was counted here is told to whoever may ask meanwhile.
+    fn rest(&mut self) {}
+
     /// The ports a flooded frame leaves by, each with its edit; never the one it came from. For a flood of this batch.
     fn flood_members(&self, flood: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_;
 

@@ -12,6 +12,11 @@
 //! 5. [`VlanEdit`]: the change to the frame's outer tag on the way out;
 //! 6. [`segment`] and [`checksum`]: the offloads that its receiver did not take.
 //!
+//! That is the default program, which is compiled in; [`programs`] has it as data too, and [`l2_entries`] says what ports mean in its tables. Any other
+//! runs in the [`engine`], which parses, asks its cache and evaluates in the same places;
+//! [`table`] holds its entries, [`conntrack`] its connections, [`maglev`] and [`meter`] choose and limit. [`Decide`] is what the data path
+//! sees of either.
+//!
 //! Beside that way, [`service`] answers what a program sends to the controller.
 //!
 //! [`Switch`] is what workers and control thread share; each worker has a [`Pipeline`] of its own.
@@ -20,9 +25,11 @@
 pub mod checksum;
 pub mod conntrack;
 pub mod engine;
+pub mod l2_entries;
 pub mod maglev;
 pub mod meter;
 pub mod parse;
+pub mod programs;
 pub mod segment;
 pub mod service;
 pub mod table;

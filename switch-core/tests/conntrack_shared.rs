@@ -1,4 +1,9 @@
 //! The connection table used by several workers and the control thread at once.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 

@@ -1,4 +1,9 @@
 //! The connection table apart from TCP: protocols, zones, errors, time, limits, and what an operator does.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
@@ -233,7 +238,8 @@ fn a_connection_is_not_found_after_its_states_timeout() {
         open(table, &udp(udp_tuple(1)), NOW);
         table.track(&udp(udp_tuple(1).inverse()), NOW);
     };
-    let cases: [(&str, Millis, &dyn Fn(&Conntrack)); 6] = [
+    type Case<'a> = (&'a str, Millis, &'a dyn Fn(&Conntrack));
+    let cases: [Case; 6] = [
         ("UDP", timeouts.udp_single, &|table| {
             open(table, &udp(udp_tuple(1)), NOW);
         }),
@@ -440,6 +446,41 @@ fn a_full_table_takes_only_from_a_port_that_holds_more() {
 }
 
 #[test]
+fn nobody_loses_a_connection_to_a_port_that_holds_more() {
+    for (config, error) in [
+        (
+            ConntrackConfig {
+                per_port_limit: 30,
+                ..Default::default()
+            },
+            CommitError::PortLimit,
+        ),
+        (
+            ConntrackConfig {
+                capacity: 40,
+                ..Default::default()
+            },
+            CommitError::TableFull,
+        ),
+    ] {
+        let table = table(config);
+        for source_port in 0..30 {
+            try_open(&table, 1, &udp(udp_tuple(source_port))).expect("room");
+            assure(&table, udp_tuple(source_port));
+        }
+        for source_port in 0..10 {
+            try_open(&table, 2, &udp(udp_tuple(5000 + source_port))).expect("room");
+        }
+        // None of port 1's own may go.
+        for source_port in 100..300 {
+            let refused = try_open(&table, 1, &udp(udp_tuple(source_port)));
+            assert_eq!(refused, Err(error));
+        }
+        assert_eq!(table.port_connections(port(2)), 10);
+    }
+}
+
+#[test]
 fn assured_connections_are_never_replaced() {
     let table = table(ConntrackConfig {
         capacity: 10,
@@ -467,6 +508,23 @@ fn assured_connections_are_never_replaced() {
             .is_ok()
     });
     assert!(opened);
+}
+
+#[test]
+fn a_connection_that_was_reset_is_replaced_before_a_live_one() {
+    let table = table(ConntrackConfig {
+        per_port_limit: 3,
+        ..Default::default()
+    });
+    for source_port in 0..3 {
+        establish(&table, tcp_tuple(source_port), NOW);
+    }
+    table.track(&tcp(tcp_tuple(1), segment("R", 101, 0, 0)), NOW);
+    try_open(&table, 1, &udp(udp_tuple(9))).expect("takes the place of the closed one");
+    for (source_port, live) in [(0, true), (1, false), (2, true)] {
+        let ack = tcp(tcp_tuple(source_port), segment("A", 101, 501, 0));
+        assert_eq!(table.track(&ack, NOW).conn.is_some(), live);
+    }
 }
 
 #[test]

@@ -1,4 +1,9 @@
 //! TCP through the connection table: traces of segments, honest and hostile, and what is made of each.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod conntrack_packets;
 
@@ -44,7 +49,11 @@ fn send(table: &Conntrack, direction: Direction, segment: TcpInfo, now: Millis) 
         R => tcp_tuple(1234).inverse(),
     };
     let packet = tcp(tuple, segment);
+    let before = table.list(None, 0, 10, now);
+    let told = table.preview(&packet, now);
+    assert_eq!(table.list(None, 0, 10, now), before);
     let tracked = table.track(&packet, now);
+    assert_eq!((told.state, told.invalid), (tracked.state, tracked.invalid));
     if let Some(reason) = tracked.invalid {
         assert!(tracked.state.contains(StateBits::INVALID));
         return Bad(reason);
@@ -592,6 +601,10 @@ fn fragments_without_the_header_pass_and_end_the_window_checks() {
     let tracked = table.track(&fragment, Millis(0));
     assert!(tracked.state.contains(StateBits::ESTABLISHED));
     assert!(!tracked.cacheable);
+    let conn = tracked.conn.expect("established");
+    let far = segment("PA", 5_101, 501, 10);
+    let refreshed = table.refresh(conn, O, (Some(&far), 100), Millis(0));
+    assert_eq!(refreshed, Refreshed::Valid);
     play(&table, &[&[(O, "PA", 9_101, 501, 10, Known, Established)]]);
 }
 

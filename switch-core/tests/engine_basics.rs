@@ -229,3 +229,27 @@ fn an_explanation_tells_each_step_and_what_a_change_would_do() {
         trace.looked_at
     );
 }
+
+#[test]
+fn a_program_s_default_need_not_be_among_the_actions_of_its_table() {
+    let json = r#"{"name": "x", "ingress": [{"apply": {"table": "t"}}],
+        "actions": [{"name": "none", "do": []}, {"name": "deny", "do": [{"drop": {"reason": "acl_denied"}}]}, {"name": "other", "do": []}],
+        "tables": [{"name": "t", "key": [{"field": "std.in_port", "match": "exact"}], "actions": ["none"],
+                    "default_action": {"action": "deny"}, "size": 4}]}"#;
+    let valid = Program::from_json(json).unwrap_or_else(|errors| panic!("{errors}"));
+    let engine = Arc::new(Engine::new(valid, EngineConfig::default()).unwrap());
+    let mut pipeline = EnginePipeline::new(Arc::clone(&engine));
+    pipeline.begin_batch(Millis(1));
+    let frame = tcp([10, 0, 0, 2], 80);
+    let verdict = pipeline.decide(port(1), &info(&frame));
+    assert_eq!(verdict, Verdict::Drop(DropReason::AclDenied));
+    let set = |action: &str| {
+        let json = format!(
+            r#"[{{"set_default": {{"table": "t", "default": {{"action": "{action}"}}}}}}]"#
+        );
+        engine.write(&updates(&json), &Numbers, Millis(1))
+    };
+    set("none").unwrap();
+    set("deny").unwrap();
+    assert_eq!(set("other").unwrap_err().kind, WriteErrorKind::Invalid);
+}

@@ -285,6 +285,22 @@ fn each_reason_has_its_type_and_code() {
 }
 
 #[test]
+fn a_rejected_frame_between_two_stations_is_answered_by_the_domain_s_only_router() {
+    let mut lab = Lab::new("");
+    let mut frame = udp4("10.0.0.9", "10.0.0.8", 9, b"x");
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x88]);
+    let metadata = PacketMetadata {
+        domain: 10,
+        ..PacketMetadata::default()
+    };
+    assert_eq!(metadata.interface, NO_INTERFACE);
+    let told = lab.punt_with(3, PuntReason::AdminProhibited, (metadata, [0; 12]), &frame);
+    let told = see(&sent(3, told));
+    assert_eq!((told.from, told.to, told.selector), (ROUTER, VM, (3, 13)));
+    assert_eq!(told.payload, frame[14..]);
+}
+
+#[test]
 fn a_packet_too_big_is_told_the_mtu_of_its_way_out() {
     let mut lab = Lab::new("");
     for (mtu_bytes, told4, told6) in [

@@ -1,6 +1,7 @@
 //! What a table refuses and what it says then, how narrowly a lookup looks and a change disturbs, and what an entry costs.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use switch_core::table::{
@@ -266,6 +267,62 @@ fn a_longest_prefix_lookup_looks_no_further_than_needed() {
 }
 
 #[test]
+fn twenty_thousand_routes_come_and_go_and_are_found_as_maps_by_length_find_them() {
+    const ROUTES: u128 = 20_000;
+    let (table, _) = table(&[(32, MatchKind::Lpm)], ROUTES as usize);
+    let scattered = |number: u128| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20 & 0xffff_ffff;
+    let mut by_length: Vec<HashMap<u128, u64>> = vec![HashMap::new(); 33];
+    let route = |number: u128| {
+        let bits = 8 + (number % 25) as u16;
+        // Half of them in one /12.
+        let address = match number % 2 {
+            0 => scattered(number),
+            _ => 0x0ab0_0000 | scattered(number) >> 12,
+        };
+        (address >> (32 - bits) << (32 - bits), bits)
+    };
+    let check = |by_length: &[HashMap<u128, u64>], at| {
+        for number in 0..2 * ROUTES {
+            let (near, _) = route(number);
+            let address = near | scattered(number) >> 20;
+            let mut lengths = (0..=32).rev();
+            let wanted = lengths.find_map(|bits| by_length[bits].get(&(address >> (32 - bits))));
+            let hit = table.lookup(&[address], at, &mut [0], &mut Dependencies::new());
+            assert_eq!(hit.map(|hit| *hit.value), wanted.copied(), "{address:x}");
+        }
+    };
+    let mut added = Vec::new();
+    for number in 0..ROUTES {
+        let (value, bits) = route(number);
+        let route = key(&[prefix(value, bits)], 0);
+        if table.stage_insert(&route, number as u64, AT).is_ok() {
+            by_length[usize::from(bits)].insert(value >> (32 - bits), number as u64);
+            added.push((route, value, bits));
+        }
+    }
+    check(&by_length, AT);
+    // A question that touches all of it leaves nothing behind.
+    for (route, ..) in &added {
+        table.stage_remove(route, Epoch(2)).unwrap();
+    }
+    assert!(table.is_empty(Epoch(2)));
+    table.unstage(Epoch(2));
+    check(&by_length, Epoch(2));
+    for (number, (route, value, bits)) in added.iter().enumerate() {
+        if number % 3 != 0 {
+            table.stage_remove(route, Epoch(2)).unwrap();
+            by_length[usize::from(*bits)].remove(&(value >> (32 - bits)));
+        }
+    }
+    check(&by_length, Epoch(2));
+    table.collect(Epoch(2));
+    check(&by_length, Epoch(2));
+    let left = by_length.iter().map(HashMap::len).sum::<usize>();
+    assert_eq!(table.len(Epoch(2)), left);
+    assert_eq!(table.scan(None, usize::MAX, Epoch(2)).len(), left);
+}
+
+#[test]
 fn a_ternary_lookup_stops_at_a_winner() {
     let (table, _) = table(&[(8, MatchKind::Ternary)], 100);
     for (value, mask, priority) in [(0xf0, 0xf0, 3), (0x0c, 0x0c, 2), (0x03, 0x03, 1)] {
@@ -323,6 +380,16 @@ fn a_result_of_an_overtaken_epoch_cannot_be_remembered() {
     assert!(trace(&table, &[1]).1.can_be_remembered());
     table.bump_staged(Epoch(2));
     assert!(!trace(&table, &[1]).1.can_be_remembered());
+}
+
+#[test]
+fn what_was_not_bumped_is_bumped_before_it_is_forgotten() {
+    let (table, counters) = table(&[(8, MatchKind::Exact)], 10);
+    let (_, on) = trace(&table, &[1]);
+    let added = table.stage_insert(&key(&[Matcher::Exact(1)], 0), 1, AT);
+    assert!(added.is_ok() && on.is_current(&counters));
+    table.collect(AT);
+    assert!(!on.is_current(&counters));
 }
 
 /// Bytes an entry, all in all, with values of 8 bytes in an `Arc`; without what an allocator adds to each block.
@@ -391,7 +458,7 @@ fn an_entry_costs_at_most_200_bytes_beyond_its_key() {
             (0..ENTRIES)
                 .map(|number| {
                     let site = scattered(number / 2) >> 64 << 64;
-                    key(&[Matcher::Exact(1), prefix(site | number % 2, 128)], 0)
+                    key(&[Matcher::Exact(1), prefix(site | (number % 2), 128)], 0)
                 })
                 .collect(),
         ),

@@ -1,4 +1,8 @@
 //! What can be said on the command line.
+use super::table_arguments::{
+    ConnectionCommand, CounterCommand, ExplainArguments, FLOW_SYNTAX, GroupCommand, MeterCommand,
+    MulticastCommand, ProgramCommand, TableCommand,
+};
 use crate::config::{DEFAULT_ADMIN_SOCKET, Overrides};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -66,6 +70,59 @@ pub enum Command {
     },
     /// Show which address was learnt where.
     Fdb,
+    /// Show and check programs: what the switch does with frames.
+    Program {
+        /// What to do with programs.
+        #[command(subcommand)]
+        command: ProgramCommand,
+    },
+    /// List and change tables and their entries.
+    Table {
+        /// What to do with tables.
+        #[command(subcommand)]
+        command: TableCommand,
+    },
+    /// List and change weighted groups.
+    Group {
+        /// What to do with groups.
+        #[command(subcommand)]
+        command: GroupCommand,
+    },
+    /// List and change multicast groups.
+    Multicast {
+        /// What to do with multicast groups.
+        #[command(subcommand)]
+        command: MulticastCommand,
+    },
+    /// List and change rates.
+    Meter {
+        /// What to do with meters.
+        #[command(subcommand)]
+        command: MeterCommand,
+    },
+    /// List counters of the program.
+    Counter {
+        /// What to do with counters.
+        #[command(subcommand)]
+        command: CounterCommand,
+    },
+    /// List tracked connections.
+    Connection {
+        /// What to do with connections.
+        #[command(subcommand)]
+        command: ConnectionCommand,
+    },
+    /// Show and set what the switch answers by itself: ARP, ping, DHCP, router advertisements.
+    Services {
+        /// What to do with services.
+        #[command(subcommand)]
+        command: ServicesCommand,
+    },
+    /// Say what would happen to a frame, step by step, or why the latest were dropped.
+    #[command(after_help = FLOW_SYNTAX)]
+    Explain(ExplainArguments),
+    /// List every reason to drop a frame, with what to do about it. Needs no daemon.
+    DropReasons,
 }
 
 /// What to do with ports.
@@ -77,6 +134,9 @@ pub enum PortCommand {
     Show {
         /// The port.
         name: String,
+        /// Only the latest frames that were dropped, and why.
+        #[arg(long)]
+        last_drops: bool,
     },
     /// Add a port. Adding the same port again changes nothing and succeeds.
     #[command(after_help = PORT_SYNTAX)]
@@ -90,6 +150,24 @@ pub enum PortCommand {
         /// The port.
         name: String,
     },
+}
+
+/// What to do with services.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ServicesCommand {
+    /// Print the configuration in effect, as JSON.
+    Show,
+    /// Set the whole configuration; neighbours and leases that still fit are kept.
+    Set {
+        /// The configuration as JSON (docs/services.md), or - for standard input.
+        file: PathBuf,
+    },
+    /// List DHCP leases and offers from pools.
+    Leases,
+    /// List neighbours: known, sought, and those that do not answer.
+    Neighbors,
+    /// Show what was answered, and what was not and why.
+    Stats,
 }
 
 /// What to do with workers.
@@ -134,6 +212,15 @@ pub struct Settings {
     /// The folder, in memory, where packed rings keep their positions [default: `rings` beside the admin socket].
     #[arg(long, value_name = "FOLDER")]
     pub ring_state: Option<String>,
+    /// What the switch does with frames: l2, vpc, or the absolute path of a program's JSON file [default: l2].
+    #[arg(long, value_name = "PROGRAM")]
+    pub program: Option<String>,
+    /// The folder where table entries and port numbers are durable [default: nowhere].
+    #[arg(long, value_name = "FOLDER")]
+    pub state_dir: Option<String>,
+    /// The services' configuration to begin with, a JSON file (docs/services.md). Once set otherwise, and durable, it is not used.
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<String>,
 }
 
 impl Arguments {
@@ -157,6 +244,9 @@ impl Settings {
             cpus: self.cpus.clone(),
             admin,
             ring_state: self.ring_state.clone(),
+            program: self.program.clone(),
+            state_dir: self.state_dir.clone(),
+            services: self.services.clone(),
             ports: self.ports.clone(),
         }
     }
@@ -278,6 +368,16 @@ mod tests {
             "ringswitch worker move vm1/x 0",
             "ringswitch worker move vm1 -1",
             "ringswitch run --prot x",
+            "ringswitch table add t k=1",
+            "ringswitch table add t --action a",
+            "ringswitch table load f --batch 0",
+            "ringswitch explain tcp",
+            "ringswitch explain --port vm1 --frame 00 flow",
+            "ringswitch explain --port vm1 --last-drops --what-if f",
+            "ringswitch meter set m 1 --burst-bytes 5",
+            "ringswitch program check",
+            "ringswitch services",
+            "ringswitch services set",
         ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
         }

@@ -52,7 +52,11 @@ fn problem_text(problem: &Problem) -> String {
         .as_ref()
         .map(|remedy| format!("; {remedy}"))
         .unwrap_or_default();
-    format!("{field}{}{remedy}", problem.detail)
+    let update = problem
+        .update
+        .map(|index| format!("update {index}: "))
+        .unwrap_or_default();
+    format!("{update}{field}{}{remedy}", problem.detail)
 }
 
 /// The daemon behind an admin socket.
@@ -82,6 +86,16 @@ impl Client {
     /// DELETEs `path`.
     pub async fn delete(&self, path: &str) -> Result<Bytes, ClientError> {
         self.send(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// Sends JSON to `path`.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Bytes, ClientError> {
+        self.send(method, path, body.into()).await
     }
 
     /// Reads an answer's JSON.

@@ -2,9 +2,9 @@
 use super::arguments::{Arguments, Command, PortCommand, Settings, WorkerCommand};
 use super::client::{Client, ClientError};
 use super::exit::CliError;
-use super::render;
+use super::{render, table_commands};
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
-use crate::daemon::{self, Ending};
+use crate::daemon::{self, DaemonError, Ending};
 use crate::rest::wire::{
     Fdb, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
 };
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     /// Tables for people.
     Text,
     /// The daemon's JSON as it is.
@@ -27,12 +27,20 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Run(settings) => run(settings, arguments.admin.clone()),
         Command::Check(settings) => {
             let checked = load(settings, arguments.admin.clone())?;
+            checked.switch.program.load()?;
+            daemon::lifecycle::initial_services(&checked.switch).map_err(DaemonError::from)?;
             print(&format!(
                 "ok: {} ports, {} workers\n",
                 checked.ports.len(),
                 checked.switch.workers
             ))
         }
+        Command::Program { command } if super::program::is_local(command) => {
+            super::program::local(command)
+        }
+        Command::DropReasons => print(&super::render_tables::reasons(
+            &crate::rest::explain::all_reasons(),
+        )),
         command => {
             let format = if arguments.json {
                 Format::Json
@@ -74,7 +82,18 @@ fn run(settings: &Settings, admin: Option<String>) -> Result<(), CliError> {
 
 async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), CliError> {
     match command {
-        Command::Run(_) | Command::Check(_) => Ok(()),
+        Command::Run(_) | Command::Check(_) | Command::DropReasons => Ok(()),
+        Command::Program { command } => super::program::ask(command, client, format).await,
+        Command::Table { command } => table_commands::table(command, client, format).await,
+        Command::Group { command } => table_commands::group(command, client, format).await,
+        Command::Multicast { command } => table_commands::multicast(command, client, format).await,
+        Command::Meter { command } => table_commands::meter(command, client, format).await,
+        Command::Counter { command } => table_commands::counter(command, client, format).await,
+        Command::Connection { command } => {
+            table_commands::connection(command, client, format).await
+        }
+        Command::Services { command } => super::services::ask(command, client, format).await,
+        Command::Explain(arguments) => table_commands::explain(arguments, client, format).await,
         Command::Stats {
             watch: Some(seconds),
         } => watch(client, format, Duration::from_secs_f64(*seconds)).await,
@@ -127,7 +146,11 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
                 render::port_list(list)
             })
         }
-        PortCommand::Show { name } => {
+        PortCommand::Show {
+            name,
+            last_drops: true,
+        } => table_commands::last_drops(name, client, format).await,
+        PortCommand::Show { name, .. } => {
             let body = client.get(&port_path(name)?).await?;
             show(client, format, &body, |port: &Port| render::port(port))
         }
@@ -157,7 +180,7 @@ fn port_path(name: &str) -> Result<String, CliError> {
     Ok(format!("/v1/ports/{}", PortName::parse(name)?))
 }
 
-fn encode(request: &impl serde::Serialize) -> Result<Vec<u8>, CliError> {
+pub(super) fn encode(request: &impl serde::Serialize) -> Result<Vec<u8>, CliError> {
     serde_json::to_vec(request).map_err(|error| CliError::Io {
         action: "write the request",
         source: error.into(),
@@ -192,7 +215,7 @@ fn page(text: &str) -> String {
     }
 }
 
-fn show<T: serde::de::DeserializeOwned>(
+pub(super) fn show<T: serde::de::DeserializeOwned>(
     client: &Client,
     format: Format,
     body: &Bytes,
@@ -204,12 +227,12 @@ fn show<T: serde::de::DeserializeOwned>(
     }
 }
 
-fn print_json(body: &[u8]) -> Result<(), CliError> {
+pub(super) fn print_json(body: &[u8]) -> Result<(), CliError> {
     print(&format!("{}\n", String::from_utf8_lossy(body)))
 }
 
 /// Prints to standard output. A reader that has seen enough (`| head`) ends the call, without an error.
-fn print(text: &str) -> Result<(), CliError> {
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

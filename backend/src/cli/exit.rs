@@ -1,6 +1,6 @@
 //! What an error means for the exit code, in one place.
 use super::client::ClientError;
-use crate::config::{ConfigError, InvalidField};
+use crate::config::{ConfigError, InvalidField, ProgramFault};
 use crate::daemon::DaemonError;
 use std::io;
 
@@ -13,6 +13,9 @@ pub enum CliError {
     /// An argument is refused.
     #[error(transparent)]
     Argument(#[from] InvalidField),
+    /// The program is refused.
+    #[error(transparent)]
+    Program(#[from] ProgramFault),
     /// The daemon does not start.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -38,7 +41,8 @@ impl CliError {
     /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Argument(_) => 2,
+            Self::Config(_) | Self::Argument(_) | Self::Program(_) => 2,
+            Self::Daemon(DaemonError::Program(_) | DaemonError::ServicesFile(_)) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Daemon(_) | Self::CutShort | Self::Client(_) | Self::Io { .. } => 1,
         }

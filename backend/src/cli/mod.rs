@@ -3,16 +3,26 @@
 //! In the order a call flows:
 //!
 //! * [`arguments`]: what can be said;
+//! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
 //! * [`exit`]: what every error means for the exit code;
 //! * [`client`]: one HTTP request over the admin socket;
 //! * [`commands`]: each subcommand: ask, then print;
-//! * [`render`] and [`table`]: answers as text for people.
+//! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
+//! * [`services`]: those of services;
+//! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
 pub mod client;
 pub mod commands;
+pub mod entry_text;
 pub mod exit;
+pub mod load;
+pub mod program;
 pub mod render;
+pub mod render_tables;
+pub mod services;
 pub mod table;
+pub mod table_arguments;
+pub mod table_commands;
 
 pub use arguments::Arguments;
 pub use commands::execute;

@@ -1,8 +1,10 @@
 //! The configuration file: TOML to fields, each with the line it stands on.
 //!
 //! Unknown keys are refused here, by serde; what the values mean is decided by [`mod@super::load`] and [`super::port`].
+use super::connections::FileConnections;
 use super::port::{PortFields, VlanFields};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use toml::Spanned;
 
 /// The file as written.
@@ -12,6 +14,12 @@ pub struct File {
     /// `[switch]`.
     #[serde(default)]
     pub switch: FileSwitch,
+    /// `[tenant.NAME]`.
+    #[serde(default)]
+    pub tenant: BTreeMap<Spanned<String>, FileTenant>,
+    /// `[connections]`.
+    #[serde(default)]
+    pub connections: FileConnections,
     /// `[[port]]`, in the file's order.
     #[serde(default)]
     pub port: Vec<Spanned<FilePort>>,
@@ -29,6 +37,14 @@ pub struct FileSwitch {
     pub admin: Option<Spanned<String>>,
     /// Where the positions of packed rings are kept.
     pub ring_state: Option<Spanned<String>>,
+    /// What the switch does with frames: `l2`, `vpc`, or a file.
+    pub program: Option<Spanned<String>>,
+    /// Where table entries are durable.
+    pub state_dir: Option<Spanned<String>>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<Spanned<String>>,
+    /// How many entries a tenant may have that has no `[tenant.NAME]`.
+    pub tenant_max_entries: Option<Spanned<i64>>,
     /// How long a worker polls for work before it sleeps.
     pub poll_us: Option<Spanned<i64>>,
     /// How long a learnt address is kept.
@@ -37,6 +53,14 @@ pub struct FileSwitch {
     pub mac_capacity: Option<Spanned<i64>>,
     /// How many of them one port may have.
     pub mac_limit_per_port: Option<Spanned<i64>>,
+}
+
+/// `[tenant.NAME]` as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileTenant {
+    /// How many table entries it may have.
+    pub max_entries: Spanned<i64>,
 }
 
 /// `[[port]]` as written.

@@ -56,7 +56,7 @@ fn malformed(reason: String) -> InvalidField {
 }
 
 /// Splits at single commas; a doubled one is a comma within the value.
-fn split_items(text: &str) -> Vec<String> {
+pub(crate) fn split_items(text: &str) -> Vec<String> {
     let mut items = vec![];
     let mut item = String::new();
     let mut chars = text.chars().peekable();

@@ -1,14 +1,18 @@
 //! File and flags together: one [`Configuration`], checked as a whole.
-use super::file::{File, FilePort, FileSwitch, line_at};
+use super::connections::connections;
+use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
 use super::port::{PortConfig, PortFields, first_collision};
+use super::program::ProgramSource;
 use super::value::{InvalidField, SocketPath, bounded, folder};
 use super::{DEFAULT_ADMIN_SOCKET, DEFAULT_RING_STATE, PortName};
 use crate::control::MAX_PORTS;
-use std::collections::BTreeSet;
+use crate::control::tables::Quotas;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use switch_core::conntrack::ConntrackConfig;
 
 /// Everything the daemon is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,16 @@ pub struct SwitchConfig {
     pub admin: SocketPath,
     /// The folder in which the positions of packed rings are kept.
     pub ring_state: PathBuf,
+    /// What the switch does with frames.
+    pub program: ProgramSource,
+    /// Where table entries are durable; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
+    /// The file with the services' configuration to begin with.
+    pub services: Option<PathBuf>,
+    /// How many table entries each tenant may have.
+    pub quotas: Quotas,
+    /// Bounds and timeouts of tracked connections.
+    pub connections: ConntrackConfig,
     /// How long an idle worker polls before it sleeps.
     pub poll_us: u32,
     /// How long a learnt address is kept without a frame from it.
@@ -51,6 +65,8 @@ impl SwitchConfig {
     pub const DEFAULT_MAC_AGEING_S: u32 = 300;
     /// Bounds of `mac_ageing_s` (IEEE 802.1Q table 8-5).
     pub const MAC_AGEING_S: std::ops::RangeInclusive<u32> = 10..=1_000_000;
+    /// Bounds of a tenant's entries.
+    pub const TENANT_MAX_ENTRIES: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
     /// Default of `mac_capacity`.
     pub const DEFAULT_MAC_CAPACITY: u32 = 65_536;
     /// Bounds of `mac_capacity`.
@@ -107,6 +123,12 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `--ring-state`.
     pub ring_state: Option<String>,
+    /// `--program`.
+    pub program: Option<String>,
+    /// `--state-dir`.
+    pub state_dir: Option<String>,
+    /// `--services`.
+    pub services: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -181,7 +203,11 @@ pub fn load(
         .iter()
         .map(|text| port_from_flag(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
+    let parsed_connections = parsed.connections;
+    let by_tenant = tenant_quotas(&parsed.tenant, &place)?;
+    let mut switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
+    switch.quotas.by_tenant = by_tenant;
+    switch.connections = connections(&parsed_connections, &place)?;
     let mut ports = vec![];
     for port in &parsed.port {
         let sourced = port_from_file(port.get_ref(), port.span().start, &place)?;
@@ -355,6 +381,34 @@ fn switch_config(
         Some(Sourced { origin, value }) => folder("ring_state", &value)
             .map_err(|invalid| ConfigError::Invalid { origin, invalid })?,
     };
+    let program = match pick(
+        ("--program", overrides.program.clone()),
+        file.program,
+        place,
+    ) {
+        None => ProgramSource::default(),
+        Some(Sourced { origin, value }) => ProgramSource::parse(&value)
+            .map_err(|invalid| ConfigError::Invalid { origin, invalid })?,
+    };
+    let state_dir = pick(
+        ("--state-dir", overrides.state_dir.clone()),
+        file.state_dir,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        folder("state_dir", &value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
+    let services = pick(
+        ("--services", overrides.services.clone()),
+        file.services,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        services_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
+    let tenant_max_entries = in_file(file.tenant_max_entries, place);
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
     let capacity = in_file(file.mac_capacity, place);
@@ -372,6 +426,18 @@ fn switch_config(
         cpus,
         admin,
         ring_state,
+        program,
+        state_dir,
+        services,
+        quotas: Quotas {
+            by_tenant: BTreeMap::new(),
+            default: number_or(
+                tenant_max_entries,
+                Quotas::DEFAULT,
+                within("tenant_max_entries", SwitchConfig::TENANT_MAX_ENTRIES),
+            )?,
+        },
+        connections: ConntrackConfig::default(),
         poll_us: number_or(
             poll_us,
             SwitchConfig::DEFAULT_POLL_US,
@@ -389,6 +455,36 @@ fn switch_config(
             within("mac_limit_per_port", 1..=mac_capacity),
         )?,
     })
+}
+
+/// The absolute path of the file with the services' configuration.
+fn services_file(text: &str) -> Result<PathBuf, InvalidField> {
+    folder("services", text).map_err(|invalid| {
+        InvalidField::new(
+            "services",
+            invalid.reason.replace("of a folder", "of a file"),
+            "start it with '/' and write it without '..', such as /etc/ringswitch/services.json",
+        )
+    })
+}
+
+/// The quotas of `[tenant.NAME]`.
+fn tenant_quotas(
+    tenants: &BTreeMap<toml::Spanned<String>, FileTenant>,
+    place: &dyn Fn(usize) -> Origin,
+) -> Result<BTreeMap<String, u32>, ConfigError> {
+    let mut quotas = BTreeMap::new();
+    for (name, tenant) in tenants {
+        let (low, high) = SwitchConfig::TENANT_MAX_ENTRIES.into_inner();
+        let most = bounded("max_entries", *tenant.max_entries.get_ref(), low, high).map_err(
+            |invalid| ConfigError::Invalid {
+                origin: place(tenant.max_entries.span().start),
+                invalid,
+            },
+        )?;
+        quotas.insert(name.get_ref().clone(), most);
+    }
+    Ok(quotas)
 }
 
 /// One online CPU for each worker, each named once: two pollers on one CPU would starve each other.

@@ -7,7 +7,7 @@ use crate::config::{PortConfig, PortName};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
 use crate::metrics::Stats;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use switch_core::{MacAddress, VlanId};
+use switch_core::{DropReason, MacAddress, VlanId};
 use tokio::sync::oneshot;
 
 /// Where a reply goes.
@@ -35,6 +35,8 @@ pub enum Command {
     ListWorkers(Reply<WorkersView>),
     /// Every counter.
     Stats(Reply<Stats>),
+    /// The latest frames that were dropped at a port.
+    LastDrops(PortName, Reply<Vec<DropView>>),
     /// Every learnt address.
     Fdb(Reply<Vec<FdbEntry>>),
     /// Drain and end.
@@ -81,6 +83,21 @@ pub enum AddOutcome {
     AlreadyThere(PortView),
 }
 
+/// A frame that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropView {
+    /// Since then.
+    pub age_ms: u64,
+    /// Why.
+    pub reason: DropReason,
+    /// The port it came from; `None`: one that is gone, or the control side.
+    pub from: Option<PortName>,
+    /// Its length; 0 when it was refused before it was read.
+    pub frame_bytes: u32,
+    /// Its first bytes.
+    pub header: Vec<u8>,
+}
+
 /// One learnt address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdbEntry {
@@ -116,6 +133,9 @@ pub enum CommandError {
     /// The outside world refused it.
     #[error(transparent)]
     Refused(StepError),
+    /// The port's number cannot be made durable.
+    #[error("{0}")]
+    Store(String),
     /// As many ports as there can be.
     #[error("there are {MAX_PORTS} ports already, which is the most")]
     Full,
@@ -182,6 +202,11 @@ impl ControlHandle {
     /// Every counter.
     pub async fn stats(&self) -> Result<Stats, CommandError> {
         self.ask(Command::Stats).await
+    }
+
+    /// The latest frames that were dropped at a port, newest first.
+    pub async fn last_drops(&self, name: PortName) -> Result<Vec<DropView>, CommandError> {
+        self.ask(|reply| Command::LastDrops(name, reply)).await
     }
 
     /// Every learnt address.

@@ -1,8 +1,10 @@
 //! Everything control can do to the outside world, so that tests can put a recording double in its place.
 use super::PortId;
 use super::plan::Step;
-use crate::datapath::{Destination, MoveError, PortCounters, SourceStats, WorkerStats};
-use switch_core::MacEntry;
+use crate::datapath::{
+    Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
+};
+use switch_core::{MacEntry, Millis};
 
 /// A step that the outside world refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,8 @@ pub trait Engine: Send + 'static {
         pair: Option<u16>,
         destination: Destination,
     ) -> Result<Vec<SourceStats>, MoveError>;
+    /// The latest frames that were dropped at a port, oldest first, and what time it is by the clock that they were noted with.
+    fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>);
     /// Every learnt address.
     fn fdb(&self) -> Vec<MacEntry>;
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.

@@ -82,10 +82,12 @@ mod tests {
     use crate::config::flags::parse_port;
     use crate::control::engine::PortHealth;
     use crate::control::plan::plan;
-    use crate::datapath::{Destination, MoveError, PortCounters, SourceStats, WorkerStats};
+    use crate::datapath::{
+        Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
+    };
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
-    use switch_core::MacEntry;
+    use std::collections::{BTreeMap, BTreeSet};
+    use switch_core::{MacEntry, Millis};
 
     /// Keeps what a real engine would keep, and fails the additions it is told to.
     #[derive(Default)]
@@ -162,6 +164,9 @@ mod tests {
         ) -> Result<Vec<SourceStats>, MoveError> {
             Err(MoveError::NoSuchPort)
         }
+        fn last_drops(&self, _: PortId) -> (Millis, Vec<DroppedFrame>) {
+            (Millis(0), vec![])
+        }
         fn fdb(&self) -> Vec<MacEntry> {
             vec![]
         }
@@ -181,7 +186,7 @@ mod tests {
     #[test]
     fn a_failure_at_any_step_takes_back_every_step_before_it() {
         let desired = [vm(1), vm(2), vm(3)];
-        let changes = plan(&PortTable::default(), &desired).unwrap();
+        let changes = plan(&PortTable::default(), &desired, &BTreeMap::new()).unwrap();
         let steps: Vec<Step> = changes.iter().flat_map(Change::steps).collect();
         for (failing, step) in steps.iter().enumerate() {
             let (mut engine, mut table) = (Recorder::failing_after(failing), PortTable::default());
@@ -203,11 +208,11 @@ mod tests {
     #[test]
     fn a_failed_addition_leaves_the_ports_before_it_alone() {
         let (mut engine, mut table) = (Recorder::default(), PortTable::default());
-        let changes = plan(&table, &[vm(1)]).unwrap();
+        let changes = plan(&table, &[vm(1)], &BTreeMap::new()).unwrap();
         execute(&mut engine, &mut table, &changes).unwrap();
         engine.additions_left = Some(1);
         let before = engine.steps.len();
-        let changes = plan(&table, &[vm(1), vm(2)]).unwrap();
+        let changes = plan(&table, &[vm(1), vm(2)], &BTreeMap::new()).unwrap();
         execute(&mut engine, &mut table, &changes).unwrap_err();
         assert_eq!(
             table
@@ -229,7 +234,7 @@ mod tests {
             for (wanted, additions_left) in rounds {
                 let desired: Vec<_> = wanted.into_iter().map(vm).collect();
                 engine.additions_left = additions_left;
-                let changes = plan(&table, &desired).unwrap();
+                let changes = plan(&table, &desired, &BTreeMap::new()).unwrap();
                 let carried_out = execute(&mut engine, &mut table, &changes).is_ok();
                 prop_assert_eq!(&engine.joined, &ids(&table));
                 prop_assert_eq!(&engine.open, &ids(&table));

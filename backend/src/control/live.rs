@@ -2,46 +2,125 @@
 //!
 //! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
 use super::PortId;
+use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
 use super::plan::Step;
+use super::services::ServicesHandle;
+use super::tables::DefaultTables;
+use super::tables::l2::VlanEntries;
 use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
 use crate::datapath::{
-    Datapath, DatapathEvent, Destination, MoveError, PortCounters, SourceStats, WorkerOptions,
-    WorkerStats,
+    Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
+    SourceStats, WorkerOptions, WorkerStats,
 };
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::port::tap::{Tap, TapError};
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use switch_core::{MacEntry, Millis, Switch};
+use switch_core::engine::model::Program as Model;
+use switch_core::engine::runtime::Engine as TableEngine;
+use switch_core::l2_entries::{TABLES, has_tables};
+use switch_core::programs::builtin;
+use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
 
 /// Uplinks whose device vanished, with the reason.
 type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
 
+/// Where ports' VLAN policies go besides the switch.
+enum Vlans {
+    /// The default program's tables, which show them.
+    Shown(Arc<DefaultTables>),
+    /// The entries of a program that has tables for them.
+    Entries(VlanEntries),
+    /// Nowhere: the program knows nothing of them.
+    Nowhere,
+}
+
+impl Vlans {
+    fn of(engine: Option<&Arc<TableEngine>>, switch: &Switch) -> io::Result<Self> {
+        let Some(engine) = engine else {
+            let program = Model::from_json(builtin("l2").unwrap_or_default())
+                .map_err(|errors| io::Error::other(errors.to_string()))?;
+            let tables = DefaultTables::new(program, switch).map_err(io::Error::other)?;
+            return Ok(Self::Shown(Arc::new(tables)));
+        };
+        Ok(if has_tables(engine.program().source()) {
+            Self::Entries(VlanEntries::new(Arc::clone(engine)))
+        } else {
+            Self::Nowhere
+        })
+    }
+
+    fn join(&self, id: PortId, vlan: &VlanPolicy) -> Result<(), StepError> {
+        match self {
+            Self::Shown(tables) => tables.note(id, Some(vlan.clone())),
+            Self::Entries(entries) => {
+                entries
+                    .put(id, Some(vlan.clone()))
+                    .map_err(|error| StepError {
+                        field: "vlan",
+                        reason: format!("the program's tables do not take it: {error}"),
+                        remedy: format!("let {} be as in the program l2", TABLES.join(", ")),
+                    })?;
+            }
+            Self::Nowhere if *vlan == VlanPolicy::Transparent => {}
+            Self::Nowhere => {
+                return Err(StepError {
+                    field: "vlan",
+                    reason: "the program has no tables for ports' VLANs".to_owned(),
+                    remedy: format!(
+                        "leave the port's VLANs out and say in the program's own tables what they are, or give it the tables {} of the program l2",
+                        TABLES.join(", ")
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&self, id: PortId) {
+        match self {
+            Self::Shown(tables) => tables.note(id, None),
+            Self::Entries(entries) => {
+                if let Err(error) = entries.put(id, None) {
+                    log::error!("entries of port {id} stay in the program's tables: {error}");
+                }
+            }
+            Self::Nowhere => {}
+        }
+    }
+}
+
 /// Everything that runs.
 pub struct LiveEngine {
     switch: Arc<Switch>,
+    /// What decides on frames, if it is not the default program.
+    engine: Option<Arc<TableEngine>>,
+    vlans: Vlans,
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
     taps: BTreeSet<PortId>,
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
     lost_uplinks: LostUplinks,
+    /// What answers frames for the controller, where a program sends some.
+    services: Option<ServicesHandle>,
 }
 
 impl LiveEngine {
-    /// Starts the device thread and the workers, without a port.
-    pub fn start(config: &SwitchConfig) -> io::Result<Self> {
+    /// Starts the device thread and the workers, without a port. Frames are decided on by `engine`, or by the default program.
+    pub fn start(config: &SwitchConfig, engine: Option<Arc<TableEngine>>) -> io::Result<Self> {
         let switch = Arc::new(Switch::new(switch_core::SwitchConfig {
             mac_table_capacity: config.mac_capacity as usize,
             mac_limit_per_port: config.mac_limit_per_port as usize,
             mac_ageing: Millis::from_secs(u64::from(config.mac_ageing_s)),
             ..Default::default()
         }));
-        let devices = DeviceThread::start_with(forget_stations(Arc::clone(&switch)))?;
+        let vlans = Vlans::of(engine.as_ref(), &switch)?;
+        let devices =
+            DeviceThread::start_with(forget_stations(Arc::clone(&switch), engine.clone()))?;
         let lost_uplinks = LostUplinks::default();
         let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
         let options = WorkerOptions {
@@ -49,16 +128,63 @@ impl LiveEngine {
             cpus: config.cpus.clone(),
             poll_us: config.poll_us,
         };
-        let datapath = Datapath::start(&options, Arc::clone(&switch), events)
+        let program = engine.clone().map_or(Program::L2, Program::Engine);
+        let datapath = Datapath::start(&options, (Arc::clone(&switch), program), events)
             .inspect_err(|_| devices.stop())?;
         Ok(Self {
             switch,
+            engine,
+            vlans,
             datapath,
             devices,
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
+            services: None,
         })
+    }
+
+    /// The data path, for what else works with it.
+    pub fn datapath(&self) -> Arc<Datapath> {
+        Arc::clone(&self.datapath)
+    }
+
+    /// Has the services told of ports that go, and ended with the rest.
+    #[must_use]
+    pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
+        Self { services, ..self }
+    }
+
+    /// The default program's tables, if it is what runs.
+    pub fn default_tables(&self) -> Option<Arc<DefaultTables>> {
+        match &self.vlans {
+            Vlans::Shown(tables) => Some(Arc::clone(tables)),
+            Vlans::Entries(_) | Vlans::Nowhere => None,
+        }
+    }
+
+    /// Gives a port its place. What fails leaves nothing behind.
+    fn join(&self, id: PortId, vlan: &VlanPolicy) -> Result<(), StepError> {
+        self.switch
+            .add_port(id, vlan.clone())
+            .map_err(port_refused)?;
+        if let Some(engine) = &self.engine {
+            engine.attach_port(id);
+        }
+        self.vlans
+            .join(id, vlan)
+            .inspect_err(|_| drop(self.leave(id)))
+    }
+
+    fn leave(&self, id: PortId) -> Result<(), StepError> {
+        self.vlans.leave(id);
+        if let Some(engine) = &self.engine {
+            engine.detach_port(id);
+        }
+        if let Some(services) = &self.services {
+            services.forget_port(id);
+        }
+        self.switch.remove_port(id).map_err(port_refused)
     }
 
     fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
@@ -140,16 +266,11 @@ impl LiveEngine {
 
 impl Engine for LiveEngine {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
-        let refused = |error: switch_core::PortError| StepError {
-            field: "name",
-            reason: error.to_string(),
-            remedy: "report this as a fault of Ringswitch".to_owned(),
-        };
         match step {
-            Step::Join { id, vlan } => self.switch.add_port(*id, vlan.clone()).map_err(refused),
+            Step::Join { id, vlan } => self.join(*id, vlan),
             Step::Open { id, port } => self.open(*id, port),
             Step::Close { id, port } => self.close(*id, port),
-            Step::Leave { id, .. } => self.switch.remove_port(*id).map_err(refused),
+            Step::Leave { id, .. } => self.leave(*id),
         }
     }
 
@@ -193,8 +314,15 @@ impl Engine for LiveEngine {
         self.datapath.move_sources(id, pair, destination)
     }
 
+    fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
+        (self.datapath.now(), self.datapath.last_drops(id))
+    }
+
     fn fdb(&self) -> Vec<MacEntry> {
-        self.switch.mac_entries(monotonic_now())
+        match &self.engine {
+            None => self.switch.mac_entries(monotonic_now()),
+            Some(engine) => engine.mac_entries(monotonic_now()),
+        }
     }
 
     fn tick(&mut self) {
@@ -203,6 +331,9 @@ impl Engine for LiveEngine {
     }
 
     fn stop(&mut self) {
+        if let Some(services) = &self.services {
+            services.stop();
+        }
         // The workers first: while ports go one by one, a guest whose peer is gone already would lose what waits in its ring.
         // Left there, it is what the next instance starts with.
         self.datapath.stop();
@@ -210,24 +341,15 @@ impl Engine for LiveEngine {
     }
 }
 
-/// The switch's clock: CLOCK_MONOTONIC, the same that workers pass.
-fn monotonic_now() -> Millis {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
-    Millis(
-        seconds
-            .saturating_mul(1_000)
-            .saturating_add(nanoseconds / 1_000_000),
-    )
-}
-
 /// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
 /// thread.
-fn forget_stations(switch: Arc<Switch>) -> PortEventSink {
+fn forget_stations(switch: Arc<Switch>, engine: Option<Arc<TableEngine>>) -> PortEventSink {
     Arc::new(move |event| {
         if let PortChange::Down { .. } = event.change {
             switch.flush_port(event.port);
+            if let Some(engine) = &engine {
+                engine.flush_port(event.port);
+            }
         }
     })
 }
@@ -247,6 +369,14 @@ fn watch_uplinks(
 
 fn lock(lost: &LostUplinks) -> std::sync::MutexGuard<'_, BTreeMap<PortId, String>> {
     lost.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn port_refused(error: switch_core::PortError) -> StepError {
+    StepError {
+        field: "name",
+        reason: error.to_string(),
+        remedy: "report this as a fault of Ringswitch".to_owned(),
+    }
 }
 
 fn device_refused(error: &DeviceError) -> StepError {

@@ -8,19 +8,27 @@
 //! * [`plan`]: from the ports there are to the ports there shall be, as a list of steps, a value;
 //! * [`execute`]: carries a plan out through an [`Engine`], and back again when a step fails;
 //! * [`engine`]: everything control can do to the outside world, as one trait;
+//! * [`clock`]: what time it is;
+//! * [`tables`]: what operators put into the program's tables, beside all this on a thread of its own;
+//! * [`services`]: what answers the frames that a program sends to the controller, on another;
+//! * [`frames`]: frames to be explained, from text and captures;
 //! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
 //!
 //! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
+pub mod clock;
 pub mod command;
 pub mod engine;
 pub mod execute;
+pub mod frames;
 pub mod live;
 pub mod plan;
 pub mod port_table;
+pub mod services;
+pub mod tables;
 pub mod thread;
 
 pub use command::{
-    AddOutcome, CommandError, ControlHandle, FdbEntry, PortView, SourceView, WorkersView,
+    AddOutcome, CommandError, ControlHandle, DropView, FdbEntry, PortView, SourceView, WorkersView,
 };
 pub use engine::{Engine, StepError};
 pub use switch_core::PortId;

@@ -3,7 +3,7 @@ use super::port_table::PortTable;
 use super::{MAX_PORTS, PortId};
 use crate::config::port::first_collision;
 use crate::config::{PortConfig, PortName};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use switch_core::VlanPolicy;
 
 /// One effect. Each carries what it needs to be done and to be undone.
@@ -116,9 +116,13 @@ pub enum PlanError {
 
 /// The changes from `actual` to `desired`: removals first, in table order, then additions, in the order given.
 ///
-/// A port whose configuration differs is removed and added. Ids are dense: an addition gets the lowest that `actual` does not use, so an id is
-/// free for another port only after a plan that removed it has been carried out.
-pub fn plan(actual: &PortTable, desired: &[PortConfig]) -> Result<Vec<Change>, PlanError> {
+/// A port whose configuration differs is removed and added. An addition gets the id that `reserved` has for its name, else the lowest that neither
+/// `actual` nor `reserved` has, so an id is free for another port only after a plan that removed it has been carried out.
+pub fn plan(
+    actual: &PortTable,
+    desired: &[PortConfig],
+    reserved: &BTreeMap<PortName, PortId>,
+) -> Result<Vec<Change>, PlanError> {
     refuse_collisions(desired)?;
     let wanted = by_name(desired.iter());
     let there = by_name(actual.iter().map(|(_, port)| port));
@@ -135,9 +139,12 @@ pub fn plan(actual: &PortTable, desired: &[PortConfig]) -> Result<Vec<Change>, P
     let mut free = (0..=u16::MAX)
         .map_while(PortId::new)
         .take(MAX_PORTS)
-        .filter(|id| actual.get(*id).is_none());
+        .filter(|id| actual.get(*id).is_none() && !reserved.values().any(|taken| taken == id));
     for port in desired.iter().filter(is_new) {
-        let id = free.next().ok_or(PlanError::Full)?;
+        let id = match reserved.get(&port.name) {
+            Some(id) => *id,
+            None => free.next().ok_or(PlanError::Full)?,
+        };
         changes.push(Change::Add {
             id,
             port: port.clone(),
@@ -173,6 +180,11 @@ mod tests {
     use super::*;
     use crate::config::flags::parse_port;
 
+    /// With no id reserved.
+    fn plan(actual: &PortTable, desired: &[PortConfig]) -> Result<Vec<Change>, PlanError> {
+        super::plan(actual, desired, &BTreeMap::new())
+    }
+
     fn port(text: &str) -> PortConfig {
         PortConfig::from_fields(parse_port(text).unwrap()).unwrap()
     }
@@ -193,6 +205,17 @@ mod tests {
             .iter()
             .for_each(|(index, port)| table.insert(id(*index), (*port).clone()));
         table
+    }
+
+    #[test]
+    fn a_name_gets_the_id_that_is_reserved_for_it_and_no_other_name_does() {
+        let reserved = BTreeMap::from([(vm(2).name, id(0)), (vm(9).name, id(1))]);
+        let changes = super::plan(&PortTable::default(), &[vm(1), vm(2)], &reserved).unwrap();
+        let add = |index, port| Change::Add {
+            id: id(index),
+            port,
+        };
+        assert_eq!(changes, [add(2, vm(1)), add(0, vm(2))]);
     }
 
     #[test]

@@ -3,16 +3,18 @@
 //! Started by the daemon, which hands it the ports to begin with; ends on [`Command::Stop`] or when every handle is gone.
 use super::PortId;
 use super::command::{
-    AddOutcome, Command, CommandError, ControlHandle, FdbEntry, PortView, QUEUE_CAPACITY,
+    AddOutcome, Command, CommandError, ControlHandle, DropView, FdbEntry, PortView, QUEUE_CAPACITY,
     SourceView, WorkersView,
 };
 use super::engine::{Engine, PortHealth};
 use super::execute::{ExecuteError, execute};
 use super::plan::{self, PlanError};
 use super::port_table::PortTable;
+use super::tables::Tables;
 use crate::config::{PortConfig, PortName, SocketPath};
-use crate::datapath::{Destination, SourceStats};
+use crate::datapath::{Destination, DroppedFrame, SourceStats};
 use crate::metrics::{PortStats, Stats};
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +32,9 @@ pub enum StartError {
     /// One of them was refused.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    /// A port's number cannot be made durable.
+    #[error("{0}")]
+    Ids(String),
     /// The thread itself.
     #[error("the control thread cannot be started: {0}")]
     Thread(String),
@@ -48,6 +53,8 @@ struct Control<E> {
     table: PortTable,
     /// The admin socket, which no port may take.
     admin: SocketPath,
+    /// Which gives port names their ids, where there are tables; otherwise ids are those of the plan.
+    tables: Option<Tables>,
     started: Instant,
 }
 
@@ -57,11 +64,13 @@ impl ControlThread {
         engine: E,
         ports: &[PortConfig],
         admin: SocketPath,
+        tables: Option<Tables>,
     ) -> Result<Self, StartError> {
         let mut control = Control {
             engine,
             table: PortTable::default(),
             admin,
+            tables,
             started: Instant::now(),
         };
         if let Err(error) = control.bring_up(ports) {
@@ -95,8 +104,25 @@ impl ControlThread {
 
 impl<E: Engine> Control<E> {
     fn bring_up(&mut self, ports: &[PortConfig]) -> Result<(), StartError> {
-        let changes = plan::plan(&self.table, ports)?;
+        let reserved = self.reserve(ports)?;
+        let changes = plan::plan(&self.table, ports, &reserved)?;
         Ok(execute(&mut self.engine, &mut self.table, &changes)?)
+    }
+
+    /// The ids that the names of ports have for good.
+    fn reserve(&self, ports: &[PortConfig]) -> Result<BTreeMap<PortName, PortId>, StartError> {
+        let Some(tables) = &self.tables else {
+            return Ok(BTreeMap::new());
+        };
+        let names: Vec<PortName> = ports.iter().map(|port| port.name.clone()).collect();
+        let ids = tables
+            .reserve_ports(&names)
+            .map_err(|error| StartError::Ids(error.to_string()))?;
+        names
+            .into_iter()
+            .zip(ids)
+            .map(|(name, id)| Ok((name, id.ok_or(PlanError::Full)?)))
+            .collect()
     }
 
     fn run(mut self, commands: &Receiver<Command>) {
@@ -135,6 +161,7 @@ impl<E: Engine> Control<E> {
             }
             Command::ListWorkers(reply) => drop(reply.send(Ok(self.list_workers()))),
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
+            Command::LastDrops(name, reply) => drop(reply.send(self.last_drops(&name))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Stop(reply) => drop(reply.send(Ok(()))),
         }
@@ -161,7 +188,12 @@ impl<E: Engine> Control<E> {
             .map(|(_, port)| port.clone())
             .chain([port])
             .collect();
-        self.change_to(&desired)?;
+        if let Err(error) = self.change_to(&desired) {
+            if let (Some(tables), None) = (&self.tables, self.table.find(&name)) {
+                tables.port_gone(&name);
+            }
+            return Err(error);
+        }
         log::info!("port {name} added");
         self.show_port(&name).map(AddOutcome::Added)
     }
@@ -177,15 +209,25 @@ impl<E: Engine> Control<E> {
             .map(|(_, port)| port.clone())
             .collect();
         self.change_to(&desired)?;
+        if let Some(tables) = &self.tables {
+            tables.port_gone(name);
+        }
         log::info!("port {name} removed");
         Ok(())
     }
 
     fn change_to(&mut self, desired: &[PortConfig]) -> Result<(), CommandError> {
-        let changes = plan::plan(&self.table, desired).map_err(|error| match error {
+        let refused = |error| match error {
             PlanError::Collision { field, other, .. } => conflict(field, &other),
             PlanError::Full => CommandError::Full,
+        };
+        // What collides takes no number.
+        plan::plan(&self.table, desired, &BTreeMap::new()).map_err(refused)?;
+        let reserved = self.reserve(desired).map_err(|error| match error {
+            StartError::Plan(error) => refused(error),
+            other => CommandError::Store(other.to_string()),
         })?;
+        let changes = plan::plan(&self.table, desired, &reserved).map_err(refused)?;
         execute(&mut self.engine, &mut self.table, &changes)
             .map_err(|failed| CommandError::Refused(failed.error))
     }
@@ -247,6 +289,24 @@ impl<E: Engine> Control<E> {
             Some(SourceView { port, stats })
         };
         sources.into_iter().filter_map(named).collect()
+    }
+
+    fn last_drops(&self, name: &PortName) -> Result<Vec<DropView>, CommandError> {
+        let (id, _) = self
+            .table
+            .find(name)
+            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
+        let (now, frames) = self.engine.last_drops(id);
+        let view = |frame: DroppedFrame| DropView {
+            age_ms: now.0.saturating_sub(frame.at.0),
+            reason: frame.reason,
+            from: frame
+                .in_port
+                .and_then(|port| Some(self.table.get(port)?.name.clone())),
+            frame_bytes: frame.len_bytes,
+            header: frame.header,
+        };
+        Ok(frames.into_iter().rev().map(view).collect())
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

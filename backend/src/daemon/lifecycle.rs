@@ -5,13 +5,23 @@
 //! ```
 //! Everything up to READY=1 either succeeds whole or leaves nothing behind.
 use super::{notify, process};
-use crate::config::{Configuration, Origin, PortConfig, PortName};
+use crate::config::{
+    Configuration, Origin, PortConfig, PortName, ProgramFault, ProgramSource, SwitchConfig,
+};
 use crate::control::execute::ExecuteError;
 use crate::control::live::LiveEngine;
+use crate::control::services::{
+    ServicesFileFault, ServicesHandle, ServicesOptions, StartServicesError, document,
+};
+use crate::control::tables::{Store, StoreError, Tables, TablesOptions};
 use crate::control::{ControlHandle, ControlThread, StartError};
 use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
+use switch_core::Millis;
+use switch_core::engine::runtime::{Engine, EngineConfig};
+use switch_core::service::ServicesConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the drain may take before the process ends without it.
@@ -37,6 +47,26 @@ pub enum DaemonError {
     /// The ports or the control thread.
     #[error(transparent)]
     Start(Box<StartError>),
+    /// The program.
+    #[error(transparent)]
+    Program(#[from] ProgramFault),
+    /// The program cannot be run.
+    #[error("program {program}: {reason}")]
+    Tables {
+        /// Which.
+        program: String,
+        /// Why.
+        reason: String,
+    },
+    /// The store of table entries.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file that `services` names.
+    #[error(transparent)]
+    ServicesFile(#[from] ServicesFileFault),
+    /// The services.
+    #[error(transparent)]
+    Services(#[from] StartServicesError),
     /// The runtime of the main thread.
     #[error("cannot serve signals and the admin socket: {0}")]
     Runtime(io::Error),
@@ -70,7 +100,19 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
             .map_err(DaemonError::Runtime)?;
         (signals, listener)
     };
-    let control = start_control(configuration)?;
+    let engine = start_engine(&configuration.switch)?;
+    let tables = engine
+        .clone()
+        .map(|engine| start_tables(&configuration.switch, engine))
+        .transpose()?;
+    let live =
+        LiveEngine::start(&configuration.switch, engine.clone()).map_err(DaemonError::Engine)?;
+    let tables = match live.default_tables() {
+        // Nothing of them is stored: they follow from the ports.
+        Some(shown) => Some(Tables::start(shown, TablesOptions::default())?),
+        None => tables,
+    };
+    let (control, services) = start_control(configuration, (live, engine), tables.clone())?;
     log::info!(
         "ready: {} ports, {} workers, admin socket {}",
         configuration.ports.len(),
@@ -78,30 +120,117 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         configuration.switch.admin
     );
     notify::service_manager("READY=1");
-    let ending = runtime.block_on(serve_until_signal(listener, control.handle(), signals));
+    let ending = runtime.block_on(serve_until_signal(
+        listener,
+        router(control.handle(), tables.clone(), services),
+        (control.handle(), signals),
+    ));
     if ending == Ending::Drained {
         control.join();
+        if let Some(tables) = &tables {
+            tables.stop();
+        }
         log::info!("stopped");
     }
     Ok(ending)
 }
 
-fn start_control(configuration: &Configuration) -> Result<ControlThread, DaemonError> {
-    let engine = LiveEngine::start(&configuration.switch).map_err(DaemonError::Engine)?;
+/// The engine of the configured program; `None`: the default program, which is compiled in.
+fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonError> {
+    let program = switch.program.load()?;
+    if switch.program.is_compiled_in() {
+        return Ok(None);
+    }
+    let quotas = &switch.quotas;
+    let config = EngineConfig {
+        conntrack: switch.connections,
+        mac_table_capacity: switch.mac_capacity as usize,
+        mac_limit_per_port: switch.mac_limit_per_port as usize,
+        mac_ageing: Millis::from_secs(u64::from(switch.mac_ageing_s)),
+        tenant_quota: quotas.default as usize,
+        tenant_quotas: quotas
+            .by_tenant
+            .iter()
+            .map(|(tenant, most)| (tenant.clone(), *most as usize))
+            .collect(),
+        ..EngineConfig::default()
+    };
+    let engine = Engine::new(program, config).map_err(|error| DaemonError::Tables {
+        program: switch.program.to_string(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some(Arc::new(engine)))
+}
+
+/// Gives the engine what the store has.
+fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, DaemonError> {
+    let store = switch.state_dir.as_deref().map(Store::open).transpose()?;
+    let options = TablesOptions {
+        store,
+        quotas: switch.quotas.clone(),
+    };
+    let tables = Tables::start(engine, options)?;
+    let restored = tables.restored();
+    log::info!(
+        "program {}: {} entries and {} settings from the store, {} kept aside",
+        switch.program,
+        restored.entries,
+        restored.settings,
+        restored.aside
+    );
+    Ok(tables)
+}
+
+fn start_control(
+    configuration: &Configuration,
+    (live, engine): (LiveEngine, Option<Arc<Engine>>),
+    tables: Option<Tables>,
+) -> Result<(ControlThread, Option<ServicesHandle>), DaemonError> {
+    let initial = initial_services(&configuration.switch)?;
+    let services = match (engine, &tables) {
+        (Some(engine), Some(tables)) => Some(ServicesHandle::start(ServicesOptions {
+            datapath: live.datapath(),
+            engine,
+            tables: tables.clone(),
+            initial,
+        })?),
+        _ => None,
+    };
+    let live = live.with_services(services.clone());
     let ports: Vec<PortConfig> = configuration
         .ports
         .iter()
         .map(|port| port.config.clone())
         .collect();
-    ControlThread::start(engine, &ports, configuration.switch.admin.clone()).map_err(|error| {
-        match error {
+    let control = ControlThread::start(live, &ports, configuration.switch.admin.clone(), tables)
+        .map_err(|error| match error {
             StartError::Execute(source) => DaemonError::Port {
                 origin: origin_of(configuration, &source.port),
                 source: Box::new(source),
             },
             other => DaemonError::Start(Box::new(other)),
-        }
-    })
+        })?;
+    Ok((control, services))
+}
+
+/// What the file of `services` says; it is refused with a program that sends nothing to the controller.
+pub fn initial_services(
+    switch: &SwitchConfig,
+) -> Result<Option<ServicesConfig>, ServicesFileFault> {
+    let Some(path) = &switch.services else {
+        return Ok(None);
+    };
+    let config = document::read(path)?;
+    if switch.program == ProgramSource::default() {
+        return Err(ServicesFileFault {
+            path: path.clone(),
+            reason: format!(
+                "program {} has no services; choose another with `program`, or leave `services` out",
+                switch.program
+            ),
+        });
+    }
+    Ok(Some(config))
 }
 
 fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
@@ -142,15 +271,15 @@ impl Signals {
 
 async fn serve_until_signal(
     listener: tokio::net::UnixListener,
-    control: ControlHandle,
-    mut signals: Signals,
+    router: axum::Router,
+    (control, mut signals): (ControlHandle, Signals),
 ) -> Ending {
     let stop = async {
         let name = signals.end().await;
         log::info!("{name}: draining; once more to end at once");
         notify::service_manager("STOPPING=1");
     };
-    serve(listener, router(control.clone()), Limits::default(), stop).await;
+    serve(listener, router, Limits::default(), stop).await;
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

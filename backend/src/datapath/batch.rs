@@ -38,6 +38,8 @@ pub struct Served {
     pub bytes: u64,
     /// The batch ended at a bound: more may wait.
     pub more: bool,
+    /// Frames that had to be decided by tables.
+    pub misses: u32,
 }
 
 /// A worker's batch machinery, for frames that a `D` decides on.
@@ -66,31 +68,6 @@ impl BatchRunner {
         let pipeline = Pipeline::new(Arc::clone(&shared.switch));
         Self::with_pipeline(shared, counters, pipeline)
     }
-
-    /// One batch from a guest-tx ring, which ends at the latest behind the frame that passes `limit_bytes`.
-    pub fn run_queue(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
-        // Here rather than where it is called from, for all of it to be compiled as one.
-        self.serve_ring(queue, limit_bytes)
-    }
-
-    /// Asks the ring's driver for kicks; `true` when there is work already, so that it has to be polled on.
-    pub fn arm(queue: &Queue) -> bool {
-        let mut slot = queue.worker();
-        match slot.as_mut() {
-            // A broken index is reported by the next batch.
-            Some(active) if queue.is_enabled() => {
-                let pending = active
-                    .ring
-                    .arm_notification()
-                    .map_or(true, |pending| pending);
-                if pending {
-                    active.ring.suppress_kicks();
-                }
-                pending
-            }
-            _ => false,
-        }
-    }
 }
 
 impl<D: Decide> BatchRunner<D> {
@@ -112,6 +89,30 @@ impl<D: Decide> BatchRunner<D> {
         }
     }
 
+    /// Asks the ring's driver for kicks; `true` when there is work already, so that it has to be polled on.
+    pub fn arm(queue: &Queue) -> bool {
+        let mut slot = queue.worker();
+        match slot.as_mut() {
+            // A broken index is reported by the next batch.
+            Some(active) if queue.is_enabled() => {
+                let pending = active
+                    .ring
+                    .arm_notification()
+                    .map_or(true, |pending| pending);
+                if pending {
+                    active.ring.suppress_kicks();
+                }
+                pending
+            }
+            _ => false,
+        }
+    }
+
+    /// Before the worker sleeps: what it knows is told to whoever may ask meanwhile.
+    pub fn rest(&mut self) {
+        self.pipeline.rest();
+    }
+
     /// The time that the next batches happen at.
     pub fn set_time(&mut self, now: Millis) {
         self.now = now;
@@ -123,8 +124,7 @@ impl<D: Decide> BatchRunner<D> {
     }
 
     /// One batch from a guest-tx ring, which ends at the latest behind the frame that passes `limit_bytes`.
-    #[inline(always)]
-    pub fn serve_ring(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
+    pub fn run_queue(&mut self, queue: &Queue, limit_bytes: u32) -> Served {
         if !queue.is_enabled() {
             return Served::default();
         }
@@ -161,6 +161,7 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes.max(PIECE_BYTES * self.batch.arena.len() as u64),
             more,
+            misses: self.pipeline.take_misses(),
         };
         self.batch.clear();
         self.count(served, started, &queue.counters);
@@ -199,6 +200,7 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes as u64,
             more,
+            misses: self.pipeline.take_misses(),
         };
         port.from_host.frames.add(served.frames.into());
         port.from_host.bytes.add(served.bytes);
@@ -327,9 +329,13 @@ impl<D: Decide> BatchRunner<D> {
             let Delivery { run, courier, .. } = delivery;
             run.clear();
             let frames = batch.frames.iter().enumerate();
-            run.extend(frames.filter_map(|(frame, f)| match f.verdict {
-                Verdict::Output { edit, .. } => Some(Parcel { frame, edit }),
-                _ => None,
+            run.extend(frames.map(|(frame, f)| match f.verdict {
+                Verdict::Output { edit, .. } => Parcel { frame, edit },
+                // There is none.
+                _ => Parcel {
+                    frame,
+                    edit: HeaderEdit::NONE,
+                },
             }));
             courier.deliver(&origin, to, batch, run);
             return;
@@ -366,6 +372,7 @@ impl<D: Decide> BatchRunner<D> {
                         };
                         match copy.target {
                             Target::Port(port) => delivery.add(&origin, batch, port, parcel),
+                            Target::Drop(reason) => origin.drop_at_source((batch, at), reason),
                             Target::Controller(punt) => {
                                 let taken =
                                     punt_frame(&shared.packet_ins, &origin, batch, (at, punt));

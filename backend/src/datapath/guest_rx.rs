@@ -12,7 +12,7 @@ use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, NetFeatures, Offload, set_num_buffers};
 use crate::ring::segment::{ChainWriter, PayloadCursor};
 use crate::ring::{BurstEnd, BurstLimit, Chain, ChainHead, RingError, SegmentArena, SegmentRange};
-use switch_core::{DropReason, HeaderEdit, Outcomes};
+use switch_core::{DropReason, Outcomes};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
 /// would only make a worker walk rings for somebody's amusement.
@@ -113,7 +113,7 @@ impl Writer {
         ) else {
             return Ok(());
         };
-        let is_plain = parcel.edit == HeaderEdit::NONE && frame.offload.is_none();
+        let is_plain = parcel.edit.is_none() && frame.offload.is_none();
         if is_plain && frame.len_bytes <= self.max_frame_bytes {
             let header_bytes = active.features.header_bytes();
             let needed = frame.len_bytes + header_bytes as u32;

@@ -57,7 +57,7 @@ use arc_swap::ArcSwap;
 use balance::Move;
 use counters::{QueueCounters, WorkerCounters};
 use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
-use last_drops::PortDrops;
+use last_drops::{DROPPED_HEADER_BYTES, Dropped, PortDrops};
 use loads::Loads;
 use packet_in::PacketInLimits;
 use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
@@ -66,7 +66,9 @@ use queue::{ActiveRing, Queue};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use switch_core::{Millis, PortId, Switch};
+use switch_core::engine::pipeline::EnginePipeline;
+use switch_core::engine::runtime::Engine;
+use switch_core::{Decide, DropReason, Millis, Pipeline, PortId, Switch};
 use worker::{Command, ControlFrame, Mailbox};
 
 /// How the workers run.
@@ -119,6 +121,17 @@ pub struct Shared {
     pub events: EventSinkFn,
     /// Frames for the control side.
     pub packet_ins: PacketInQueue,
+    /// What decides on frames.
+    pub program: Program,
+}
+
+/// What decides on frames.
+#[derive(Clone)]
+pub enum Program {
+    /// The default program, which is compiled in.
+    L2,
+    /// Any other.
+    Engine(Arc<Engine>),
 }
 
 impl Shared {
@@ -126,9 +139,10 @@ impl Shared {
     ///
     /// # Errors
     /// When an eventfd cannot be made.
-    pub fn new(switch: Arc<Switch>, events: EventSinkFn) -> io::Result<Self> {
+    pub fn new(switch: Arc<Switch>, program: Program, events: EventSinkFn) -> io::Result<Self> {
         Ok(Self {
             switch,
+            program,
             ports: Arc::default(),
             events,
             packet_ins: PacketInQueue::new(PacketInLimits::default())?,
@@ -223,6 +237,23 @@ pub struct Datapath {
     changing: Mutex<()>,
 }
 
+/// A worker's life, on its thread.
+fn work<D: Decide>(
+    (shared, inbox, counters): (Arc<Shared>, Arc<Mailbox>, Arc<WorkerCounters>),
+    decider: (D, u32),
+    ready: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
+    match worker::Worker::new(shared, inbox, counters, decider) {
+        Ok(mut worker) => {
+            let _ = ready.send(Ok(()));
+            worker.run();
+        }
+        Err(error) => {
+            let _ = ready.send(Err(io::Error::other(error)));
+        }
+    }
+}
+
 impl Datapath {
     /// Starts the workers.
     ///
@@ -230,10 +261,10 @@ impl Datapath {
     /// When a thread, its epoll or its eventfd cannot be made, or a CPU cannot be had.
     pub fn start(
         options: &WorkerOptions,
-        switch: Arc<Switch>,
+        (switch, program): (Arc<Switch>, Program),
         events: EventSinkFn,
     ) -> io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared::new(switch, events)?);
+        let shared = Arc::new(Shared::new(switch, program, events)?);
         let count = options.workers.max(1);
         let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
         let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
@@ -270,16 +301,18 @@ impl Datapath {
             .spawn(move || {
                 let id = rustix::thread::gettid().as_raw_nonzero().get();
                 counted.thread.get_or_init(|| id);
-                let started = pin(cpu).and_then(|()| {
-                    worker::Worker::new(shared, inbox, counted, poll_us).map_err(io::Error::other)
-                });
-                match started {
-                    Ok(mut worker) => {
-                        let _ = ready.send(Ok(()));
-                        worker.run();
+                if let Err(error) = pin(cpu) {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+                let place = (shared, inbox, counted);
+                match place.0.program.clone() {
+                    Program::L2 => {
+                        let pipeline = Pipeline::new(Arc::clone(&place.0.switch));
+                        work(place, (pipeline, poll_us), &ready);
                     }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
+                    Program::Engine(engine) => {
+                        work(place, (EnginePipeline::new(engine), poll_us), &ready);
                     }
                 }
             })?;
@@ -426,6 +459,31 @@ impl Datapath {
             .get(id)
             .map(|port| port.drops().latest())
             .unwrap_or_default()
+    }
+
+    /// Counts a frame from a port that ended on the control side, and records it unless there is nothing of it to show.
+    pub fn count_drop(&self, port: PortId, reason: DropReason, frame: &[u8]) {
+        let ports = self.shared.ports.load();
+        let Some(drops) = ports.get(port).map(Port::drops) else {
+            return;
+        };
+        if frame.is_empty() {
+            return drops.count(reason);
+        }
+        let dropped = Dropped {
+            at: self.now(),
+            in_port: Some(port),
+            len_bytes: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            header: |room: &mut [u8; DROPPED_HEADER_BYTES]| {
+                let header_bytes = frame.len().min(room.len());
+                let (to, from) = (room.get_mut(..header_bytes), frame.get(..header_bytes));
+                if let (Some(to), Some(from)) = (to, from) {
+                    to.copy_from_slice(from);
+                }
+                header_bytes
+            },
+        };
+        drops.add(reason, dropped);
     }
 
     /// The clock of the data path now, by which it tells when a frame was dropped.

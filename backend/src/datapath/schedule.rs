@@ -9,10 +9,15 @@
 //! frames, batches and number of queues. A port that is served to the last frame owes nothing, and a lone debtor is
 //! forgiven at once: work is never held back for the sake of fairness.
 //!
+//! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may cause so many of them
+//! a second ([`MISSES_PER_SECOND`]) whoever waits; one that has used them up sits out as long as another, which has not, has frames.
+//! So whoever fills flow caches with nonsense (CVE-2019-25076) takes a tenth of a worker from others at most, and new connections
+//! are made at full speed when nobody else wants the worker.
+//!
 //! This is start-time fair queueing (Goyal, Vin, Cheng 1997) in rounds, so that a turn costs the same however many wait.
 
 use super::batch::Served;
-use switch_core::PortId;
+use switch_core::{Millis, PortId};
 
 /// A batch ends behind the frame that passes this: a port's turn is bounded in bytes.
 pub const BATCH_BYTES: u32 = 256 * 1024;
@@ -22,6 +27,10 @@ const ROUND_BYTES: u32 = 512 * 1024;
 /// What a frame counts for at least: the shortest that Ethernet carries, without its check sequence (IEEE 802.3). Refused frames have
 /// no bytes; whoever sends those, or runts, would otherwise owe next to nothing, and the others' debts would never be forgiven.
 const MIN_FRAME_BYTES: u64 = 60;
+/// Frames decided by tables that a port may cause however busy others are: at two microseconds each, a twelfth of a worker.
+const MISSES_PER_SECOND: u64 = 40_000;
+/// How many of them at once.
+const MISS_BURST: u64 = 4_000;
 /// Smaller turns would cost more than the bytes in them.
 const MIN_BATCH_BYTES: u32 = 32 * 1024;
 
@@ -48,6 +57,12 @@ pub struct Schedule {
     spare: Vec<Vec<u32>>,
     /// Ports that had frames in the last round.
     busy: u32,
+    /// Those of them that have misses left.
+    frugal: u32,
+    /// Misses that each port has used of those it may cause, by its index; also while it is not polled.
+    misses: Vec<u64>,
+    /// Until when misses were given back.
+    refilled_at: Millis,
 }
 
 impl Schedule {
@@ -62,6 +77,7 @@ impl Schedule {
         let index = port.index();
         if self.places.len() <= index {
             self.places.resize(index + 1, None);
+            self.misses.resize(index + 1, 0);
         }
         let Some(place) = self.places.get_mut(index) else {
             return;
@@ -100,12 +116,23 @@ impl Schedule {
     pub fn round(&mut self, mut serve: impl FnMut(u32, u32) -> Option<Served>) -> u32 {
         let share = ROUND_BYTES / self.busy.max(1);
         let limit_bytes = share.clamp(MIN_BATCH_BYTES, BATCH_BYTES);
-        let (mut busy, mut waiting, mut gone) = (0, 0, false);
+        let (mut busy, mut waiting, mut frugal, mut gone) = (0, 0, 0, false);
         for turns in &mut self.ports {
+            let misses = self.misses.get_mut(turns.port);
+            let is_spent = misses.as_ref().is_some_and(|used| **used >= MISS_BURST);
+            if is_spent && self.frugal > 0 {
+                continue;
+            }
             if turns.debt_bytes == 0 {
-                busy += u32::from(turns.serve_next(limit_bytes, &mut serve));
+                let served = turns.serve_next(limit_bytes, &mut serve);
+                if let (Some(served), Some(misses)) = (served, misses) {
+                    *misses = (*misses + u64::from(served.misses)).min(2 * MISS_BURST);
+                }
+                busy += u32::from(served.is_some());
+                frugal += u32::from(served.is_some() && !is_spent);
             }
             waiting += u32::from(turns.debt_bytes > 0);
+            frugal += u32::from(turns.debt_bytes > 0 && !is_spent);
             gone |= turns.tokens.is_empty();
         }
         if waiting > 0 {
@@ -116,7 +143,23 @@ impl Schedule {
         }
         // Who sits out is busy, too.
         self.busy = busy.max(waiting);
+        self.frugal = frugal;
         busy
+    }
+
+    /// Gives back misses for the time that has passed.
+    pub fn refill(&mut self, now: Millis) {
+        let given = now
+            .since(self.refilled_at)
+            .0
+            .saturating_mul(MISSES_PER_SECOND)
+            / 1000;
+        if given > 0 {
+            self.refilled_at = now;
+            for misses in &mut self.misses {
+                *misses = misses.saturating_sub(given);
+            }
+        }
     }
 
     /// Takes from everybody's debt what the smallest debtor owes.
@@ -144,22 +187,20 @@ impl Schedule {
 }
 
 impl Turns {
-    /// One batch of the first source that has frames, from the one whose turn it is; whether there was one.
+    /// One batch of the first source that has frames, from the one whose turn it is, if there is one.
     #[inline]
     fn serve_next(
         &mut self,
         limit_bytes: u32,
         serve: &mut impl FnMut(u32, u32) -> Option<Served>,
-    ) -> bool {
+    ) -> Option<Served> {
         let mut left = self.tokens.len();
         while left > 0 {
             left -= 1;
             if self.next >= self.tokens.len() {
                 self.next = 0;
             }
-            let Some(&token) = self.tokens.get(self.next) else {
-                return false;
-            };
+            let &token = self.tokens.get(self.next)?;
             let Some(served) = serve(token, limit_bytes) else {
                 self.tokens.remove(self.next);
                 continue;
@@ -173,10 +214,10 @@ impl Turns {
                 } else {
                     0
                 };
-                return true;
+                return Some(served);
             }
         }
-        false
+        None
     }
 }
 
@@ -211,6 +252,7 @@ mod tests {
                     frames: frames as u32,
                     bytes: frames * source.frame_bytes,
                     more: true,
+                    misses: 0,
                 })
             });
         }
@@ -247,6 +289,43 @@ mod tests {
         }
     }
 
+    /// Frames that a port with endless misses and one without were served in so many rounds of a millisecond.
+    fn with_misses(others: u32) -> (u64, u64) {
+        let mut schedule = Schedule::default();
+        schedule.add(PortId::new(0).unwrap(), 0);
+        schedule.add(PortId::new(1).unwrap(), 1);
+        let mut frames = (0, 0);
+        for round in 0..20_000 {
+            schedule.refill(Millis(round / 20));
+            schedule.round(|token, _| {
+                let (of, misses) = match token {
+                    0 => (&mut frames.0, 64),
+                    _ => (&mut frames.1, 0),
+                };
+                let offered = if token == 0 { 64 } else { others };
+                *of += u64::from(offered);
+                Some(Served {
+                    frames: offered,
+                    bytes: u64::from(offered) * 64,
+                    more: offered > 0,
+                    misses: misses.min(offered),
+                })
+            });
+        }
+        frames
+    }
+
+    #[test]
+    fn a_port_whose_frames_all_miss_gets_its_budget_while_others_wait_and_everything_else_alone() {
+        let (misses, others) = with_misses(64);
+        // A second of rounds, and the burst.
+        assert!(misses <= MISSES_PER_SECOND + MISS_BURST + 64, "{misses}");
+        assert!(misses >= MISSES_PER_SECOND, "{misses}");
+        assert!(others > 15_000 * 64, "{others}");
+        let (alone, _) = with_misses(0);
+        assert!(alone > 19_000 * 64, "{alone}");
+    }
+
     #[test]
     fn many_queues_give_a_port_no_more_than_one() {
         let mut sources = vec![endless(0, 1514); 8];
@@ -276,6 +355,7 @@ mod tests {
                     frames: 64,
                     bytes: if token == 0 { 0 } else { 64 * 1514 },
                     more: true,
+                    misses: 0,
                 })
             });
         }
@@ -296,6 +376,7 @@ mod tests {
                     frames: 1,
                     bytes,
                     more: true,
+                    misses: 0,
                 })
             });
         }
@@ -318,6 +399,7 @@ mod tests {
                     frames: 5,
                     bytes: 300,
                     more: token == 0,
+                    misses: 0,
                 })
             });
         }
@@ -332,6 +414,7 @@ mod tests {
                 frames: 64,
                 bytes: 97_000,
                 more: true,
+                misses: 0,
             })
         };
         schedule.add(PortId::new(0).unwrap(), 0);

@@ -31,7 +31,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use switch_core::{Millis, PortId};
+use switch_core::{Decide, Millis, PortId};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Looks at a source without a frame between two looks at the clock.
@@ -206,7 +206,7 @@ impl MutEventSubscriber for Doorbells {
 }
 
 /// The thread's own state.
-pub struct Worker {
+pub struct Worker<D> {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
@@ -223,13 +223,13 @@ pub struct Worker {
     polled: Schedule,
     /// How many are polled, and how many there are.
     counts: (usize, usize),
-    runner: BatchRunner,
+    runner: BatchRunner<D>,
     window: PollWindow,
     losses: u64,
     stopping: bool,
 }
 
-impl Worker {
+impl<D: Decide> Worker<D> {
     /// A worker with nothing to do, for the thread that calls this.
     ///
     /// # Errors
@@ -238,7 +238,7 @@ impl Worker {
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox>,
         counters: Arc<WorkerCounters>,
-        poll_us: u32,
+        (pipeline, poll_us): (D, u32),
     ) -> Result<Self, event_manager::Error> {
         let mut events = EventManager::new()?;
         let rung = Rc::new(RefCell::new(Vec::new()));
@@ -247,7 +247,11 @@ impl Worker {
             rung: Rc::clone(&rung),
         });
         Ok(Self {
-            runner: BatchRunner::new(Arc::clone(&shared), Arc::clone(&counters)),
+            runner: BatchRunner::with_pipeline(
+                Arc::clone(&shared),
+                Arc::clone(&counters),
+                pipeline,
+            ),
             shared,
             mailbox,
             counters,
@@ -291,6 +295,7 @@ impl Worker {
             looks = 0;
             let now = now_ns();
             self.runner.set_time(Millis(now / 1_000_000));
+            self.polled.refill(Millis(now / 1_000_000));
             self.notice_lost_memory();
             self.arm_silent(now);
             self.counters
@@ -365,7 +370,7 @@ impl Worker {
             if now.saturating_sub(watched.last_frame_ns) < window {
                 return true;
             }
-            watched.polled = BatchRunner::arm(queue);
+            watched.polled = BatchRunner::<D>::arm(queue);
             // It has work and waits for its turn: asking its driver for kicks at each look would only cost both a cache line.
             watched.last_frame_ns = now;
             counts.0 -= usize::from(!watched.polled);
@@ -376,6 +381,7 @@ impl Worker {
     /// Sleeps until something rings; the time it woke.
     fn sleep(&mut self) -> u64 {
         self.counters.sleeps.add(1);
+        self.runner.rest();
         let before = now_ns();
         let kickless = !self.kickless.is_empty();
         self.wait(if kickless { KICKLESS_POLL_MS } else { -1 }, before);

@@ -5,14 +5,21 @@
 //! * [`admin_socket`]: the socket's life: claiming its path, replacing a dead instance's, its removal;
 //! * [`server`]: connections, bounded in number and in time;
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
+//! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
+//! * [`services`]: those of the switch's own services;
+//! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
 //!
 //! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
 pub mod admin_socket;
+pub mod body;
+pub mod explain;
 pub mod problem;
 pub mod routes;
 pub mod server;
+pub mod services;
+pub mod tables;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};

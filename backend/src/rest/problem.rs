@@ -1,10 +1,12 @@
 //! Every error as a problem details object (RFC 9457): what is wrong, with which field, and what to do.
 use crate::config::InvalidField;
 use crate::control::CommandError;
+use crate::control::tables::Refusal;
 use crate::datapath::MoveError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use switch_core::engine::control::{WriteError, WriteErrorKind};
 
 /// The media type (RFC 9457 §6.1).
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -21,6 +23,9 @@ pub struct Problem {
     /// The field of the request it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// Of a batch of table updates: which one it is about, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<usize>,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
@@ -34,6 +39,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
             field: None,
+            update: None,
             remedy: None,
         }
     }
@@ -49,6 +55,14 @@ impl Problem {
     pub fn about(self, field: impl Into<String>) -> Self {
         Self {
             field: Some(field.into()),
+            ..self
+        }
+    }
+
+    /// With the update it is about.
+    pub fn of_update(self, index: usize) -> Self {
+        Self {
+            update: Some(index),
             ..self
         }
     }
@@ -104,6 +118,8 @@ impl From<CommandError> for Problem {
                     .about(refused.field)
                     .remedy(refused.remedy)
             }
+            CommandError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+                .remedy("look at the disk and at the daemon's log, then start it again"),
             CommandError::Full => {
                 Self::new(StatusCode::CONFLICT, detail).remedy("remove a port first")
             }
@@ -113,6 +129,39 @@ impl From<CommandError> for Problem {
             CommandError::Stopping => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("start it again")
             }
+        }
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let status = match error.kind {
+            WriteErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            WriteErrorKind::NotFound => StatusCode::NOT_FOUND,
+            WriteErrorKind::AlreadyExists | WriteErrorKind::Full | WriteErrorKind::Constant => {
+                StatusCode::CONFLICT
+            }
+        };
+        Self::new(status, error.reason)
+            .about(error.place)
+            .of_update(error.index)
+            .remedy(error.remedy)
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        let unavailable = |remedy: &str| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, detail.clone()).remedy(remedy)
+        };
+        match refusal {
+            Refusal::Write(error) => error.into(),
+            Refusal::Store(_) => {
+                unavailable("look at the disk and at the daemon's log, then start it again")
+            }
+            Refusal::Busy => unavailable("try again"),
+            Refusal::Stopping => unavailable("start it again"),
         }
     }
 }

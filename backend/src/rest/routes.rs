@@ -1,24 +1,63 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
+use super::body::parse;
+use super::explain::routes as explain_routes;
 use super::problem::Problem;
+use super::services::routes as services_routes;
+use super::tables::routes as tables_routes;
 use super::wire::{
     Fdb, Health, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
 };
 use crate::config::{PortConfig, PortName};
+use crate::control::services::ServicesHandle;
+use crate::control::tables::Tables;
 use crate::control::{AddOutcome, ControlHandle};
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Largest request body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// Every route, over the control thread behind `control`.
-pub fn router(control: ControlHandle) -> Router {
+/// What requests are answered from.
+#[derive(Clone)]
+pub struct Admin {
+    /// Ports and workers.
+    pub control: ControlHandle,
+    /// The program's tables.
+    pub tables: Option<Tables>,
+    /// What answers its frames for the controller.
+    pub services: Option<ServicesHandle>,
+    /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
+    pub large_bodies: Arc<Semaphore>,
+}
+
+impl FromRef<Admin> for ControlHandle {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.control.clone()
+    }
+}
+
+/// Large bodies in memory at one time.
+const LARGE_BODIES: usize = 4;
+
+/// Every route, over the control thread behind `control`, the tables and the services.
+pub fn router(
+    control: ControlHandle,
+    tables: Option<Tables>,
+    services: Option<ServicesHandle>,
+) -> Router {
+    let admin = Admin {
+        control,
+        tables,
+        services,
+        large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+    };
     Router::new()
         .route("/healthz", get(health))
         .route("/v1/ports", get(list_ports).post(add_port))
@@ -27,10 +66,13 @@ pub fn router(control: ControlHandle) -> Router {
         .route("/v1/workers", get(list_workers))
         .route("/v1/stats", get(stats))
         .route("/v1/fdb", get(fdb))
+        .merge(tables_routes())
+        .merge(explain_routes())
+        .merge(services_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(control)
+        .with_state(admin)
 }
 
 /// Healthy means that the control thread answers; a worker that dies takes the process with it.
@@ -116,7 +158,9 @@ async fn no_such_path(uri: Uri) -> Problem {
         StatusCode::NOT_FOUND,
         format!("there is nothing at {}", uri.path()),
     )
-    .remedy("use /healthz, /v1/ports, /v1/ports/{name}, /v1/ports/{name}/move, /v1/workers, /v1/stats or /v1/fdb")
+    .remedy(
+        "use one of the paths that docs/rest.md lists, such as /healthz, /v1/ports or /v1/tables",
+    )
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
@@ -128,71 +172,11 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
 }
 
 /// A name that cannot be a port's is the name of no port.
-fn port_name(name: Result<Path<String>, PathRejection>) -> Result<PortName, Problem> {
+pub(super) fn port_name(name: Result<Path<String>, PathRejection>) -> Result<PortName, Problem> {
     let Path(name) = name.map_err(|rejection| {
         Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())
             .about("name")
             .remedy("percent-encode UTF-8")
     })?;
     PortName::parse(&name).map_err(|invalid| Problem::with_status(StatusCode::NOT_FOUND, invalid))
-}
-
-/// A request's body.
-fn parse<T: DeserializeOwned>(
-    headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<T, Problem> {
-    if !is_json(headers) {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body is not declared as JSON",
-        )
-        .remedy("send the header Content-Type: application/json"));
-    }
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the body is larger than 64 KiB",
-        )
-        .remedy("what a request asks for is a few hundred bytes: send that alone"),
-        status => Problem::new(status, rejection.body_text()).remedy("send the whole body"),
-    })?;
-    serde_json::from_slice(&body).map_err(|error| {
-        let status = match error.classify() {
-            serde_json::error::Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        let problem = Problem::new(status, error.to_string())
-            .remedy("send one JSON object as docs/rest.md describes it");
-        match field_at_fault::<T>(&body) {
-            Some(field) => problem.about(field),
-            None => problem,
-        }
-    })
-}
-
-/// The first field that is unknown or of a wrong type by itself; `None` when the object as a whole is at fault.
-fn field_at_fault<T: DeserializeOwned>(body: &[u8]) -> Option<String> {
-    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
-    fields.into_iter().find_map(|(name, value)| {
-        let alone = serde_json::Map::from_iter([(name.clone(), value)]);
-        serde_json::from_value::<T>(alone.into())
-            .is_err()
-            .then_some(name)
-    })
-}
-
-/// JSON, or nothing said: RFC 9110 §8.3 lets the recipient assume.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
-        return true;
-    };
-    let media_type = content_type
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    media_type.eq_ignore_ascii_case("application/json")
 }

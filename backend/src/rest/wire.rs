@@ -1,6 +1,11 @@
 //! The JSON of requests and responses, and its conversion from and to typed values.
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
+pub mod services;
+pub mod tables;
+
+pub use self::services::*;
+pub use self::tables::*;
 use crate::config::{PortConfig, PortFields, PortKind, VlanFields};
 use crate::control::{FdbEntry, PortView, SourceView, WorkersView};
 use crate::datapath::{PortCounters, WorkerStats};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::process::{Command, Output, Stdio};
 use vmm_sys_util::tempdir::TempDir;
 
-fn ringswitch(arguments: &[&str]) -> Command {
+pub fn ringswitch(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringswitch"));
     command
         .args(arguments)
@@ -19,23 +19,23 @@ fn switch() -> TestSwitch {
     TestSwitch::start(Limits::default())
 }
 
-fn ask(switch: &TestSwitch, arguments: &[&str]) -> Output {
+pub fn ask(switch: &TestSwitch, arguments: &[&str]) -> Output {
     ringswitch(arguments)
         .env("RINGSWITCH_ADMIN", switch.socket())
         .output()
         .unwrap()
 }
 
-fn stdout(output: &Output) -> &str {
+pub fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 
-fn stderr(output: &Output) -> &str {
+pub fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
 #[track_caller]
-fn succeeded(output: &Output) {
+pub fn succeeded(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(stderr(output), "");
 }

@@ -1,5 +1,12 @@
 //! The control side from outside: the admin socket and the command line, over a switch whose ports are only a record.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 mod command_line;
+mod durability;
+mod fake_engine;
+mod l2_tables;
+mod real_engine;
 mod recorder;
 mod rest;
+mod services;
+mod table_command_line;
+mod tables;

@@ -1,10 +1,13 @@
 //! A switch whose outside world is a record: the control thread and the admin socket are real, ports are not.
+use crate::fake_engine::FakeEngine;
 use ringswitch::config::SocketPath;
 use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
+use ringswitch::control::services::ServicesHandle;
+use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, Engine, PortId, StepError};
 use ringswitch::datapath::{
-    Destination, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
+    Destination, DroppedFrame, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
 };
 use ringswitch::rest::{Limits, router, serve};
 use std::io::{Read, Write};
@@ -13,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use switch_core::{MacAddress, MacEntry, Millis, VlanId};
+use switch_core::{DropReason, MacAddress, MacEntry, Millis, VlanId};
 use tokio::sync::oneshot;
 use vmm_sys_util::tempdir::TempDir;
 
@@ -85,6 +88,20 @@ impl Engine for RecordingEngine {
             (_, Destination::Automatic | Destination::Worker(_)) => Ok(vec![source(0, false)]),
         }
     }
+    fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
+        let frame = |at, reason, len_bytes| DroppedFrame {
+            at: Millis(at),
+            reason,
+            in_port: Some(id),
+            len_bytes,
+            header: vec![0xff; 6],
+        };
+        let older = frame(500, DropReason::RxRingFull, 1514);
+        (
+            Millis(2_000),
+            vec![older, frame(500, DropReason::NoDestination, 60)],
+        )
+    }
     fn fdb(&self) -> Vec<MacEntry> {
         let entry = |vlan, last, port| MacEntry {
             vlan: VlanId::new(vlan),
@@ -123,12 +140,33 @@ pub struct TestSwitch {
 
 impl TestSwitch {
     pub fn start(limits: Limits) -> Self {
+        Self::start_with(limits, None)
+    }
+
+    /// With a program's tables.
+    pub fn with_tables(engine: Arc<FakeEngine>) -> Self {
+        let tables = Tables::start(engine, TablesOptions::default()).unwrap();
+        Self::start_with(Limits::default(), Some(tables))
+    }
+
+    pub fn start_with(limits: Limits, tables: Option<Tables>) -> Self {
+        Self::with_services(limits, tables, None)
+    }
+
+    /// With a program's tables and services.
+    pub fn with_services(
+        limits: Limits,
+        tables: Option<Tables>,
+        services: Option<ServicesHandle>,
+    ) -> Self {
         let folder =
             TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
         let socket = folder.as_path().join("admin.sock");
         let record = Record::default();
         let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
-        let control = ControlThread::start(RecordingEngine(record.clone()), &[], admin).unwrap();
+        let control =
+            ControlThread::start(RecordingEngine(record.clone()), &[], admin, tables.clone())
+                .unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -140,7 +178,13 @@ impl TestSwitch {
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::from_std(listener).unwrap();
                 let stopped = async { drop(stopped.await) };
-                serve(listener, router(control.handle()), limits, stopped).await;
+                serve(
+                    listener,
+                    router(control.handle(), tables, services),
+                    limits,
+                    stopped,
+                )
+                .await;
                 control.handle().stop().await.unwrap();
             });
             control.join();

@@ -1,7 +1,7 @@
 //! The device on the real data path: memory is mapped, rings run on a worker, and come back.
 
 use crate::rig::*;
-use ringswitch::datapath::{Datapath, WorkerOptions};
+use ringswitch::datapath::{Datapath, Program, WorkerOptions};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use switch_core::{Switch, SwitchConfig, VlanPolicy};
@@ -19,7 +19,12 @@ fn real() -> (Rig, Arc<Datapath>) {
         cpus: Vec::new(),
         poll_us: 50,
     };
-    let datapath = Datapath::start(&options, switch, rig.thread.datapath_events()).unwrap();
+    let datapath = Datapath::start(
+        &options,
+        (switch, Program::L2),
+        rig.thread.datapath_events(),
+    )
+    .unwrap();
     for id in [PORT, OTHER_PORT] {
         rig.thread.add_port(&datapath, rig.spec(id, 1)).unwrap();
     }

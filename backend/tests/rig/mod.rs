@@ -10,7 +10,7 @@ use ringswitch::datapath::ports::{Port, PortTable, VhostQueues};
 use ringswitch::datapath::queue::ActiveRing;
 use ringswitch::datapath::schedule::BATCH_BYTES;
 use ringswitch::datapath::vnet_header::NetFeatures;
-use ringswitch::datapath::{DatapathEvent, DroppedFrame, PortCounters, Shared};
+use ringswitch::datapath::{DatapathEvent, DroppedFrame, PortCounters, Program, Shared};
 use ringswitch::ring::{
     BurstLimit, Chain, Direction, GuestMemory as Mapped, RecordFile, RegionLayout, Ring,
     RingAddresses, RingConfig, RingError, SegmentArena,
@@ -52,7 +52,7 @@ impl Rig {
         let sink = Arc::clone(&events);
         let switch = Arc::new(Switch::new(SwitchConfig::default()));
         let events_sink = Arc::new(move |event| sink.lock().unwrap().push(event));
-        let shared = Arc::new(Shared::new(switch, events_sink).unwrap());
+        let shared = Arc::new(Shared::new(switch, Program::L2, events_sink).unwrap());
         let mut table = PortTable::default();
         let mut guests = Vec::new();
         for (index, options) in (0..).zip(options) {
@@ -132,7 +132,7 @@ impl Rig {
 
     /// What a worker does before it stops polling a guest's guest-tx ring.
     pub fn arm(&mut self, guest: usize) -> bool {
-        BatchRunner::arm(&self.guests[guest].queues.queues[1])
+        <BatchRunner>::arm(&self.guests[guest].queues.queues[1])
     }
 
     /// A guest's counters.
@@ -180,7 +180,7 @@ impl Guest {
 
     /// One batch of its guest-tx ring, on whichever thread.
     pub fn run_on<D: Decide>(&self, runner: &mut BatchRunner<D>) -> Served {
-        runner.serve_ring(&self.queues.queues[1], BATCH_BYTES)
+        runner.run_queue(&self.queues.queues[1], BATCH_BYTES)
     }
 
     /// Any word of its guest-tx ring.

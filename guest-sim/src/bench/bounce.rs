@@ -7,6 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{VolatileMemory, VolatileSlice};
 
+use super::flows::{FLOW_BYTES, Flows};
 use crate::error::{DeviceFault, Error};
 use crate::features::Features;
 use crate::frame::Frame;
@@ -17,8 +18,6 @@ use crate::ring::{Completion, DescriptorTable, Direction, Segment, Virtqueue};
 
 /// Frames handled per ring before the next ring's turn, unless told otherwise.
 const BATCH: usize = 64;
-/// Where the ports of UDP over IPv4 are in an untagged frame.
-const UDP_PORTS_AT: usize = 34;
 /// Receive buffers are posted when this many, or a quarter of the ring, are missing.
 const REFILL: u16 = 32;
 /// End of a frame's list of buffers, and of the list of free ones.
@@ -46,9 +45,7 @@ pub struct Bounce {
     free: u32,
     counts: Counts,
     batch: usize,
-    /// How many pairs of UDP ports frames are sent with; 1: frames are left as they are.
-    flows: u32,
-    next_flow: u32,
+    flows: Flows,
 }
 
 impl Bounce {
@@ -87,8 +84,7 @@ impl Bounce {
             free: 0,
             counts: Counts::default(),
             batch: BATCH,
-            flows: 1,
-            next_flow: 0,
+            flows: Flows::Kept,
         };
         let pair = nic.pair(0);
         pair.guest_tx.ring_mut().disarm_call()?;
@@ -108,10 +104,9 @@ impl Bounce {
         self.batch = frames.max(1);
     }
 
-    /// Sends every frame as one of `flows` in turn from now on, told apart by their UDP ports. Frames must be UDP over IPv4, untagged, without
-    /// checksum (RFC 768: zero), so that they stay valid.
-    pub fn set_flows(&mut self, flows: u32) {
-        self.flows = flows.max(1);
+    /// Sends frames as these flows from now on. Frames must be of the kind that [`Flows`] are about.
+    pub fn set_flows(&mut self, flows: Flows) {
+        self.flows = flows;
     }
 
     /// Puts `count` copies of a frame on their way.
@@ -200,10 +195,9 @@ impl Bounce {
             .block
             .slice(self.offset(first.token), self.header_bytes + 16)?;
         let buffers = swap_addresses(&header, self.header_bytes).ok_or(Error::RingFull)?;
-        if self.flows > 1 {
-            let at = self.offset(first.token) + self.header_bytes + UDP_PORTS_AT;
-            set_ports(&self.block.slice(at, 4)?, self.next_flow);
-            self.next_flow = (self.next_flow + 1) % self.flows;
+        if !matches!(self.flows, Flows::Kept) {
+            let at = self.offset(first.token) + self.header_bytes;
+            self.flows.write(&self.block.slice(at, FLOW_BYTES)?)?;
         }
         let mut segments = [NO_SEGMENT; MOST_BUFFERS];
         segments[0] = self.segment(first.token, first.written, Direction::DeviceReads);
@@ -285,14 +279,6 @@ fn swap_addresses(bytes: &VolatileSlice<'_>, header_bytes: usize) -> Option<u16>
     high.store((swapped >> 64) as u32);
     fence(Ordering::Release);
     Some(num_buffers)
-}
-
-/// Gives a frame the ports of flow number `flow`.
-fn set_ports(ports: &VolatileSlice<'_>, flow: u32) {
-    // Low half into the source port, high half into the destination port: both are big-endian.
-    let ports_of_flow = (flow as u16).to_be_bytes();
-    let rest = ((flow >> 16) as u16).to_be_bytes();
-    ports.copy_from(&[ports_of_flow[0], ports_of_flow[1], rest[0], rest[1]]);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use vm_memory::VolatileMemory;
 
 use super::bounce::Counts;
+use super::flows::{FLOW_BYTES, Flows};
 use crate::error::{DeviceFault, Error};
 use crate::features::Features;
 use crate::frame::Frame;
@@ -31,6 +32,7 @@ pub struct Source {
     lengths: Vec<u32>,
     free: VecDeque<u32>,
     served: Counts,
+    flows: Flows,
 }
 
 impl Source {
@@ -65,12 +67,18 @@ impl Source {
             lengths,
             free: (0..count as u32).collect(),
             served: Counts::default(),
+            flows: Flows::Kept,
         })
     }
 
     /// What the device has taken so far.
     pub fn served(&self) -> Counts {
         self.served
+    }
+
+    /// Sends frames as these flows from now on. Frames must be of the kind that [`Flows`] are about.
+    pub fn set_flows(&mut self, flows: Flows) {
+        self.flows = flows;
     }
 
     /// One turn: takes back what the device is done with, sends at most `most` frames. The answer is how many were sent.
@@ -100,6 +108,10 @@ impl Source {
             let line = self.block.slice(at + self.header_bytes, 8)?;
             let address = line.get_ref::<u64>(0).map_err(|_| Error::RingFull)?;
             address.store(address.load());
+            if !matches!(self.flows, Flows::Kept) {
+                let frame = self.block.slice(at + self.header_bytes, FLOW_BYTES)?;
+                self.flows.write(&frame)?;
+            }
             let segment = Segment {
                 address: self.block.guest_address() + at as u64,
                 len: self.lengths[buffer as usize],

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::protocol::{Job, Outcome, Progress};
-use crate::{sniff, tcp, udp};
+use crate::{rate, sniff, tcp, udp};
 
 /// How often a job that waits for the network looks whether it should stop.
 pub const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -132,6 +132,16 @@ fn prepare(job: Job) -> io::Result<Body> {
             datagrams,
             payload_bytes,
         } => udp::send(to, seed, datagrams, payload_bytes),
+        Job::UdpPace {
+            to,
+            payload_bytes,
+            bytes_per_second,
+        } => Ok(rate::pace(to, payload_bytes, bytes_per_second)),
+        Job::UdpMeasure {
+            port,
+            skip_bytes,
+            bytes,
+        } => rate::measure(port, skip_bytes, bytes),
         Job::Shout {
             to,
             text,

@@ -105,6 +105,24 @@ pub enum Job {
         /// UDP payload of each, at least [`crate::udp::HEADER_BYTES`].
         payload_bytes: u16,
     },
+    /// Send datagrams of zeroes at a steady rate until stopped, whatever becomes of them.
+    UdpPace {
+        /// Whom to.
+        to: SocketAddr,
+        /// UDP payload of each.
+        payload_bytes: u16,
+        /// UDP payload a second.
+        bytes_per_second: u64,
+    },
+    /// Receive datagrams, whatever is in them, and say how long a number of bytes took.
+    UdpMeasure {
+        /// Port to bind, all addresses.
+        port: u16,
+        /// UDP payload that comes before the measurement.
+        skip_bytes: u64,
+        /// UDP payload that is measured.
+        bytes: u64,
+    },
     /// Send the same text as UDP datagrams, broadcast addresses included, and expect nothing back.
     Shout {
         /// Whom to.
@@ -176,6 +194,8 @@ pub struct Outcome {
     pub reordered: u64,
     /// Datagrams that came again.
     pub duplicates: u64,
+    /// A TCP receiver's peer, as the receiver sees it; nothing for other jobs, or when nobody came.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Outcome {

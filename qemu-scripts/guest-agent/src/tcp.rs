@@ -25,7 +25,9 @@ pub fn receive(port: u16, seed: u64) -> io::Result<Body> {
         let Some(stream) = accept(&listener, watch)? else {
             return Ok(Outcome::default());
         };
-        receive_stream(stream, seed, watch)
+        let peer = stream.peer_addr().ok();
+        let outcome = receive_stream(stream, seed, watch)?;
+        Ok(Outcome { peer, ..outcome })
     }))
 }
 
@@ -180,7 +182,9 @@ mod tests {
                 bytes: Some(1_000_001),
             })
             .unwrap();
-        assert_eq!(jobs.wait(receiver).unwrap().bytes, 1_000_001);
+        let received = jobs.wait(receiver).unwrap();
+        assert_eq!(received.bytes, 1_000_001);
+        assert!(received.peer.is_some_and(|peer| peer.port() != port));
         assert_eq!(jobs.wait(sender).unwrap().bytes, 1_000_001);
     }
 

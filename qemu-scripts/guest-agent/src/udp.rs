@@ -228,7 +228,7 @@ pub fn shout(to: SocketAddr, text: String, datagrams: u32) -> Body {
     })
 }
 
-fn any_address(like: SocketAddr) -> SocketAddr {
+pub(crate) fn any_address(like: SocketAddr) -> SocketAddr {
     match like {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::network::Network;
 use crate::switch::Side;
 
 /// What kind of ring the guest offers.
@@ -67,6 +68,19 @@ pub struct Rig {
     pub idle: usize,
     /// Of every port that takes part.
     pub player: Player,
+    /// What is known of the ports' traffic.
+    pub network: Network,
+    /// What Ringswitch is compared with instead of others, if it is.
+    pub reference: Option<Reference>,
+}
+
+/// What Ringswitch is itself without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// The network: the default program, `l2`, with nothing in its way.
+    PlainNetwork,
+    /// The attack: everything else is the same.
+    NoAttack,
 }
 
 /// OVS-DPDK is given no more ports than this: it takes 1,000, and then closes the connections of guests that come to them.
@@ -80,6 +94,31 @@ impl Rig {
             ports: 2,
             idle: 0,
             player,
+            network: Network::Plain,
+            reference: None,
+        }
+    }
+
+    const fn with(self, network: Network) -> Self {
+        Self { network, ..self }
+    }
+
+    /// Whether a side takes part.
+    pub fn is_for(&self, side: Side) -> bool {
+        match side {
+            Side::Ringswitch => true,
+            Side::Ovs => self.reference.is_none(),
+            // It has no rules.
+            Side::Io => self.reference.is_none() && self.network == Network::Plain,
+            Side::Reference => self.reference.is_some(),
+        }
+    }
+
+    /// What a side is told about the traffic.
+    pub fn network_for(&self, side: Side) -> Network {
+        match (side, self.reference) {
+            (Side::Reference, Some(Reference::PlainNetwork)) => Network::Plain,
+            _ => self.network,
         }
     }
 
@@ -87,7 +126,7 @@ impl Rig {
     pub fn idle_for(&self, side: Side) -> usize {
         match side {
             Side::Ovs => self.idle.min(OVS_MOST_PORTS - self.ports),
-            Side::Ringswitch | Side::Io => self.idle,
+            Side::Ringswitch | Side::Io | Side::Reference => self.idle,
         }
     }
 }
@@ -106,6 +145,17 @@ pub enum Load {
         /// Of each of the guest's buffers: longer frames are spread over several.
         buffer_bytes: usize,
     },
+    /// Two ports talk to each other in UDP over IPv4, 64 bytes a frame, as the rig's network allows.
+    Talk {
+        /// What about.
+        about: About,
+        /// How many conversations.
+        flows: u32,
+        /// Whether port 2 sends frames with addresses and ports at random.
+        attack: bool,
+    },
+    /// Port 0 sends to port 1, and each frame opens a connection.
+    Open,
     /// Port 0 sends to port 1, a limited number being on its way.
     OneWay {
         /// Of each frame.
@@ -135,10 +185,59 @@ pub enum Load {
     },
 }
 
+/// Which conversations are led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Each with a port of the client's: one rule allows what the client says, one what the server does.
+    OwnRules,
+    /// Between any addresses: rules all over the access list allow them.
+    AllRules,
+    /// Each with a port of the client's; the server answers what it gets, so that they are connections.
+    Connections,
+}
+
 impl Load {
     /// Whether a switch may choose the best of its settings for it.
     pub fn wants_best_setting(&self) -> bool {
-        matches!(self, Self::Bounce { flows, .. } if *flows > 1)
+        matches!(self, Self::Open)
+            || matches!(self, Self::Bounce { flows, .. } | Self::Talk { flows, .. } if *flows > 1)
+    }
+
+    /// Whether a switch that loses frames has failed: it would be fast by forwarding less.
+    pub fn must_arrive(&self) -> bool {
+        matches!(self, Self::Talk { .. } | Self::Open)
+    }
+
+    /// Whether somebody sends what is not meant to arrive.
+    pub fn is_attacked(&self) -> bool {
+        matches!(self, Self::Talk { attack: true, .. })
+    }
+
+    /// Connections that a switch must be tracking while this is on its way.
+    pub fn connections(&self) -> usize {
+        match self {
+            Self::Talk {
+                about: About::Connections,
+                flows,
+                ..
+            } => *flows as usize,
+            _ => 0,
+        }
+    }
+
+    /// What a side is given of it.
+    #[must_use]
+    pub fn for_side(self, side: Side, reference: Option<Reference>) -> Self {
+        match (side, reference, self) {
+            (Side::Reference, Some(Reference::NoAttack), Self::Talk { about, flows, .. }) => {
+                Self::Talk {
+                    about,
+                    flows,
+                    attack: false,
+                }
+            }
+            _ => self,
+        }
     }
 
     /// Whether each ping waits for a while, so that a switch that can sleep does.
@@ -221,6 +320,22 @@ const fn long(frame_bytes: usize, buffer_bytes: usize) -> Load {
     }
 }
 
+const fn talk(about: About, flows: u32) -> Load {
+    Load::Talk {
+        about,
+        flows,
+        attack: false,
+    }
+}
+
+const fn attacked(about: About, flows: u32) -> Load {
+    Load::Talk {
+        about,
+        flows,
+        attack: true,
+    }
+}
+
 const STANDARD_BUFFER: usize = 2048;
 /// Long enough for every poll window of a switch that sleeps.
 const IDLE: Duration = Duration::from_millis(2);
@@ -250,6 +365,16 @@ pub fn all() -> Vec<Case> {
     };
     let idle = |idle| Rig { idle, ..testpmd };
     let ports = |ports| Rig { ports, ..sim };
+    let access_list = sim.with(Network::AccessList);
+    let groups = sim.with(Network::Groups);
+    let beside_plain = Rig {
+        reference: Some(Reference::PlainNetwork),
+        ..sim.with(Network::LongGroups)
+    };
+    let beside_peace = Rig {
+        reference: Some(Reference::NoAttack),
+        ..ports(3).with(Network::AccessList)
+    };
     vec![
         Case::of("64", testpmd, bounce(64)).quick(),
         Case::of("128", testpmd, bounce(128)),
@@ -280,6 +405,17 @@ pub fn all() -> Vec<Case> {
         Case::of("fan-in-8", ports(9), fan_in(&[64])),
         Case::of("fan-in-8-mixed", ports(9), fan_in(&[64, 1518])),
         Case::of("flood-64", ports(65), Load::Flood { frame_bytes: 64 }),
+        Case::of("rules-10k", access_list, talk(About::OwnRules, 1000)),
+        Case::of(
+            "rules-10k-spread",
+            access_list,
+            talk(About::AllRules, 10_000),
+        ),
+        Case::of("conntrack-1k", groups, talk(About::Connections, 1000)),
+        Case::of("conntrack-100k", groups, talk(About::Connections, 100_000)),
+        Case::of("connections-new", groups, Load::Open),
+        Case::of("vpc-vs-l2", beside_plain, talk(About::Connections, 1000)),
+        Case::of("explosion", beside_peace, attacked(About::OwnRules, 1000)),
     ]
 }
 
@@ -330,6 +466,39 @@ mod tests {
         };
         assert_eq!(segments("tso-17-segments"), 17);
         assert_eq!(segments("tso-1-segment"), 1);
+    }
+
+    #[test]
+    fn ringswitch_is_raced_with_others_or_with_itself() {
+        for case in all() {
+            let others = case.rig.is_for(Side::Ovs);
+            assert!(case.rig.is_for(Side::Ringswitch));
+            assert_ne!(others, case.rig.is_for(Side::Reference), "{}", case.name);
+            if case.rig.network != Network::Plain {
+                assert!(!case.rig.is_for(Side::Io), "{}", case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reference_is_without_what_the_case_is_about_and_else_the_same() {
+        let case = |name| all().into_iter().find(|case| case.name == name).unwrap();
+        let plain = case("vpc-vs-l2");
+        assert_eq!(plain.rig.network_for(Side::Reference), Network::Plain);
+        assert_eq!(plain.rig.network_for(Side::Ringswitch), Network::LongGroups);
+        let load = |side| plain.load.for_side(side, plain.rig.reference);
+        assert_eq!(load(Side::Reference), load(Side::Ringswitch));
+        let attacked = case("explosion");
+        assert_eq!(
+            attacked.rig.network_for(Side::Reference),
+            Network::AccessList
+        );
+        let load = |side| attacked.load.for_side(side, attacked.rig.reference);
+        assert_eq!(
+            load(Side::Ringswitch),
+            super::attacked(About::OwnRules, 1000)
+        );
+        assert_eq!(load(Side::Reference), talk(About::OwnRules, 1000));
     }
 
     #[test]

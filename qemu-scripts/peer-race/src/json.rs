@@ -78,7 +78,7 @@ fn summary(rounds: &[&Round]) -> Value {
             (!fields.is_empty()).then(|| (side.key().to_owned(), Value::Object(fields)))
         })
         .collect();
-    let ratios: Map<String, Value> = [Side::Ovs, Side::Io]
+    let ratios: Map<String, Value> = Side::PEERS
         .into_iter()
         .filter_map(|peer| {
             let ratio = stats::ratios(rounds, Side::Ringswitch, peer)?;
@@ -158,6 +158,7 @@ mod tests {
         let turn = |side, frames_per_s| Turn {
             side,
             seen: Seen::Rate(Rate {
+                arrived: None,
                 frames_per_s,
                 bits_per_s: 512.0 * frames_per_s,
                 fairness: None,

@@ -20,6 +20,8 @@ pub struct Machine {
     pub clock_ghz: f64,
     /// The program under test.
     pub ringswitch: PathBuf,
+    /// What it is given as `--program` where there are rules: `vpc`, or a file.
+    pub vpc: String,
     /// Cache-line round trips above this are another state.
     pub far_ns: f64,
 }

@@ -26,6 +26,9 @@ struct Arguments {
     /// The program to measure [default: $RINGSWITCH_BIN, or ringswitch beside this program].
     #[arg(long, value_name = "FILE")]
     ringswitch: Option<PathBuf>,
+    /// What Ringswitch is given as --program where there are rules: vpc, or its JSON in a file.
+    #[arg(long, value_name = "PROGRAM", default_value = "vpc")]
+    vpc: String,
     /// Run these cases, by name; --list names them.
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     only: Vec<String>,
@@ -125,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             Some(path) => path.clone(),
             None => daemon::binary()?,
         },
+        vpc: arguments.vpc.clone(),
         far_ns: arguments.far_ns,
     };
     let (rounds, seconds) = if arguments.quick { (3, 0.5) } else { (5, 2.0) };
@@ -216,7 +220,14 @@ fn race_all(
     };
     let sides: Vec<Side> = Side::ALL
         .into_iter()
-        .filter(|&side| arguments.sides.iter().any(|&name| side == name.into()))
+        .filter(|&side| {
+            let key = if side == Side::Reference {
+                Side::Ringswitch
+            } else {
+                side
+            };
+            arguments.sides.iter().any(|&name| key == name.into())
+        })
         .collect();
     let mut outcomes = Vec::new();
     for group in cases.chunk_by(|a, b| a.rig == b.rig) {

@@ -32,6 +32,8 @@ const DAEMONS: [&str; 3] = [
 ];
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const BRIDGE: &str = "br0";
+/// OpenFlow rules take seconds to load on a machine that is busy otherwise.
+const RULES_WITHIN: Duration = Duration::from_secs(60);
 const LEAVE: Duration = Duration::from_secs(3);
 
 /// How it is to run.
@@ -232,6 +234,48 @@ impl OvsDpdk {
         .map(drop)
     }
 
+    /// Has these OpenFlow rules, one a line as `ovs-ofctl` reads them, and no others.
+    ///
+    /// # Errors
+    /// What `ovs-ofctl` says.
+    pub fn replace_rules(&self, rules: &str) -> Result<()> {
+        let file = self.folder.join("rules.txt");
+        fs::write(&file, rules).doing(|| format!("writing {}", file.display()))?;
+        let mut command = self.ofctl("replace-flows");
+        run(command.arg(&file), RULES_WITHIN).map(drop)
+    }
+
+    /// How many OpenFlow rules it has.
+    ///
+    /// # Errors
+    /// What `ovs-ofctl` says.
+    pub fn count_rules(&self) -> Result<usize> {
+        let text = run(&mut self.ofctl("dump-aggregate"), SOON)?;
+        parse_count(&text).ok_or(Error::Unparsed {
+            what: "the number of OpenFlow rules",
+            text,
+        })
+    }
+
+    fn ofctl(&self, what: &str) -> Command {
+        let mut command = own_places(Command::new("ovs-ofctl"), &self.folder);
+        // Rules of several tables need it.
+        command.args(["-O", "OpenFlow14", what, BRIDGE]);
+        command
+    }
+
+    /// Connections that are tracked.
+    ///
+    /// # Errors
+    /// As [`Self::appctl`].
+    pub fn count_connections(&self) -> Result<usize> {
+        let text = self.appctl(&["dpctl/ct-get-nconns"])?;
+        text.trim().parse().map_err(|_| Error::Unparsed {
+            what: "the number of connections",
+            text,
+        })
+    }
+
     /// The socket of a port.
     pub fn socket(&self, port: &str) -> PathBuf {
         self.folder.join(port)
@@ -354,9 +398,22 @@ fn parse_stats(text: &str) -> Option<PmdStats> {
     sum
 }
 
+/// `OFPST_AGGREGATE reply (OF1.4) (xid=0x4): packet_count=0 byte_count=0 flow_count=1`.
+fn parse_count(text: &str) -> Option<usize> {
+    let (_, rest) = text.split_once("flow_count=")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_are_counted() {
+        let text = "OFPST_AGGREGATE reply (OF1.4) (xid=0x4): packet_count=7 byte_count=448 flow_count=10003\n";
+        assert_eq!(parse_count(text), Some(10_003));
+        assert_eq!(parse_count("nothing of the kind"), None);
+    }
 
     const SHOWN: &str = "\
 pmd thread numa_id 0 core_id 1:

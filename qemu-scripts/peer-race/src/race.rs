@@ -7,12 +7,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::case::{Case, Rig};
+use crate::case::{Case, Load, Rig};
 use crate::error::{Doing, Error, Result};
-use crate::guest::{self, Guest, Seen};
+use crate::guest::{self, Guest, Rate, Seen};
 use crate::machine::{Distance, Machine};
 use crate::stats::{Round, Turn, Work};
-use crate::switch::{self, Side, Switch};
+use crate::switch::{self, Side, Spent, Switch};
 use crate::wake;
 
 /// How much is measured.
@@ -114,8 +114,10 @@ impl Entry {
     /// Its turn, from frozen to frozen.
     fn turn(&mut self, case: &Case, effort: &Effort, clock_ghz: f64, loaded: bool) -> Result<Turn> {
         self.thaw()?;
+        let side = self.switch.side();
+        let load = case.load.for_side(side, case.rig.reference);
         if !loaded {
-            self.guest.load(&case.load)?;
+            self.guest.load(&load)?;
         }
         let mut best: Option<Turn> = None;
         let settings = if case.load.wants_best_setting() {
@@ -127,6 +129,10 @@ impl Entry {
             if settings > 1 {
                 self.switch.choose(setting)?;
             }
+            if load == Load::Open {
+                // Else those of the turn before fill its table.
+                self.switch.forget_connections()?;
+            }
             self.guest.warm_up(effort.warm_up)?;
             self.switch.begin()?;
             let begun = Instant::now();
@@ -137,6 +143,10 @@ impl Entry {
                 effort.window
             };
             let spent = self.switch.end()?;
+            if load.must_arrive() {
+                check_arrived(&load, &spent, &seen)?;
+                check_connections(&load, self.switch.as_mut())?;
+            }
             let work = match seen {
                 Seen::Rate(_) => Some(Work::of(&spent, flowed, clock_ghz).ok_or_else(|| {
                     Error::Invalid("the switch says that it switched no frame".into())
@@ -166,6 +176,45 @@ impl Entry {
     }
 }
 
+/// Frames that may be on their way, or be counted on one side only, when a measurement begins or ends.
+const UNDER_WAY: f64 = 2_048.0;
+/// What share of the frames taken must arrive.
+const ARRIVES: f64 = 0.995;
+
+/// That a switch forwards what it takes: who drops is fast.
+fn check_arrived(load: &Load, spent: &Spent, seen: &Seen) -> Result<()> {
+    let lost = |how: &str| Err(Error::Invalid(format!("frames are lost: {how}")));
+    if let Some(dropped) = spent.dropped
+        && dropped > 0.0
+    {
+        return lost(&format!("the switch says that it dropped {dropped}"));
+    }
+    // What an attacker sends need not arrive.
+    match seen {
+        Seen::Rate(Rate {
+            arrived: Some(arrived),
+            ..
+        }) if !load.is_attacked() && *arrived as f64 + UNDER_WAY < ARRIVES * spent.frames => {
+            lost(&format!("of {} taken {arrived} arrived", spent.frames))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// That connections are tracked at all.
+fn check_connections(load: &Load, switch: &mut dyn Switch) -> Result<()> {
+    let wanted = load.connections();
+    if wanted == 0 {
+        return Ok(());
+    }
+    match switch.connections(wanted)? {
+        Some(tracked) if tracked < wanted => Err(Error::Invalid(format!(
+            "{tracked} connections are tracked, of {wanted}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Runs all cases of one rig; `say` hears what goes on.
 pub fn run(track: &Track<'_>, cases: &[Case], say: &mut dyn FnMut(&str)) -> Vec<Outcome> {
     let Track {
@@ -182,7 +231,7 @@ pub fn run(track: &Track<'_>, cases: &[Case], say: &mut dyn FnMut(&str)) -> Vec<
     }
     let mut entries = Vec::new();
     let mut absent = Vec::new();
-    for &side in sides {
+    for &side in sides.iter().filter(|&&side| first.rig.is_for(side)) {
         match Entry::start(side, machine, folder, &first.rig) {
             Ok(entry) => entries.push((side, entry)),
             Err(error) => {
@@ -318,5 +367,47 @@ fn measure_distance(machine: &Machine, trips: &mut Vec<f64>, say: &mut dyn FnMut
     match machine.round_trip_ns() {
         Ok(ns) => trips.push(ns),
         Err(error) => say(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::About;
+
+    fn checked(attack: bool, taken: f64, arrived: f64, dropped: Option<f64>) -> Result<()> {
+        let load = Load::Talk {
+            about: About::OwnRules,
+            flows: 1000,
+            attack,
+        };
+        let spent = Spent {
+            cycles: 1.0,
+            frames: taken,
+            exact: true,
+            dropped,
+        };
+        let seen = Seen::Rate(Rate {
+            arrived: Some(arrived as u64),
+            ..Rate::default()
+        });
+        check_arrived(&load, &spent, &seen)
+    }
+
+    #[test]
+    fn a_switch_that_loses_frames_has_failed() {
+        assert!(checked(false, 1e6, 1e6, Some(0.0)).is_ok());
+        assert!(
+            checked(false, 1e6, 1e6 - 1000.0, None).is_ok(),
+            "some are under way"
+        );
+        assert!(checked(false, 1e6, 0.9e6, None).is_err());
+        assert!(checked(false, 1e6, 1e6, Some(1.0)).is_err());
+    }
+
+    #[test]
+    fn an_attackers_frames_need_not_arrive_and_the_others_must() {
+        assert!(checked(true, 1e6, 0.9e6, Some(0.0)).is_ok());
+        assert!(checked(true, 1e6, 0.9e6, Some(1.0)).is_err());
     }
 }

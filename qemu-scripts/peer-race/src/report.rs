@@ -64,7 +64,7 @@ fn at_distance(rounds: &[&Round], distance: Distance) -> String {
             wake.median, wake.min, wake.max
         );
     }
-    for peer in [Side::Ovs, Side::Io] {
+    for peer in Side::PEERS {
         if let Some(ratio) = stats::ratios(rounds, Side::Ringswitch, peer) {
             let _ = writeln!(
                 text,

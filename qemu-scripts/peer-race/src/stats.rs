@@ -180,6 +180,7 @@ mod tests {
             cycles: 1e9,
             frames: 1e7,
             exact: true,
+            dropped: None,
         };
         let work = Work::of(&spent, Duration::from_secs(1), 2.0).unwrap();
         assert_eq!((work.cycles_per_frame, work.busy), (100.0, 0.5));

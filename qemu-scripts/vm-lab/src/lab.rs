@@ -13,7 +13,7 @@ use crate::error::Doing;
 use crate::guest::{Backend, Guest, GuestSpec, QemuEnd};
 use crate::process::tail;
 use crate::run_dir::RunDir;
-use crate::switch::{Network, PortKind, PortSpec, Switch, SwitchEnd, Vlan};
+use crate::switch::{Network, PortKind, PortSpec, Switch, SwitchEnd, SwitchOptions, Vlan};
 use crate::{Error, Result, traffic};
 
 /// A guest and the port it hangs on.
@@ -147,6 +147,8 @@ pub struct LabSpec {
     pub stations: Vec<Station>,
     /// TAP ports. With any, the switch runs in a network namespace of its own.
     pub taps: Vec<String>,
+    /// The switch's program, a name or a file; its own when absent.
+    pub program: Option<String>,
     /// What is between them.
     pub wiring: Wiring,
 }
@@ -158,6 +160,7 @@ impl LabSpec {
         Self {
             stations: stations.into_iter().collect(),
             taps: Vec::new(),
+            program: None,
             wiring: Wiring::Switch,
         }
     }
@@ -192,7 +195,14 @@ impl Lab {
             .collect();
         ports.extend(spec.taps.iter().map(|interface| tap_port(interface)));
         let switch = match spec.wiring {
-            Wiring::Switch => Some(Switch::start(&ringswitch()?, &folder, &ports, network)?),
+            Wiring::Switch => {
+                let binary = ringswitch()?;
+                let options = SwitchOptions {
+                    network,
+                    program: spec.program.clone(),
+                };
+                Some(Switch::start(&binary, &folder, &ports, &options)?)
+            }
             Wiring::BackToBack => None,
         };
         let mut lab = Self {

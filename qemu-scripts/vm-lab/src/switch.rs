@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Signal, geteuid};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::await_::{SOON, eventually};
 use crate::error::Doing;
@@ -151,6 +152,15 @@ pub enum Network {
     Private,
 }
 
+/// How a switch is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwitchOptions {
+    /// Whose network it sees.
+    pub network: Network,
+    /// Its program, a name or a file; its own when absent.
+    pub program: Option<String>,
+}
+
 impl Network {
     /// May we have one of our own? Root may; others where the kernel lets them be root in a user namespace.
     #[must_use]
@@ -199,13 +209,16 @@ impl Switch {
         binary: &Path,
         folder: &RunDir,
         ports: &[PortSpec],
-        network: Network,
+        options: &SwitchOptions,
     ) -> Result<Self> {
         let admin = folder.join("admin.sock");
         let config = folder.join("ringswitch.toml");
         let ring_state = folder.in_memory();
         let mut text =
             format!("[switch]\nworkers = 1\nadmin = {admin:?}\nring_state = {ring_state:?}\n");
+        if let Some(program) = &options.program {
+            let _ = writeln!(text, "program = {program:?}");
+        }
         text.extend(ports.iter().map(PortSpec::toml));
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let notify = folder.join("notify.sock");
@@ -214,7 +227,7 @@ impl Switch {
         ready
             .set_nonblocking(true)
             .doing(|| "setting up a socket".to_owned())?;
-        let mut command = match network {
+        let mut command = match options.network {
             Network::Machine => Command::new(binary),
             Network::Private => {
                 let mut command = Command::new("unshare");
@@ -316,6 +329,46 @@ impl Switch {
         let text = self.cli(&[arguments, &["--json"]].concat())?;
         serde_json::from_str(&text)
             .map_err(|error| Error::Unexpected(format!("{arguments:?} --json: {error}: {text}")))
+    }
+
+    /// Carries out a batch of updates of the program's tables, whole or not at all.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn batch(&self, updates: &[Value]) -> Result<()> {
+        let file = self.admin.with_file_name("batch.json");
+        fs::write(&file, json!({ "updates": updates }).to_string())
+            .doing(|| format!("writing {}", file.display()))?;
+        self.cli(&["table", "batch", &file.to_string_lossy()])
+            .map(drop)
+    }
+
+    /// Sends a request to the admin socket, and returns what it is answered.
+    ///
+    /// # Errors
+    /// The answer is not 200.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        let body = body.to_string();
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let doing = || format!("asking {} for {path}", self.admin.display());
+        let mut stream = UnixStream::connect(&self.admin).doing(doing)?;
+        stream.set_read_timeout(Some(SOON)).doing(doing)?;
+        stream.write_all(request.as_bytes()).doing(doing)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).doing(doing)?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => serde_json::from_str(body)
+                .map_err(|error| {
+                    Error::Unexpected(format!("PUT {path} is answered {body}: {error}"))
+                }),
+            _ => Err(Error::Unexpected(format!(
+                "PUT {path} is answered {answer}"
+            ))),
+        }
     }
 
     /// Adds a port to the running switch.

@@ -145,7 +145,8 @@ impl Conntrack {
             liberal: tcp.liberal,
             ignored_syn: tcp.ignored_syn,
         });
-        let counted = |direction| slot.counters(direction);
+        let [there, back] = &cold.carried;
+        let (there, back) = (slot.counters[0].get(there), slot.counters[1].get(back));
         Some(ConnRecord {
             zone: cold.zone,
             port: cold.port,
@@ -157,8 +158,8 @@ impl Conntrack {
             tcp,
             mark: slot.mark.load(Relaxed),
             data: slot.load_data(),
-            packets: Direction::BOTH.map(|direction| counted(direction).packets.load(Relaxed)),
-            bytes: Direction::BOTH.map(|direction| counted(direction).bytes.load(Relaxed)),
+            packets: [there.0, back.0],
+            bytes: [there.1, back.1],
             idle_ms: Tick::to_millis(idle).0,
             expires_in_ms: Tick::to_millis(left).0,
         })

@@ -259,7 +259,7 @@ mod tests {
     fn place(slot: u32) -> Place {
         Place {
             slot,
-            direction: if slot % 2 == 0 {
+            direction: if slot.is_multiple_of(2) {
                 Direction::Original
             } else {
                 Direction::Reply

@@ -2,15 +2,15 @@
 //!
 //! In the order a packet meets them:
 //!
-//! * [`packet`], [`tuple`]: what the caller says of a packet, and what names a connection;
-//! * [`fragments`]: the ports of fragments that have none;
-//! * [`refresh`]: the fast path of a packet whose verdict is cached;
-//! * [`table`]: looking a connection up, moving its state, opening it; [`tracked`] is the answer;
-//! * [`tcp`]: TCP's states and windows;
-//! * [`nat`]: the choice of a translation;
-//! * [`limits`], [`early_drop`]: how many connections there may be, and which goes when there are too many;
-//! * [`index`], [`slab`], [`slot`]: memory;
-//! * [`expire`], [`control`]: what the control thread does; [`config`]: its settings.
+//! * `packet`, `tuple`: what the caller says of a packet, and what names a connection;
+//! * `fragments`: the ports of fragments that have none;
+//! * `refresh`: the fast path of a packet whose verdict is cached;
+//! * `table`: looking a connection up, moving its state, opening it; `tracked` is the answer;
+//! * `tcp`: TCP's states and windows;
+//! * `nat`: the choice of a translation;
+//! * `limits`, `early_drop`: how many connections there may be, and which goes when there are too many;
+//! * `index`, `slab`, `slot`: memory;
+//! * `expire`, `control`: what the control thread does; `config`: its settings.
 //!
 //! The table is shared by all workers and the control thread, and bounded in everything: memory, work per packet, connections by
 //! port and zone. [`Conntrack::track`] and [`Conntrack::commit`] take a shard's lock and a connection's; [`Conntrack::refresh`]

@@ -1,7 +1,6 @@
 //! The fast path: a packet of a connection whose verdict is cached.
 //!
-//! No lock, no hash: the slot's first 64 bytes say whether the verdict still holds, and take note of the packet; the next 32 count
-//! it. [`slot`](super::slot) says why workers that do this to one connection at once do no harm.
+//! No lock, no hash: the slot's first 64 bytes say whether the verdict still holds, take note of the packet and count it. [`slot`](super::slot) says why workers that do this to one connection at once do no harm.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -37,9 +36,11 @@ impl Conntrack {
         };
         let status = slot.status();
         let tick = Tick::of(now);
+        let counters = slot.counters(direction);
         if status.generation() != conn.generation
             || !status.has(Status::FAST)
             || self.is_overdue(slot, status, tick)
+            || counters.is_full()
         {
             return Refreshed::Changed;
         }
@@ -52,7 +53,7 @@ impl Conntrack {
             }
         }
         slot.touch(tick);
-        slot.counters(direction).add(bytes);
+        counters.add(bytes);
         Refreshed::Valid
     }
 }

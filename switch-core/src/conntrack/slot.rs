@@ -1,13 +1,14 @@
 //! One connection in memory: three cache lines.
 //!
-//! The first two are atomics that the fast path reads and writes without a lock; the rest lies under the slot's lock, as do all
-//! changes of [`Status`]. Who holds the lock may be a packet that changes the state, the control thread, or whoever frees the slot.
+//! The first is atomics that the fast path reads and writes without a lock; the rest lies under the slot's lock, as do all changes
+//! of [`Status`]. Who holds the lock may be a packet that changes the state, the control thread, or whoever frees the slot.
 //!
 //! Workers that refresh one connection at the same time may overwrite each other's notes of sequence numbers and counters. That is
 //! harmless. The two directions write different words, so only packets of one direction can lose each other's. What is lost is one
 //! packet's step forward: a window that seems one packet older than it is, until the next packet of that direction. The worst that
 //! can follow is one acknowledgement, overtaking, that is taken for invalid, as if the network had lost it; a counter stays behind
-//! by one packet. The state itself is never written without the lock. A packet that causes another one (an answer) was noted before
+//! by one packet. (A worker that stands still between reading and writing a counter, while others fill it and carry it over, makes
+//! it 2^23 packets too large: the price of one word for it, paid perhaps never.) The state itself is never written without the lock. A packet that causes another one (an answer) was noted before
 //! it was delivered, and delivery orders memory, so an answer is never judged by a window from before its cause.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -231,27 +232,78 @@ impl AtomicSide {
     }
 }
 
-/// Packets and bytes of one direction. Added to without a locked instruction: see above on what may be lost.
+/// Packets and bytes of one direction in one word, so that the fast path needs one cache line: 24 bits of packets above 40 of bytes.
+/// When either half has filled up but its last bit, the slow path carries that bit over to [`Carried`]; the fast path waits for that.
+///
+/// Added to without a locked instruction: see above on what may be lost.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) packets: AtomicU64,
-    pub(crate) bytes: AtomicU64,
+pub(crate) struct Counters(AtomicU64);
+
+/// The higher digits of [`Counters`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Carried {
+    /// In units of 2^23.
+    packets: u32,
+    /// In units of 2^39.
+    bytes: u32,
 }
 
 impl Counters {
+    const PACKET: u64 = 1 << Self::BYTES_BITS;
+    const BYTES_BITS: u32 = 40;
+    const PACKETS_FULL: u64 = 1 << 63;
+    const BYTES_FULL: u64 = 1 << (Self::BYTES_BITS - 1);
+    const PACKETS_CARRY_BITS: u32 = 23;
+    const BYTES_CARRY_BITS: u32 = Self::BYTES_BITS - 1;
+
+    /// Whether the next packet must not be added before something is carried over.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.load(Relaxed) & (Self::PACKETS_FULL | Self::BYTES_FULL) != 0
+    }
+
     #[inline]
     pub(crate) fn add(&self, bytes: u32) {
-        self.packets
-            .store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
-        self.bytes.store(
-            self.bytes.load(Relaxed).wrapping_add(u64::from(bytes)),
+        let counted = self.0.load(Relaxed);
+        self.0.store(
+            counted.wrapping_add(Self::PACKET + u64::from(bytes)),
             Relaxed,
         );
     }
 
-    pub(crate) fn set(&self, packets: u64, bytes: u64) {
-        self.packets.store(packets, Relaxed);
-        self.bytes.store(bytes, Relaxed);
+    /// Carries over. To be called with the slot's lock held.
+    pub(crate) fn carry(&self, carried: &mut Carried) {
+        let counted = self.0.load(Relaxed);
+        if counted & Self::PACKETS_FULL != 0 {
+            self.0.fetch_sub(Self::PACKETS_FULL, Relaxed);
+            carried.packets = carried.packets.wrapping_add(1);
+        }
+        if counted & Self::BYTES_FULL != 0 {
+            self.0.fetch_sub(Self::BYTES_FULL, Relaxed);
+            carried.bytes = carried.bytes.wrapping_add(1);
+        }
+    }
+
+    /// Packets and bytes.
+    pub(crate) fn get(&self, carried: &Carried) -> (u64, u64) {
+        let counted = self.0.load(Relaxed);
+        (
+            (u64::from(carried.packets) << Self::PACKETS_CARRY_BITS)
+                + (counted >> Self::BYTES_BITS),
+            (u64::from(carried.bytes) << Self::BYTES_CARRY_BITS) + (counted & (Self::PACKET - 1)),
+        )
+    }
+
+    pub(crate) fn set(&self, packets: u64, bytes: u64) -> Carried {
+        let carry = |count: u64, bits| u32::try_from(count >> bits).unwrap_or(u32::MAX);
+        let packets_low = packets & ((1 << Self::PACKETS_CARRY_BITS) - 1);
+        let bytes_low = bytes & (Self::BYTES_FULL - 1);
+        self.0
+            .store(packets_low << Self::BYTES_BITS | bytes_low, Relaxed);
+        Carried {
+            packets: carry(packets, Self::PACKETS_CARRY_BITS),
+            bytes: carry(bytes, Self::BYTES_CARRY_BITS),
+        }
     }
 }
 
@@ -264,8 +316,8 @@ pub(crate) struct Slot {
     pub(crate) mark: AtomicU32,
     /// A [`Tick`].
     pub(crate) last_seen: AtomicU32,
-    pub(crate) data: [AtomicU32; 4],
     pub(crate) counters: [Counters; 2],
+    pub(crate) data: [AtomicU32; 4],
     cold: Mutex<Cold>,
 }
 
@@ -278,6 +330,8 @@ pub(crate) struct Cold {
     /// The port whose packet opened it.
     pub(crate) port: u16,
     pub(crate) ignored_syn: IgnoredSyn,
+    /// By [`Direction`].
+    pub(crate) carried: [Carried; 2],
 }
 
 impl Default for Cold {
@@ -296,6 +350,7 @@ impl Default for Cold {
             zone: Zone(0),
             port: 0,
             ignored_syn: IgnoredSyn::default(),
+            carried: Default::default(),
         }
     }
 }
@@ -311,8 +366,8 @@ impl Default for Slot {
             sides: Default::default(),
             mark: AtomicU32::default(),
             last_seen: AtomicU32::default(),
-            data: Default::default(),
             counters: Default::default(),
+            data: Default::default(),
             cold: Mutex::default(),
         }
     }
@@ -372,5 +427,49 @@ impl Slot {
         if tick.since(self.last_seen()) > 0 {
             self.last_seen.store(tick.0, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fast_paths_words_are_in_the_first_cache_line() {
+        assert!(std::mem::offset_of!(Slot, data) <= 64);
+    }
+
+    #[test]
+    fn counters_go_on_beyond_their_word() {
+        for (packets, bytes) in [
+            (0, 0),
+            ((1 << 23) - 2, 7),
+            (5, (1 << 39) - 2000),
+            ((1 << 23) - 1, (1 << 39) - 1),
+            (3 << 40, 9 << 50),
+        ] {
+            let counters = Counters::default();
+            let mut carried = counters.set(packets, bytes);
+            assert_eq!(counters.get(&carried), (packets, bytes));
+            assert!(!counters.is_full());
+            for count in 1..=4 {
+                if counters.is_full() {
+                    counters.carry(&mut carried);
+                }
+                assert!(!counters.is_full());
+                counters.add(1500);
+                let expected = (packets + count, bytes + 1500 * count);
+                assert_eq!(counters.get(&carried), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_wrap_and_never_go_back() {
+        assert_eq!(Tick(5).since(Tick(u32::MAX)), 6);
+        assert_eq!(Tick(5).since(Tick(6)), 0);
+        assert_eq!(Tick::of(Millis(129)).since(Tick::of(Millis(64))), 1);
+        assert_eq!(Tick::count(Millis(1)), 1);
+        assert_eq!(Tick::count(Millis(u64::MAX)), 1 << 29);
     }
 }

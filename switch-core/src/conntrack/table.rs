@@ -89,7 +89,7 @@ pub struct ConntrackStats {
 }
 
 /// A tuple and, for echo, whether it is that of an answer: two stations may well ping each other with one identifier.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) zone: Zone,
     pub(super) tuple: Tuple,
@@ -332,6 +332,10 @@ impl Conntrack {
                     .with(Status::ASSURED | Status::FAST),
                 Some(ConnState::Icmp | ConnState::Generic) => status.with(Status::FAST),
                 Some(ConnState::Established) => status.with(Status::ASSURED | Status::FAST),
+                // It is over, though late segments are still expected: not worth keeping when there is no room.
+                Some(ConnState::TimeWait | ConnState::Close) => {
+                    status.without(Status::FAST | Status::ASSURED)
+                }
                 _ => status.without(Status::FAST),
             };
         }
@@ -339,7 +343,13 @@ impl Conntrack {
             found.slot.set_status(status);
         }
         found.slot.touch(Tick::of(now));
-        found.slot.counters(direction).add(packet.bytes);
+        let counters = found.slot.counters(direction);
+        if counters.is_full()
+            && let Some(carried) = found.cold.carried.get_mut(direction.index())
+        {
+            counters.carry(carried);
+        }
+        counters.add(packet.bytes);
         let mut tracked = view(&found);
         tracked.cacheable = changes_nothing && status == before && status.has(Status::FAST);
         Ok(tracked)
@@ -454,10 +464,7 @@ impl Conntrack {
         hash: u64,
         now: Millis,
     ) -> Result<u32, CommitError> {
-        let mut reached = match self.limits.take(new.port, new.zone) {
-            Ok(()) => None,
-            Err(reached) => Some(reached),
-        };
+        let mut reached = self.limits.take(new.port, new.zone).err();
         if let Some(limit) = reached
             && self.make_room(limit, new, now)
         {
@@ -713,6 +720,12 @@ impl NewConnection {
             zone: self.zone,
             port: self.port,
             ignored_syn: IgnoredSyn::default(),
+            carried: std::array::from_fn(|direction| {
+                match (slot.counters.get(direction), self.counters.get(direction)) {
+                    (Some(counters), Some(&(packets, bytes))) => counters.set(packets, bytes),
+                    _ => Default::default(),
+                }
+            }),
         };
         let generation = u64::from(slot.status().generation()) << 32;
         let mut status = Status(self.status.0 & 0xffff_ffff | generation);
@@ -734,9 +747,6 @@ impl NewConnection {
         slot.store_data(self.data);
         let seen = Millis(now.0.saturating_sub(self.idle.0));
         slot.last_seen.store(Tick::of(seen).0, Relaxed);
-        for (counters, (packets, bytes)) in slot.counters.iter().zip(self.counters) {
-            counters.set(packets, bytes);
-        }
         slot.set_status(status);
     }
 }
@@ -846,7 +856,7 @@ pub(super) fn view(found: &Found<'_>) -> Tracked {
 }
 
 /// What to rewrite to make one tuple the other.
-fn difference(from: &Tuple, to: &Tuple) -> Translation {
+pub(super) fn difference(from: &Tuple, to: &Tuple) -> Translation {
     let end = |from: (std::net::IpAddr, u16), to: (std::net::IpAddr, u16)| {
         (from != to).then_some(Endpoint {
             address: to.0,

@@ -275,9 +275,6 @@ impl TcpConnection {
                     return Followed::Invalid(InvalidReason::TcpWindow);
                 }
                 self.state = state;
-                if kind == Kind::Ack {
-                    self.ignored_syn.direction = None;
-                }
                 Followed::Accepted
             }
         }

@@ -252,6 +252,7 @@ pub(crate) enum Prim {
     Meter {
         meter: u16,
         index: Value,
+        reason: DropReason,
     },
     Count {
         counter: u16,
@@ -484,6 +485,10 @@ struct Compiler<'a> {
     metadata: HashMap<String, (u16, u16, Format)>,
     punt_reasons: Vec<String>,
     tracks: bool,
+}
+
+fn drop_reason(name: &str) -> Result<DropReason, CompileError> {
+    DropReason::by_name(name).ok_or_else(|| missing("drop reason", name))
 }
 
 /// Whether a header type has the fields of the built-in one of its name.
@@ -919,12 +924,7 @@ impl<'a> Compiler<'a> {
             Primitive::Mirror { port } => Prim::Mirror(self.value(port, scope)?),
             Primitive::Resubmit { keep } => Prim::Resubmit(self.kept(keep)?),
             Primitive::Recirculate { keep } => Prim::Recirculate(self.kept(keep)?),
-            Primitive::Drop { reason } => Prim::Drop(
-                DropReason::ALL
-                    .into_iter()
-                    .find(|known| known.name() == reason)
-                    .ok_or_else(|| missing("drop reason", reason))?,
-            ),
+            Primitive::Drop { reason } => Prim::Drop(drop_reason(reason)?),
             Primitive::Controller { reason, args } => {
                 let number = match self.punt_reasons.iter().position(|known| known == reason) {
                     Some(number) => number,
@@ -941,9 +941,17 @@ impl<'a> Compiler<'a> {
                         .collect::<Result<_, _>>()?,
                 }
             }
-            Primitive::Meter { meter, index } => Prim::Meter {
+            Primitive::Meter {
+                meter,
+                index,
+                reason,
+            } => Prim::Meter {
                 meter: array(&self.program.meters, "meter", meter)?,
                 index: self.value(index, scope)?,
+                reason: match reason {
+                    Some(reason) => drop_reason(reason)?,
+                    None => DropReason::RateExceeded,
+                },
             },
             Primitive::Count { counter, index } => Prim::Count {
                 counter: array(&self.program.counters, "counter", counter)?,

@@ -12,6 +12,7 @@
 //! * [`pipeline`]: a worker's way through it: path, key, cache, and on a miss
 //! * `evaluate`: the one evaluator, over a `packet` that `parse` laid out, and over the tables and groups of `state`;
 //! * [`cache`]: a worker's memory of verdicts, each under the bits that it depended on;
+//! * `params`: an action's arguments, packed;
 //! * [`edit`]: what a verdict does to the bytes of a frame.
 //!
 //! What operators see of it:
@@ -27,6 +28,7 @@ mod entry;
 mod evaluate;
 mod explain;
 pub mod ids;
+mod key_match;
 mod known;
 mod layout;
 pub mod library;
@@ -34,6 +36,7 @@ pub mod literal;
 pub mod model;
 pub mod p4info;
 mod packet;
+mod params;
 mod parse;
 mod paths;
 pub mod pipeline;

@@ -405,8 +405,8 @@ pub struct ConstEntry {
 }
 
 /// What an entry wants of a key field: `5`, `"10.0.0.0/8"`, `"0x0800&0xff00"`, `"80..443"`, or the same as an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum KeyMatch {
     /// A literal, a prefix, a value and mask, or a range, in one string or number.
     Text(Literal),
@@ -628,6 +628,9 @@ pub enum Primitive {
         meter: String,
         /// Which of it; 0 is none.
         index: Operand,
+        /// Why the frame is dropped, by name; `rate_exceeded` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Counts frame and bytes.
     Count {

@@ -65,7 +65,7 @@ pub(crate) fn parse(
         };
         let mut bytes = 0;
         if let Some(header) = state.extract {
-            match extract(program, input, (layout, header), at, &mut end) {
+            match extract(program, input, layout, header, (at, &mut end)) {
                 Ok(found) => bytes = found,
                 Err(error) => {
                     watch.step(number, 0, Next::Reject);
@@ -107,9 +107,9 @@ pub(crate) fn parse(
 fn extract(
     program: &Compiled,
     input: Input<'_>,
-    (layout, number): (&mut Layout, u16),
-    at: usize,
-    end: &mut usize,
+    layout: &mut Layout,
+    number: u16,
+    (at, end): (usize, &mut usize),
 ) -> Result<u16, ParseError> {
     let Some(header) = program.headers.get(usize::from(number)) else {
         return Err(ParseError::Malformed);

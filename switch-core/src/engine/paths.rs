@@ -84,13 +84,15 @@ impl Watch for Walk<'_> {
     }
 }
 
-/// The length of the last header makes no difference to what is in front of its end.
+/// The length of the last header makes no difference to what is in front of its end. Whether there is one does: a header that is
+/// refused for what it says is still part of the frame, one that could not be taken out is not.
 #[inline]
 fn behind_it(bytes: u16, next: Next) -> u16 {
     match next {
         Next::State(_) => bytes,
         Next::Accept => 0,
-        Next::Reject => u16::MAX,
+        Next::Reject if bytes == 0 => u16::MAX,
+        Next::Reject => u16::MAX - 1,
     }
 }
 

@@ -73,15 +73,21 @@ struct Rest {
 }
 
 impl Rest {
-    /// Offers a frame to the meters, in order; which of its copies are not made. Where a copy's way ends, so do its meters.
-    fn refused(&self, frame_bytes: u32, now: Millis) -> Vec<Range<usize>> {
-        let mut refused: Vec<Range<usize>> = Vec::new();
+    /// Offers a frame to the meters, in order; which of its copies are not made, and why. Where a copy's way ends, so do its meters.
+    fn refused(&self, frame_bytes: u32, now: Millis) -> Vec<Refused> {
+        let mut refused: Vec<Refused> = Vec::new();
         for metered in &self.meters {
-            if refused.last().is_some_and(|last| metered.from < last.end) {
+            if refused
+                .last()
+                .is_some_and(|last| metered.from < last.copies.end)
+            {
                 continue;
             }
             if !metered.setting.passes(frame_bytes, now) {
-                refused.push(metered.from..metered.to.unwrap_or(usize::MAX));
+                refused.push(Refused {
+                    copies: metered.from..metered.to.unwrap_or(usize::MAX),
+                    reason: metered.reason,
+                });
             }
         }
         refused
@@ -90,6 +96,12 @@ impl Rest {
     fn counts_something(&self) -> bool {
         !self.seen.is_empty() || !self.counts.is_empty()
     }
+}
+
+/// Copies that a meter stopped.
+struct Refused {
+    copies: Range<usize>,
+    reason: DropReason,
 }
 
 /// How a pipeline came to its verdicts.
@@ -118,6 +130,8 @@ pub struct EnginePipeline {
     uncounted: Vec<FlowRef>,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
+    /// Since they were last asked for.
+    misses: u32,
     stats: EngineStats,
 }
 
@@ -142,6 +156,7 @@ impl EnginePipeline {
             uncounted: Vec::new(),
             trail: Vec::new(),
             now: Millis(0),
+            misses: 0,
             stats: EngineStats::default(),
             engine,
         }
@@ -361,6 +376,7 @@ impl EnginePipeline {
     #[inline(never)]
     fn miss(&mut self, in_port: PortId, frame: &FrameInfo<'_>, path: Option<u16>) -> Verdict {
         self.stats.misses += 1;
+        self.misses = self.misses.saturating_add(1);
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
@@ -568,27 +584,22 @@ fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
 
 /// The verdict without the copies that meters refused.
 #[cold]
-fn over_rate(
-    outcomes: &mut Outcomes,
-    remembered: &Remembered,
-    refused: &[Range<usize>],
-) -> Verdict {
+fn over_rate(outcomes: &mut Outcomes, remembered: &Remembered, refused: &[Refused]) -> Verdict {
+    let reason = refused
+        .last()
+        .map_or(DropReason::RateExceeded, |last| last.reason);
     let Decision::Copies(copies, drop) = &remembered.decision else {
-        return Verdict::Drop(DropReason::RateExceeded);
+        return Verdict::Drop(reason);
     };
     let kept: Vec<OutCopy> = copies
         .iter()
         .enumerate()
-        .filter(|(at, _)| !refused.iter().any(|range| range.contains(at)))
+        .filter(|(at, _)| !refused.iter().any(|range| range.copies.contains(at)))
         .map(|(_, copy)| copy.clone())
         .collect();
-    let is_dropped = refused.iter().any(|range| range.end == usize::MAX)
+    let is_dropped = refused.iter().any(|range| range.copies.end == usize::MAX)
         || refused.len() >= remembered.rest.sends;
-    let drop = if is_dropped {
-        Some(DropReason::RateExceeded)
-    } else {
-        *drop
-    };
+    let drop = if is_dropped { Some(reason) } else { *drop };
     match drop {
         Some(reason) if kept.is_empty() => Verdict::Drop(reason),
         drop => copies_verdict(outcomes, &kept, drop),
@@ -675,6 +686,14 @@ impl Decide for EnginePipeline {
     #[inline]
     fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
         self.classify(in_port, frame)
+    }
+
+    fn take_misses(&mut self) -> u32 {
+        std::mem::take(&mut self.misses)
+    }
+
+    fn rest(&mut self) {
+        self.count_all();
     }
 
     fn flood_members(&self, _: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {

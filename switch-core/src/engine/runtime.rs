@@ -4,7 +4,7 @@
 //! all tables, groups and defaults, so no frame sees half of it, and then the change counters tell the workers' caches what is
 //! stale. Control operations exclude each other; workers wait for none of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -19,9 +19,10 @@ use super::entry::{
 use super::known::Known;
 use super::literal::Literal;
 use super::model::{ActionCall, Format};
+use super::params::{Params, Unpacked};
 use super::state::{
     Backend, Counts, EXTRAS_COUNTER, EntryAction, Extras, Group, MeterSetting, Seen, Snapshot,
-    State, fixed,
+    State, Terms, fixed,
 };
 use super::validate::ValidProgram;
 use crate::conntrack::{Conntrack, ConntrackConfig, FragmentTable};
@@ -30,6 +31,7 @@ use crate::maglev::{Member, MemberId, TableSize, WeightedGroup};
 use crate::meter::{Meter, MeterConfig};
 use crate::port::PortId;
 use crate::rate_limit::RateLimit;
+use crate::switch::Switch;
 use crate::table::{ChangeCounters, CounterRange, EntryHandle, EntryKey, Epoch, Table, TableShape};
 use crate::time::Millis;
 
@@ -95,13 +97,37 @@ pub enum EngineError {
     },
 }
 
+/// An entry as its table has it.
+type Entry = crate::table::Entry<EntryAction>;
+
 /// What only the control side knows.
 #[derive(Default)]
 struct Control {
-    /// Entries by tenant.
-    tenants: HashMap<Arc<str>, usize>,
+    /// Those that have entries.
+    tenants: HashMap<Arc<str>, Tenant>,
     /// Entries that go by themselves, by table and handle.
     timed: HashMap<(u16, u64), ()>,
+}
+
+/// A tenant that has entries.
+struct Tenant {
+    entries: usize,
+    /// Of its entries that have no timeouts.
+    terms: Arc<Terms>,
+}
+
+/// How a batch changes what a tenant has.
+struct TenantChange {
+    entries: isize,
+    terms: Arc<Terms>,
+}
+
+/// Whether tenants may have more entries than their quotas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QuotaRule {
+    Enforced,
+    /// For entries that were acknowledged before a quota was lowered.
+    Lifted,
 }
 
 /// A match-action engine.
@@ -117,13 +143,27 @@ pub struct Engine {
 
 /// What a batch has changed so far.
 struct Staged {
+    /// Whose entries they are.
+    origin: Origin,
     at: Epoch,
     extras: Extras,
     extras_changed: bool,
     tables: Vec<bool>,
-    tenants: HashMap<Arc<str>, isize>,
+    quotas: QuotaRule,
+    tenants: HashMap<Arc<str>, TenantChange>,
     timed: Vec<(u16, u64)>,
     gone: Vec<(u16, u64)>,
+}
+
+/// An entry that an update wants, in the form that tables hold.
+struct Wanted<'a> {
+    number: usize,
+    spec: &'a TableSpec,
+    table: &'a Table<EntryAction>,
+    key: EntryKey,
+    action: u16,
+    params: Params,
+    entry: &'a TableEntry,
 }
 
 impl Engine {
@@ -132,6 +172,34 @@ impl Engine {
     /// # Errors
     /// When the program cannot be run.
     pub fn new(valid: ValidProgram, config: EngineConfig) -> Result<Self, EngineError> {
+        let refresh = Millis(1000).min(Millis(config.mac_ageing.0 / 3));
+        let macs = Arc::new(MacStore::new(Limits {
+            capacity: config.mac_table_capacity,
+            per_port: config.mac_limit_per_port,
+            ageing: config.mac_ageing,
+            refresh,
+        }));
+        Self::with_stations(valid, config, macs)
+    }
+
+    /// An engine that knows the stations which a switch knows: to explain what the compiled-in program does by the same program as
+    /// data. It is for questions; frames and [`Self::expire`] are the switch's.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn beside(
+        valid: ValidProgram,
+        config: EngineConfig,
+        switch: &Switch,
+    ) -> Result<Self, EngineError> {
+        Self::with_stations(valid, config, Arc::clone(switch.macs()))
+    }
+
+    fn with_stations(
+        valid: ValidProgram,
+        config: EngineConfig,
+        macs: Arc<MacStore>,
+    ) -> Result<Self, EngineError> {
         let program = Compiled::new(valid.program())?;
         let changes = Arc::new(ChangeCounters::new(CHANGE_COUNTERS as usize));
         let share = (CHANGE_COUNTERS - 1) / (program.tables.len().max(1) as u32);
@@ -155,7 +223,6 @@ impl Engine {
                 .map_err(|error| refused(error.to_string()))?;
             tables.push(table);
         }
-        let refresh = Millis(1000).min(Millis(config.mac_ageing.0 / 3));
         let state = State {
             known: Known::new(&program),
             tables,
@@ -168,12 +235,7 @@ impl Engine {
                 .collect(),
             conntrack: Conntrack::new(config.conntrack, config.seed),
             fragments: FragmentTable::new(FragmentTable::DEFAULT_TIMEOUT, config.seed),
-            macs: MacStore::new(Limits {
-                capacity: config.mac_table_capacity,
-                per_port: config.mac_limit_per_port,
-                ageing: config.mac_ageing,
-                refresh,
-            }),
+            macs,
             selection: fixed(SELECTION_SEED),
             program,
         };
@@ -199,7 +261,7 @@ impl Engine {
     /// Puts in what the program brings: constant entries and defaults.
     fn install(&self) -> Result<(), EngineError> {
         let control = self.lock();
-        let mut staged = self.begin(&control);
+        let mut staged = self.begin(&control, Origin::Program);
         let program = self.valid.program();
         for (number, table) in program.tables.iter().enumerate() {
             let refused = |fault: Fault| EngineError::Table {
@@ -223,7 +285,8 @@ impl Engine {
                     hard_timeout_ms: 0,
                     tenant: None,
                 };
-                self.insert(&entry, &mut staged, Origin::Program, (&NoPorts, Millis(0)))
+                let wanted = self.resolve(&entry, &NoPorts).map_err(refused)?;
+                self.insert(wanted, &mut staged, &control, Millis(0))
                     .map_err(refused)?;
             }
         }
@@ -252,6 +315,11 @@ impl Engine {
         &self.state.program.punt_reasons
     }
 
+    /// A number that is another after every change of entries, groups and settings.
+    pub fn version(&self) -> u64 {
+        self.state.published.load(Ordering::Acquire)
+    }
+
     /// Makes the changes, all or none.
     ///
     /// # Errors
@@ -264,6 +332,43 @@ impl Engine {
     ) -> Result<(), WriteError> {
         let control = self.lock();
         let staged = self.stage(updates, &control, (names, now))?;
+        self.publish(control, staged);
+        Ok(())
+    }
+
+    /// Makes changes that follow from configuration, all or none: their entries belong to the program, so that operators see them
+    /// but cannot change them.
+    ///
+    /// # Errors
+    /// The first update that cannot be made, and why. Nothing has changed then.
+    pub fn write_derived(
+        &self,
+        updates: &[Update],
+        names: &dyn PortNames,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let control = self.lock();
+        let staged = self.begin(&control, Origin::Program);
+        let staged = self.stage_in(staged, updates, &control, (names, now))?;
+        self.publish(control, staged);
+        Ok(())
+    }
+
+    /// Makes changes that were acknowledged by an earlier process, all or none: a tenant whose quota was lowered since keeps what it
+    /// has.
+    ///
+    /// # Errors
+    /// As [`Self::write`], but for quotas.
+    pub fn restore(
+        &self,
+        updates: &[Update],
+        names: &dyn PortNames,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let control = self.lock();
+        let mut staged = self.begin(&control, Origin::Operator);
+        staged.quotas = QuotaRule::Lifted;
+        let staged = self.stage_in(staged, updates, &control, (names, now))?;
         self.publish(control, staged);
         Ok(())
     }
@@ -322,13 +427,15 @@ impl Engine {
         self.collected.load(Ordering::Acquire) <= snapshot.epoch.0
     }
 
-    fn begin(&self, _: &MutexGuard<'_, Control>) -> Staged {
+    fn begin(&self, _: &MutexGuard<'_, Control>, origin: Origin) -> Staged {
         let snapshot = self.snapshot();
         Staged {
+            origin,
             at: Epoch(snapshot.epoch.0 + 1),
             extras: snapshot.extras.clone(),
             extras_changed: false,
             tables: vec![false; self.state.tables.len()],
+            quotas: QuotaRule::Enforced,
             tenants: HashMap::new(),
             timed: Vec::new(),
             gone: Vec::new(),
@@ -337,6 +444,17 @@ impl Engine {
 
     fn stage(
         &self,
+        updates: &[Update],
+        control: &MutexGuard<'_, Control>,
+        at: (&dyn PortNames, Millis),
+    ) -> Result<Staged, WriteError> {
+        let staged = self.begin(control, Origin::Operator);
+        self.stage_in(staged, updates, control, at)
+    }
+
+    fn stage_in(
+        &self,
+        mut staged: Staged,
         updates: &[Update],
         control: &MutexGuard<'_, Control>,
         (names, now): (&dyn PortNames, Millis),
@@ -349,7 +467,6 @@ impl Engine {
             )
             .at(MAX_UPDATES));
         }
-        let mut staged = self.begin(control);
         for (index, update) in updates.iter().enumerate() {
             if let Err(fault) = self.stage_one(update, &mut staged, control, (names, now)) {
                 self.unstage(&staged);
@@ -408,9 +525,15 @@ impl Engine {
         {
             table.collect(oldest);
         }
-        for (tenant, change) in staged.tenants {
-            let count = control.tenants.entry(tenant).or_insert(0);
-            *count = count.saturating_add_signed(change);
+        for (name, change) in staged.tenants {
+            let before = control.tenants.get(&name).map_or(0, |had| had.entries);
+            let entries = before.saturating_add_signed(change.entries);
+            if entries == 0 {
+                control.tenants.remove(&name);
+            } else {
+                let terms = change.terms;
+                control.tenants.insert(name, Tenant { entries, terms });
+            }
         }
         for timed in staged.timed {
             control.timed.insert(timed, ());
@@ -429,22 +552,27 @@ impl Engine {
     ) -> Result<(), Fault> {
         match update {
             Update::Insert(entry) => {
-                self.check_quota(entry, staged, control)?;
-                self.insert(entry, staged, Origin::Operator, (names, now))
+                let wanted = self.resolve(entry, names)?;
+                self.insert(wanted, staged, control, now)
             }
-            Update::Modify(entry) => self.modify(entry, staged, (names, now)),
+            Update::Modify(entry) => {
+                let wanted = self.resolve(entry, names)?;
+                let before = self.find(wanted.spec, (wanted.table, &wanted.key), staged.at)?;
+                let before = changeable(before, staged.origin)?;
+                self.modify(wanted, &before, (staged, control), now)
+            }
             Update::Put(entry) => {
-                let (number, spec) = self.table(&entry.table)?;
-                let key = resolve_key(spec, &entry.key, entry.priority, names)?;
-                if self.find(number, spec, &key, staged.at)?.is_some() {
-                    self.modify(entry, staged, (names, now))
-                } else {
-                    self.check_quota(entry, staged, control)?;
-                    self.insert(entry, staged, Origin::Operator, (names, now))
+                let wanted = self.resolve(entry, names)?;
+                match self.find(wanted.spec, (wanted.table, &wanted.key), staged.at)? {
+                    Some(before) => {
+                        let before = changeable(Some(before), staged.origin)?;
+                        self.modify(wanted, &before, (staged, control), now)
+                    }
+                    None => self.insert(wanted, staged, control, now),
                 }
             }
-            Update::Delete(name) => self.delete(name, staged, names),
-            Update::Clear { table } => self.clear(table, staged),
+            Update::Delete(name) => self.delete(name, (staged, control), names),
+            Update::Clear { table } => self.clear(table, staged, control),
             Update::SetDefault { table, default } => {
                 let (number, _) = self.table(table)?;
                 let declared = self.valid.program().tables.get(number);
@@ -490,59 +618,16 @@ impl Engine {
             })
     }
 
-    fn find(
-        &self,
-        number: usize,
-        spec: &TableSpec,
-        key: &EntryKey,
-        at: Epoch,
-    ) -> Result<Option<crate::table::Entry<EntryAction>>, Fault> {
-        let Some(table) = self.state.tables.get(number) else {
-            return Ok(None);
-        };
-        table.find(key, at).map_err(|error| refused(&error, spec))
-    }
-
-    fn check_quota(
-        &self,
-        entry: &TableEntry,
-        staged: &Staged,
-        control: &Control,
-    ) -> Result<(), Fault> {
-        let Some(tenant) = entry.tenant.as_deref() else {
-            return Ok(());
-        };
-        let quota = self
-            .config
-            .tenant_quotas
-            .get(tenant)
-            .copied()
-            .unwrap_or(self.config.tenant_quota);
-        let before = control.tenants.get(tenant).copied().unwrap_or(0);
-        let change = staged.tenants.get(tenant).copied().unwrap_or(0);
-        if before.saturating_add_signed(change) >= quota {
-            return Err(Fault::new(
-                "tenant",
-                WriteErrorKind::Full,
-                format!("tenant {tenant} has {quota} entries, its quota"),
-                "delete some, or raise the tenant's quota",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Resolves what an entry does.
-    fn action_of(
-        &self,
-        spec: &TableSpec,
-        entry: &TableEntry,
+    /// An entry's table, key, action and arguments.
+    fn resolve<'a>(
+        &'a self,
+        entry: &'a TableEntry,
         names: &dyn PortNames,
-    ) -> Result<(u16, Box<[u128]>), Fault> {
-        let call = ActionCall {
-            action: entry.action.clone(),
-            params: entry.params.clone(),
-        };
-        let resolved = self.call(spec, (&call, None), names)?;
+    ) -> Result<Wanted<'a>, Fault> {
+        let (number, spec) = self.table(&entry.table)?;
+        let table = self.contents(number)?;
+        let key = resolve_key(spec, &entry.key, entry.priority, names)?;
+        let (action, params) = self.call(spec, (&entry.action, &entry.params), None, names)?;
         if (entry.idle_timeout_ms != 0 || entry.hard_timeout_ms != 0) && !spec.timeouts {
             return Err(Fault::invalid(
                 "idle_timeout_ms",
@@ -550,21 +635,65 @@ impl Engine {
                 "leave timeouts out, or set `timeouts` in the program",
             ));
         }
-        Ok(resolved)
+        Ok(Wanted {
+            number,
+            spec,
+            table,
+            key,
+            action,
+            params,
+            entry,
+        })
+    }
+
+    fn contents(&self, number: usize) -> Result<&Table<EntryAction>, Fault> {
+        let table = self.state.tables.get(number);
+        table.ok_or_else(|| Fault::invalid("table", "it holds nothing", "name another"))
+    }
+
+    fn find(
+        &self,
+        spec: &TableSpec,
+        (table, key): (&Table<EntryAction>, &EntryKey),
+        at: Epoch,
+    ) -> Result<Option<Entry>, Fault> {
+        table.find(key, at).map_err(|error| refused(&error, spec))
+    }
+
+    /// Whether a tenant that the batch knows may have an entry more.
+    fn check_quota(&self, name: &str, staged: &Staged, control: &Control) -> Result<(), Fault> {
+        let quotas = &self.config.tenant_quotas;
+        let quota = quotas.get(name).copied();
+        let quota = quota.unwrap_or(self.config.tenant_quota);
+        let before = control.tenants.get(name).map_or(0, |had| had.entries);
+        let change = staged.tenants.get(name).map_or(0, |change| change.entries);
+        let has = before.saturating_add_signed(change);
+        if staged.quotas == QuotaRule::Lifted || has < quota {
+            return Ok(());
+        }
+        Err(Fault::new(
+            "tenant",
+            WriteErrorKind::Full,
+            format!("tenant {name} has {has} entries, and may have {quota}"),
+            format!(
+                "delete some of its entries, or raise max_entries in [tenant.{name}] of the configuration"
+            ),
+        ))
     }
 
     /// Resolves an action of the table, or the one that may be its default besides.
     fn call(
         &self,
         spec: &TableSpec,
-        (call, also): (&ActionCall, Option<&str>),
+        (action, given): (&str, &BTreeMap<String, Literal>),
+        also: Option<&str>,
         names: &dyn PortNames,
-    ) -> Result<(u16, Box<[u128]>), Fault> {
+    ) -> Result<(u16, Params), Fault> {
         let program = &self.state.program;
         let number = program
-            .action(&call.action)
+            .action(action)
             .map(|number| number as u16)
-            .filter(|number| spec.actions.contains(number) || also == Some(&*call.action));
+            .filter(|number| spec.actions.contains(number) || also == Some(action));
         let Some(number) = number else {
             let known: Vec<&str> = spec
                 .actions
@@ -575,7 +704,7 @@ impl Engine {
                 .collect();
             return Err(Fault::invalid(
                 "action",
-                format!("table {} has no action `{}`", spec.name, call.action),
+                format!("table {} has no action `{action}`", spec.name),
                 format!("use {}", known.join(", ")),
             ));
         };
@@ -583,40 +712,44 @@ impl Engine {
             .actions
             .get(usize::from(number))
             .map_or(&[][..], |action| &action.params);
-        Ok((number, resolve_params(params, &call.params, names)?))
+        let values = resolve_params(params, given, names)?;
+        Ok((number, Params::from(&*values)))
     }
 
     fn insert(
         &self,
-        entry: &TableEntry,
+        wanted: Wanted<'_>,
         staged: &mut Staged,
-        origin: Origin,
-        (names, now): (&dyn PortNames, Millis),
+        control: &Control,
+        now: Millis,
     ) -> Result<(), Fault> {
-        let (number, spec) = self.table(&entry.table)?;
-        let key = resolve_key(spec, &entry.key, entry.priority, names)?;
-        let (action, params) = self.action_of(spec, entry, names)?;
-        let Some(table) = self.state.tables.get(number) else {
-            return Ok(());
-        };
-        let tenant: Option<Arc<str>> = entry.tenant.as_deref().map(Arc::from);
+        let Wanted {
+            number,
+            spec,
+            table,
+            entry,
+            ..
+        } = wanted;
+        if let Some(name) = &entry.tenant {
+            know(name, staged, control);
+            self.check_quota(name, staged, control)?;
+        }
         let value = EntryAction {
-            action,
-            constant: origin == Origin::Program,
-            idle_timeout_ms: entry.idle_timeout_ms,
-            hard_timeout_ms: entry.hard_timeout_ms,
-            params,
-            tenant: tenant.clone(),
+            action: wanted.action,
+            constant: staged.origin == Origin::Program,
+            params: wanted.params,
+            terms: terms(entry, staged),
             seen: (spec.counters || spec.timeouts).then(|| Arc::new(Seen::new(now))),
         };
+        let is_timed = value.timeouts_ms() != (0, 0);
         touch(staged, number);
         let handle = table
-            .stage_insert(&key, value, staged.at)
+            .stage_insert(&wanted.key, value, staged.at)
             .map_err(|error| refused(&error, spec))?;
-        if let Some(tenant) = tenant {
-            *staged.tenants.entry(tenant).or_insert(0) += 1;
+        if let Some(tenant) = &entry.tenant {
+            count(staged, tenant, 1);
         }
-        if entry.idle_timeout_ms != 0 || entry.hard_timeout_ms != 0 {
+        if is_timed {
             staged.timed.push((number as u16, handle.get()));
         }
         Ok(())
@@ -624,87 +757,70 @@ impl Engine {
 
     fn modify(
         &self,
-        entry: &TableEntry,
-        staged: &mut Staged,
-        (names, now): (&dyn PortNames, Millis),
+        wanted: Wanted<'_>,
+        before: &EntryAction,
+        (staged, control): (&mut Staged, &Control),
+        now: Millis,
     ) -> Result<(), Fault> {
-        let (number, spec) = self.table(&entry.table)?;
-        let key = resolve_key(spec, &entry.key, entry.priority, names)?;
-        let (action, params) = self.action_of(spec, entry, names)?;
-        let before = self.changeable(number, spec, &key, staged.at)?;
-        let Some(table) = self.state.tables.get(number) else {
-            return Ok(());
-        };
-        let tenant: Option<Arc<str>> = entry.tenant.as_deref().map(Arc::from);
-        if tenant != before.value.tenant {
-            for (tenant, change) in [(tenant.clone(), 1), (before.value.tenant.clone(), -1)] {
-                if let Some(tenant) = tenant {
-                    *staged.tenants.entry(tenant).or_insert(0) += change;
-                }
-            }
+        let Wanted {
+            number,
+            spec,
+            table,
+            entry,
+            ..
+        } = wanted;
+        let (old, new) = (before.tenant().map(|name| &**name), entry.tenant.as_deref());
+        for name in [old, new].into_iter().flatten() {
+            know(name, staged, control);
+        }
+        if let Some(new) = new.filter(|_| new != old) {
+            self.check_quota(new, staged, control)?;
         }
         let value = EntryAction {
-            action,
-            constant: false,
-            idle_timeout_ms: entry.idle_timeout_ms,
-            hard_timeout_ms: entry.hard_timeout_ms,
-            params,
-            tenant,
+            action: wanted.action,
+            constant: staged.origin == Origin::Program,
+            params: wanted.params,
+            terms: terms(entry, staged),
             seen: before
-                .value
                 .seen
                 .clone()
                 .or_else(|| (spec.counters || spec.timeouts).then(|| Arc::new(Seen::new(now)))),
         };
+        let (was_timed, is_timed) = (
+            before.timeouts_ms() != (0, 0),
+            value.timeouts_ms() != (0, 0),
+        );
         touch(staged, number);
+        let key = &wanted.key;
         let handle = table
-            .stage_replace(&key, value, staged.at)
+            .stage_replace(key, value, staged.at)
             .map_err(|error| refused(&error, spec))?;
-        if entry.idle_timeout_ms != 0 || entry.hard_timeout_ms != 0 {
+        if new != old {
+            for (name, change) in [(new, 1), (old, -1)] {
+                if let Some(name) = name {
+                    count(staged, name, change);
+                }
+            }
+        }
+        if is_timed {
             staged.timed.push((number as u16, handle.get()));
-        } else {
+        } else if was_timed {
             staged.gone.push((number as u16, handle.get()));
         }
         Ok(())
     }
 
-    /// The entry with this key, if it is there and not the program's.
-    fn changeable(
-        &self,
-        number: usize,
-        spec: &TableSpec,
-        key: &EntryKey,
-        at: Epoch,
-    ) -> Result<crate::table::Entry<EntryAction>, Fault> {
-        let entry = self.find(number, spec, key, at)?.ok_or_else(|| {
-            Fault::new(
-                "key",
-                WriteErrorKind::NotFound,
-                "no entry has this key and priority",
-                "`ringswitch table entries` shows those there are",
-            )
-        })?;
-        if entry.value.constant {
-            return Err(Fault::new(
-                "key",
-                WriteErrorKind::Constant,
-                "the entry belongs to the program",
-                "change the program, or add an entry that goes before it",
-            ));
-        }
-        Ok(entry)
-    }
-
     fn delete(
         &self,
         name: &EntryName,
-        staged: &mut Staged,
+        (staged, control): (&mut Staged, &Control),
         names: &dyn PortNames,
     ) -> Result<(), Fault> {
         let (number, spec) = self.table(&name.table)?;
+        let table = self.contents(number)?;
         let key = resolve_key(spec, &name.key, name.priority, names)?;
-        let before = self.changeable(number, spec, &key, staged.at)?;
-        self.remove(number, spec, (&key, &before.value), staged)
+        let before = changeable(self.find(spec, (table, &key), staged.at)?, staged.origin)?;
+        self.remove(number, spec, (&key, &before), (staged, control))
     }
 
     fn remove(
@@ -712,27 +828,26 @@ impl Engine {
         number: usize,
         spec: &TableSpec,
         (key, before): (&EntryKey, &EntryAction),
-        staged: &mut Staged,
+        (staged, control): (&mut Staged, &Control),
     ) -> Result<(), Fault> {
-        let Some(table) = self.state.tables.get(number) else {
-            return Ok(());
-        };
         touch(staged, number);
-        let handle = table
+        let handle = self
+            .contents(number)?
             .stage_remove(key, staged.at)
             .map_err(|error| refused(&error, spec))?;
-        if let Some(tenant) = &before.tenant {
-            *staged.tenants.entry(Arc::clone(tenant)).or_insert(0) -= 1;
+        if let Some(tenant) = before.tenant() {
+            know(tenant, staged, control);
+            count(staged, tenant, -1);
         }
-        staged.gone.push((number as u16, handle.get()));
+        if before.timeouts_ms() != (0, 0) {
+            staged.gone.push((number as u16, handle.get()));
+        }
         Ok(())
     }
 
-    fn clear(&self, name: &str, staged: &mut Staged) -> Result<(), Fault> {
+    fn clear(&self, name: &str, staged: &mut Staged, control: &Control) -> Result<(), Fault> {
         let (number, spec) = self.table(name)?;
-        let Some(table) = self.state.tables.get(number) else {
-            return Ok(());
-        };
+        let table = self.contents(number)?;
         let mut after = None;
         loop {
             let page = table.scan(after, 1024, staged.at);
@@ -741,7 +856,8 @@ impl Engine {
             };
             after = Some(last.handle);
             for entry in page.iter().filter(|entry| !entry.value.constant) {
-                self.remove(number, spec, (&entry.key, &entry.value), staged)?;
+                let place = (&entry.key, &*entry.value);
+                self.remove(number, spec, place, (&mut *staged, control))?;
             }
         }
     }
@@ -760,14 +876,12 @@ impl Engine {
         let also = declared
             .and_then(|table| table.default_action.as_ref())
             .map(|call| call.action.as_str());
-        let (action, params) = self.call(spec, (call, also), names)?;
+        let (action, params) = self.call(spec, (&call.action, &call.params), also, names)?;
         Ok(Some(Arc::new(EntryAction {
             action,
             constant: true,
-            idle_timeout_ms: 0,
-            hard_timeout_ms: 0,
             params,
-            tenant: None,
+            terms: None,
             seen: None,
         })))
     }
@@ -957,7 +1071,12 @@ impl Engine {
                     .default_of(number as u16)
                     .map(|call| ActionCall {
                         action: self.action_name(call.action),
-                        params: written_params(program, call.action, &call.params, names),
+                        params: written_params(
+                            program,
+                            call.action,
+                            call.params.values(&mut Unpacked::default()),
+                            names,
+                        ),
                     }),
             })
             .collect()
@@ -1018,22 +1137,20 @@ impl Engine {
             .map_or(0, |table| table.len(epoch)))
     }
 
-    fn written(
-        &self,
-        spec: &TableSpec,
-        entry: &crate::table::Entry<EntryAction>,
-        names: &dyn PortNames,
-    ) -> TableEntry {
+    fn written(&self, spec: &TableSpec, entry: &Entry, names: &dyn PortNames) -> TableEntry {
         let value = &entry.value;
+        let mut unpacked = Unpacked::default();
+        let params = value.params.values(&mut unpacked);
+        let (idle_timeout_ms, hard_timeout_ms) = value.timeouts_ms();
         TableEntry {
             table: spec.name.clone(),
             key: written_key(spec, &entry.key, names),
             priority: spec.has_priorities().then_some(entry.key.priority),
             action: self.action_name(value.action),
-            params: written_params(&self.state.program, value.action, &value.params, names),
-            idle_timeout_ms: value.idle_timeout_ms,
-            hard_timeout_ms: value.hard_timeout_ms,
-            tenant: value.tenant.as_deref().map(str::to_owned),
+            params: written_params(&self.state.program, value.action, params, names),
+            idle_timeout_ms,
+            hard_timeout_ms,
+            tenant: value.tenant().map(|name| name.to_string()),
         }
     }
 
@@ -1126,7 +1243,7 @@ impl Engine {
         self.state.macs.expire(now);
         let _ = self.state.conntrack.expire(now, CONNECTIONS_PER_EXPIRY);
         let control = self.lock();
-        let mut staged = self.begin(&control);
+        let mut staged = self.begin(&control, Origin::Program);
         let mut expired = Vec::new();
         for &(number, handle) in control.timed.keys() {
             let (Some(table), Some(spec)) = (
@@ -1145,12 +1262,12 @@ impl Engine {
             let over = |timeout_ms: u32, since: Millis| {
                 timeout_ms != 0 && now.since(since).0 >= timeout_ms.into()
             };
-            let is_over = over(entry.value.hard_timeout_ms, seen.added)
-                || over(entry.value.idle_timeout_ms, seen.last());
+            let (idle_ms, hard_ms) = entry.value.timeouts_ms();
+            let is_over = over(hard_ms, seen.added) || over(idle_ms, seen.last());
             let place = (&entry.key, &*entry.value);
             if is_over
                 && self
-                    .remove(usize::from(number), spec, place, &mut staged)
+                    .remove(usize::from(number), spec, place, (&mut staged, &control))
                     .is_ok()
             {
                 let written = self.written(spec, &entry, names);
@@ -1219,6 +1336,68 @@ impl PortNames for NoPorts {
     }
 }
 
+/// The entry that an update names, if it is there and whoever asks may change it.
+fn changeable(found: Option<Entry>, origin: Origin) -> Result<Arc<EntryAction>, Fault> {
+    let Some(entry) = found else {
+        return Err(Fault::new(
+            "key",
+            WriteErrorKind::NotFound,
+            "no entry has this key and priority",
+            "`ringswitch table entries` shows those there are",
+        ));
+    };
+    if entry.value.constant && origin == Origin::Operator {
+        return Err(Fault::new(
+            "key",
+            WriteErrorKind::Constant,
+            "the entry belongs to the program",
+            "change the program, or add an entry that goes before it",
+        ));
+    }
+    Ok(entry.value)
+}
+
+/// Has the batch know a tenant whose entries it changes.
+fn know(name: &str, staged: &mut Staged, control: &Control) {
+    if staged.tenants.contains_key(name) {
+        return;
+    }
+    let (name, terms) = match control.tenants.get_key_value(name) {
+        Some((name, tenant)) => (Arc::clone(name), Arc::clone(&tenant.terms)),
+        None => {
+            let name: Arc<str> = Arc::from(name);
+            let terms = Terms {
+                tenant: Some(Arc::clone(&name)),
+                ..Terms::default()
+            };
+            (name, Arc::new(terms))
+        }
+    };
+    let change = TenantChange { entries: 0, terms };
+    staged.tenants.insert(name, change);
+}
+
+/// A tenant that the batch knows has so many entries more.
+fn count(staged: &mut Staged, tenant: &str, change: isize) {
+    if let Some(tenant) = staged.tenants.get_mut(tenant) {
+        tenant.entries += change;
+    }
+}
+
+/// On what terms an entry is there, whose tenant the batch knows.
+fn terms(entry: &TableEntry, staged: &Staged) -> Option<Arc<Terms>> {
+    let tenant = entry.tenant.as_deref();
+    let of_tenant = tenant.and_then(|name| staged.tenants.get(name));
+    if entry.idle_timeout_ms == 0 && entry.hard_timeout_ms == 0 {
+        return of_tenant.map(|change| Arc::clone(&change.terms));
+    }
+    Some(Arc::new(Terms {
+        tenant: of_tenant.and_then(|change| change.terms.tenant.clone()),
+        idle_timeout_ms: entry.idle_timeout_ms,
+        hard_timeout_ms: entry.hard_timeout_ms,
+    }))
+}
+
 fn touch(staged: &mut Staged, number: usize) {
     if let Some(touched) = staged.tables.get_mut(number) {
         *touched = true;
@@ -1242,6 +1421,7 @@ fn set_multicast(
         return Err(Fault::invalid("group", "0 is no group", "use 1 to 65535"));
     }
     let mut members: Vec<u16> = Vec::with_capacity(ports.len());
+    let mut named = HashSet::with_capacity(ports.len());
     for (at, port) in ports.iter().enumerate() {
         let place = || format!("ports[{at}]");
         let value = number(port, Format::Port, names)
@@ -1250,17 +1430,17 @@ fn set_multicast(
             .ok()
             .filter(|&port| PortId::new(port).is_some())
             .ok_or_else(|| Fault::invalid(place(), format!("{value} is no port"), "name a port"))?;
-        if !members.contains(&port) {
+        if named.insert(port) {
             members.push(port);
         }
     }
-    let mut groups = HashMap::clone(&staged.extras.multicast);
+    // Copied once for a batch, however many groups it sets.
+    let groups = Arc::make_mut(&mut staged.extras.multicast);
     if members.is_empty() {
         groups.remove(&group);
     } else {
         groups.insert(group, members.into());
     }
-    staged.extras.multicast = Arc::new(groups);
     staged.extras_changed = true;
     Ok(())
 }

@@ -14,6 +14,7 @@ use foldhash::fast::{FoldHasher, SeedableRandomState};
 use super::compile::Compiled;
 use super::control::EntryCounters;
 use super::known::Known;
+use super::params::Params;
 use crate::conntrack::{Conntrack, FragmentTable};
 use crate::mac_table::MacStore;
 use crate::maglev::{MemberId, WeightedGroup};
@@ -30,12 +31,34 @@ pub(crate) struct EntryAction {
     pub action: u16,
     /// Belongs to the program.
     pub constant: bool,
-    pub idle_timeout_ms: u32,
-    pub hard_timeout_ms: u32,
-    pub params: Box<[u128]>,
-    pub tenant: Option<Arc<str>>,
+    pub params: Params,
+    /// For entries that have any; shared by those that have the same and no timeouts.
+    pub terms: Option<Arc<Terms>>,
     /// In tables that count or have timeouts; shared with what the entry was before it was modified.
     pub seen: Option<Arc<Seen>>,
+}
+
+impl EntryAction {
+    /// Whose quota it counts against.
+    pub(crate) fn tenant(&self) -> Option<&Arc<str>> {
+        self.terms.as_ref()?.tenant.as_ref()
+    }
+
+    /// The idle and the hard timeout; 0: none.
+    pub(crate) fn timeouts_ms(&self) -> (u32, u32) {
+        let terms = self.terms.as_ref();
+        terms.map_or((0, 0), |terms| {
+            (terms.idle_timeout_ms, terms.hard_timeout_ms)
+        })
+    }
+}
+
+/// On what terms an entry is there.
+#[derive(Debug, Default)]
+pub(crate) struct Terms {
+    pub tenant: Option<Arc<str>>,
+    pub idle_timeout_ms: u32,
+    pub hard_timeout_ms: u32,
 }
 
 /// What an entry has seen.
@@ -195,7 +218,7 @@ pub(crate) struct State {
     pub counts: Vec<Counts>,
     pub conntrack: Conntrack,
     pub fragments: FragmentTable,
-    pub macs: MacStore,
+    pub macs: Arc<MacStore>,
     /// Chooses members of groups; the same for all workers.
     pub selection: SeedableRandomState,
 }

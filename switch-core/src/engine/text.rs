@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::compile::{Compiled, Table};
 use super::control::PortNames;
 use super::model::Format;
+use super::params::Unpacked;
 use super::state::EntryAction;
 use crate::mac::MacAddress;
 use crate::port::PortId;
@@ -33,10 +34,11 @@ pub(crate) fn action_text(program: &Compiled, call: &EntryAction, names: &dyn Po
     let Some(action) = program.actions.get(usize::from(call.action)) else {
         return String::new();
     };
+    let mut unpacked = Unpacked::default();
     let args: Vec<String> = action
         .params
         .iter()
-        .zip(&call.params)
+        .zip(call.params.values(&mut unpacked))
         .map(|(param, &value)| {
             let text = value_text(value, param.bits, param.format, names);
             format!("{}={text}", param.name)

@@ -30,6 +30,11 @@ macro_rules! punt_reasons {
                 match number { $($number => Some(Self::$variant),)* _ => None }
             }
 
+            /// The reason with this name: programs number their reasons themselves, but call them by name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+
             /// The reason's stable number.
             pub const fn number(self) -> u8 {
                 self as u8
@@ -88,6 +93,30 @@ pub struct PacketMetadata {
     pub next_hop: u128,
     /// The MTU of the way out, in bytes of IP packet. For [`PuntReason::PacketTooBig`]; 0 for the MTU of `egress_interface`.
     pub mtu_bytes: u16,
+}
+
+impl PacketMetadata {
+    /// Reads the four numbers that a program sends along with a frame: the interface and the bridge domain that it came in by, the
+    /// interface that it was to leave by, and what else the reason needs: the next hop, or the MTU. A number that is too large
+    /// for its field counts as none.
+    pub fn from_args(reason: PuntReason, args: [u128; 4]) -> Self {
+        let [interface, domain, egress_interface, last] = args;
+        let id = |number| u32::try_from(number).unwrap_or(NO_INTERFACE);
+        let mut metadata = Self {
+            interface: id(interface),
+            egress_interface: id(egress_interface),
+            domain: u16::try_from(domain).unwrap_or_default(),
+            ..Self::default()
+        };
+        match reason {
+            PuntReason::NextHopUnresolved => metadata.next_hop = last,
+            PuntReason::PacketTooBig => {
+                metadata.mtu_bytes = u16::try_from(last).unwrap_or_default()
+            }
+            _ => {}
+        }
+        metadata
+    }
 }
 
 /// A frame that the program sent to the controller.
@@ -163,4 +192,36 @@ pub enum ServiceAction {
         /// Why.
         reason: ServiceDrop,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_a_program_become_metadata() {
+        let args = [1, 10, 2, 0x0a00_0109];
+        let metadata = PacketMetadata::from_args(PuntReason::NextHopUnresolved, args);
+        let expected = PacketMetadata {
+            interface: 1,
+            egress_interface: 2,
+            domain: 10,
+            next_hop: 0x0a00_0109,
+            mtu_bytes: 0,
+        };
+        assert_eq!(metadata, expected);
+        let metadata = PacketMetadata::from_args(PuntReason::PacketTooBig, [1, 10, 2, 1400]);
+        assert_eq!((metadata.mtu_bytes, metadata.next_hop), (1400, 0));
+        let huge = PacketMetadata::from_args(PuntReason::PacketTooBig, [u128::MAX; 4]);
+        assert_eq!(huge, PacketMetadata::default());
+    }
+
+    #[test]
+    fn reasons_are_known_by_number_and_by_name() {
+        for reason in PuntReason::ALL {
+            assert_eq!(PuntReason::from_number(reason.number()), Some(reason));
+            assert_eq!(PuntReason::from_name(reason.name()), Some(reason));
+        }
+        assert_eq!(PuntReason::from_name("Arp"), None);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::action::NO_INTERFACE;
+use super::action::{NO_INTERFACE, PuntReason};
 use super::build::link_local_of;
 use super::config::{Dhcp4Config, Dhcp6Config, RouterInterface};
 use super::drop::ServiceDrop;
@@ -171,7 +171,8 @@ impl Interfaces {
     }
 
     /// The interface that the frame came in by: the one that the program names, else the one of the bridge domain with the frame's
-    /// destination address, else, for a frame to a group, the domain's only one.
+    /// destination address, else, for a frame to a group or one that a rule rejects (which need not be for a router), the domain's
+    /// only one.
     pub(super) fn of_frame(&self, inbound: &Inbound<'_>) -> Result<&RouterInterface, ServiceDrop> {
         let metadata = &inbound.packet.metadata;
         if metadata.interface != NO_INTERFACE {
@@ -196,7 +197,10 @@ impl Interfaces {
             .find(|interface| interface.mac == destination);
         match (addressed, ids) {
             (Some(interface), _) => Ok(interface),
-            (None, &[id]) if destination.is_multicast() => {
+            (None, &[id])
+                if destination.is_multicast()
+                    || inbound.packet.reason == PuntReason::AdminProhibited =>
+            {
                 self.get(id).ok_or(ServiceDrop::UnknownInterface)
             }
             _ => Err(ServiceDrop::UnknownInterface),

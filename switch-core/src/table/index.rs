@@ -109,7 +109,7 @@ impl<const W: usize> Index<W> {
     ) {
         match self {
             Self::Tuples(tuples) => tuples.link(plan, versions, index, (key, place)),
-            Self::Trie(trie) => trie.link(versions, index, key.specificity),
+            Self::Trie(trie) => trie.link(versions, index, Prefix::<W>::of_key(plan, key).bits),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::key::CanonicalKey;
 use super::shape::{KeyField, MAX_FIELDS, MatchKind, TableShape};
+use super::trie::STRIDE;
 
 /// A part of a field that lies in one word.
 #[derive(Clone, Copy, Debug)]
@@ -28,12 +29,15 @@ pub(super) struct Layout {
     bits: u32,
     /// Bits before the longest-prefix field.
     exact_bits: u32,
+    /// Zeroes before all fields.
+    padding: u32,
 }
 
 impl Layout {
     pub(super) fn new(shape: &TableShape) -> Self {
         let mut pieces = Vec::new();
-        let mut at = 0;
+        let padding = padding(shape);
+        let mut at = padding;
         let mut exact_bits = 0;
         let is_prefix = |field: &KeyField| field.kind == MatchKind::Lpm;
         let fields = || shape.key().iter().enumerate();
@@ -61,6 +65,7 @@ impl Layout {
             fields: shape.key().into(),
             bits: at,
             exact_bits,
+            padding,
         }
     }
 
@@ -72,6 +77,11 @@ impl Layout {
     /// Bits before the longest-prefix field.
     pub(super) fn exact_bits(&self) -> u32 {
         self.exact_bits
+    }
+
+    /// Zeroes before all fields.
+    pub(super) fn padding(&self) -> u32 {
+        self.padding
     }
 
     /// The string of these field values. Bits beyond a field's width are left out, missing fields are zero.
@@ -125,6 +135,25 @@ impl Layout {
         }
         self.pack(&masks)
     }
+}
+
+/// As many zeroes in front as let the longest-prefix field begin where a trie's nodes can, if they take no word more: then its /24
+/// or /48 end where a node does, and most of them need none of their own.
+fn padding(shape: &TableShape) -> u32 {
+    if !shape.by_longest_prefix() {
+        return 0;
+    }
+    let bits = |prefix: bool| -> u32 {
+        let fields = shape.key().iter();
+        let chosen = fields.filter(|field| (field.kind == MatchKind::Lpm) == prefix);
+        chosen.map(|field| u32::from(field.bits)).sum()
+    };
+    let padding = bits(false).next_multiple_of(STRIDE) - bits(false);
+    let bits = bits(false) + bits(true);
+    if (bits + padding).div_ceil(64) > bits.div_ceil(64) {
+        return 0;
+    }
+    padding
 }
 
 /// The first `bits` bits of a string.

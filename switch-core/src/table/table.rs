@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::Epoch;
 use super::counters::{ChangeCounters, CounterRange, Dependencies};
+use super::entry::{Entry, EntryHandle, Hit};
 use super::error::TableError;
 use super::index::Plan;
 use super::key::EntryKey;
 use super::shape::{ShapeError, TableShape};
-use super::store::{Entry, EntryHandle, Hit, Storage, Store};
+use super::store::{Storage, Store};
 
 /// A match table: entries of type `A` by key, in versions by epoch.
 ///

@@ -18,7 +18,7 @@ use super::slab::Slab;
 use super::version::{Version, Versions};
 
 /// Bits that a node tells apart.
-const STRIDE: u32 = 6;
+pub(super) const STRIDE: u32 = 6;
 
 /// Items that a node holds itself: with those it is about a cache line, and most nodes have no more.
 const FEW: usize = 8;
@@ -154,7 +154,7 @@ impl<const W: usize> Prefix<W> {
         let (values, _) = plan.layout.values_and_masks(key);
         Self {
             key: plan.layout.pack(&values),
-            bits: key.specificity.into(),
+            bits: u32::from(key.specificity) + plan.layout.padding(),
         }
     }
 }
@@ -170,8 +170,9 @@ pub(super) fn key_of<A, const W: usize>(plan: &Plan, version: &Version<A, W>) ->
     for (matcher, (&field, (value, mask))) in matchers.iter_mut().zip(fields) {
         *matcher = Matcher::of_masked(field, value, mask);
     }
+    let specificity = version.class - plan.layout.padding();
     plan.shape
-        .canonical_of(matchers, version.priority, version.class as u16)
+        .canonical_of(matchers, version.priority, specificity as u16)
 }
 
 /// Where what a branch leads to is written down.
@@ -292,9 +293,9 @@ impl<const W: usize> Trie<W> {
     }
 
     /// Puts a version before the others of its prefix, which is of so many bits of its key.
-    pub(super) fn link<A>(&mut self, versions: &mut Versions<A, W>, index: u32, bits: u16) {
+    pub(super) fn link<A>(&mut self, versions: &mut Versions<A, W>, index: u32, bits: u32) {
         if let Some(version) = versions.get_mut(index) {
-            version.class = bits.into();
+            version.class = bits;
         }
         let Some(prefix) = prefix_of(versions, index) else {
             return;

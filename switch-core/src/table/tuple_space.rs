@@ -57,6 +57,8 @@ struct Group<const W: usize> {
     compared: u16,
     /// How many versions have each rank.
     ranks: BTreeMap<Rank, u32>,
+    /// The best of them, as the order has it.
+    best: Option<Rank>,
 }
 
 /// A group as a lookup needs it.
@@ -372,6 +374,7 @@ impl<const W: usize> TupleSpace<W> {
             mask,
             compared,
             ranks: BTreeMap::new(),
+            best: None,
         };
         let class = match self.groups.iter().position(Option::is_none) {
             Some(free) => free,
@@ -401,25 +404,26 @@ impl<const W: usize> TupleSpace<W> {
 
     /// Puts a group where its best rank belongs, and away when it is empty.
     fn reorder(&mut self, class: u32) {
-        let Some(group) = self.group(class) else {
+        let Some(group) = self.group_mut(class) else {
             return;
         };
         let best = group.ranks.last_key_value().map(|(&rank, _)| rank);
+        if group.best == best {
+            return;
+        }
+        group.best = best;
+        let (mask, compared) = (group.mask, group.compared);
         let Some(at) = self.order.iter().position(|tried| tried.class == class) else {
             return;
         };
         match best {
             Some(best) => {
-                if self.order.get(at).is_some_and(|tried| tried.best == best) {
-                    return;
-                }
                 let mut tried = self.order.remove(at);
                 tried.best = best;
                 let to = self.order.partition_point(|other| other.best >= best);
                 self.order.insert(to, tried);
             }
             None => {
-                let (mask, compared) = (group.mask, group.compared);
                 self.order.remove(at);
                 self.by_mask.remove(&(mask, compared));
                 if let Some(place) = self.groups.get_mut(class as usize) {

@@ -68,6 +68,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         switch_core: arguments.switch_core,
         clock_ghz: cores::clock_ghz()?,
         ringswitch: daemon::binary()?,
+        vpc: "vpc".into(),
         far_ns: f64::INFINITY,
     };
     let (rounds, seconds) = if arguments.quick { (3, 3) } else { (5, 8) };

@@ -4,6 +4,7 @@
 
 mod sim;
 mod stream;
+mod talk;
 mod testpmd;
 
 use std::path::Path;
@@ -32,6 +33,8 @@ pub struct Rate {
     pub frames_per_s: f64,
     /// Of frame bytes, without FCS.
     pub bits_per_s: f64,
+    /// Frames in all, where they are counted one by one.
+    pub arrived: Option<u64>,
     /// Where several send to one.
     pub fairness: Option<Fairness>,
 }
@@ -120,6 +123,12 @@ pub trait Guest {
     /// # Errors
     /// It cannot be signalled.
     fn stop(self: Box<Self>) -> Result<()>;
+}
+
+/// The MAC address of a port, as text.
+pub fn mac_text(port: usize) -> String {
+    let bytes = sim::mac(port).map(|byte| format!("{byte:02x}"));
+    bytes.join(":")
 }
 
 /// Starts a rig's guest and connects it to a running switch.

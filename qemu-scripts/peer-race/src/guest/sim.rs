@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use guest_sim::bench::bounce::Counts;
-use guest_sim::bench::{Bounce, cores};
+use guest_sim::bench::{Bounce, Flows, cores};
 use guest_sim::frame::{FrameBuilder, build::BROADCAST, build::MacAddr};
 use guest_sim::nic::session::connect;
 use guest_sim::{
@@ -14,6 +14,7 @@ use guest_sim::{
 };
 
 use super::stream::{End, Stream, ends, introduce, ping_for};
+use super::talk::{self, Talk};
 use super::{Guest, Rate, Seen};
 use crate::case::{Frames, Load, Rig, Ring};
 use crate::error::{Error, Result};
@@ -51,6 +52,7 @@ enum Socket {
 /// NICs with what they do.
 enum Play {
     Bounce(Vec<(Nic, Bounce)>),
+    Talk(Box<Talk>),
     Stream(Stream),
     Ping { ends: Vec<End>, idle: Duration },
 }
@@ -69,7 +71,7 @@ pub fn options(rig: &Rig) -> NicOptions {
         Ring::Split | Ring::Packed => (Features::MRG_RXBUF, Features::NONE),
         Ring::PackedVectorised => (Features::NONE, Features::MRG_RXBUF),
     };
-    let ring = if rig.ports > 2 { 256 } else { 1024 };
+    let ring = if rig.ports > 3 { 256 } else { 1024 };
     NicOptions {
         features: Features::VERSION_1 | mergeable | tso | packed,
         optional_features: Features::LINUX - refused,
@@ -164,11 +166,28 @@ impl SimGuest {
                     bounce.set_batch(burst);
                     guests.push((nic, bounce));
                 }
-                start_bouncing(&mut guests, frame_bytes, in_flight)?;
-                guests
-                    .iter_mut()
-                    .for_each(|(_, bounce)| bounce.set_flows(flows));
+                let frames = [0, 1].map(|port| frame(frame_bytes, port, mac(1 - port)));
+                start_bouncing(&mut guests, &frames, in_flight)?;
+                if flows > 1 {
+                    guests.iter_mut().for_each(|(_, bounce)| {
+                        bounce.set_flows(Flows::Ports {
+                            count: flows,
+                            next: 0,
+                        });
+                    });
+                }
                 Play::Bounce(guests)
+            }
+            Load::Talk {
+                about,
+                flows,
+                attack,
+            } => Play::Talk(Box::new(Talk::new(&memory, nics, (about, flows), attack)?)),
+            Load::Open => {
+                let (first, flows) = talk::opening()?;
+                let mut stream = Stream::new(&memory, nics, &[vec![first]], 1, Some(WINDOW))?;
+                stream.set_flows(flows);
+                Play::Stream(stream)
             }
             Load::OneWay { frame_bytes } => {
                 let frames = [vec![frame(frame_bytes, 0, mac(1))]];
@@ -219,6 +238,7 @@ impl SimGuest {
             cores::pin(core)?;
             match play {
                 Play::Bounce(guests) => bounce_for(guests, time).map(Seen::Rate),
+                Play::Talk(talk) => talk.run(time).map(Seen::Rate),
                 Play::Stream(stream) => stream.run(time).map(Seen::Rate),
                 Play::Ping { ends, idle } => ping_for(ends, *idle, time).map(Seen::Delay),
             }
@@ -274,19 +294,18 @@ pub(super) fn stalled(what: &str, within: Duration) -> Error {
 }
 
 /// Frames between both ends, once the switch serves both and knows their addresses.
-fn start_bouncing(
+pub(super) fn start_bouncing(
     guests: &mut [(Nic, Bounce)],
-    frame_bytes: usize,
+    frames: &[Frame; 2],
     in_flight: usize,
 ) -> Result<()> {
-    let frames = [0, 1].map(|port| frame(frame_bytes, port, mac(1 - port)));
     let start = Instant::now();
     let counts = |guests: &[(Nic, Bounce)]| -> Vec<u64> {
         guests.iter().map(|(_, b)| b.counts().frames).collect()
     };
     // Ports that are new to a switch lose frames: single ones go ahead until they come back again and again.
     loop {
-        for ((nic, bounce), frame) in guests.iter_mut().zip(&frames) {
+        for ((nic, bounce), frame) in guests.iter_mut().zip(frames) {
             match bounce.inject(nic, frame, 1) {
                 Ok(()) | Err(guest_sim::Error::RingFull) => {}
                 Err(other) => return Err(other.into()),
@@ -309,7 +328,7 @@ fn start_bouncing(
             return Err(stalled("frames between two new ports", ATTACHED_WITHIN));
         }
     }
-    for ((nic, bounce), frame) in guests.iter_mut().zip(&frames) {
+    for ((nic, bounce), frame) in guests.iter_mut().zip(frames) {
         for _ in 0..in_flight {
             match bounce.inject(nic, frame, 1) {
                 Ok(()) => {}
@@ -334,6 +353,7 @@ pub(super) fn rate(before: Counts, after: Counts, elapsed: Duration) -> Rate {
     Rate {
         frames_per_s: (after.frames - before.frames) as f64 / seconds,
         bits_per_s: (after.bytes - before.bytes) as f64 * 8.0 / seconds,
+        arrived: Some(after.frames - before.frames),
         fairness: None,
     }
 }
@@ -360,6 +380,15 @@ pub(super) fn run_for(time: Duration, mut turn: impl FnMut() -> Result<usize>) -
 }
 
 fn bounce_for(guests: &mut [(Nic, Bounce)], time: Duration) -> Result<Rate> {
+    bounce_beside(guests, time, || Ok(()))
+}
+
+/// The same, with something else to do at every turn.
+pub(super) fn bounce_beside(
+    guests: &mut [(Nic, Bounce)],
+    time: Duration,
+    mut beside: impl FnMut() -> Result<()>,
+) -> Result<Rate> {
     let counts = |guests: &[(Nic, Bounce)]| sum(guests.iter().map(|(_, bounce)| bounce.counts()));
     let before = counts(guests);
     let elapsed = run_for(time, || {
@@ -367,6 +396,7 @@ fn bounce_for(guests: &mut [(Nic, Bounce)], time: Duration) -> Result<Rate> {
         for (nic, bounce) in guests.iter_mut() {
             frames += bounce.turn(nic)?;
         }
+        beside()?;
         Ok(frames)
     })?;
     Ok(rate(before, counts(guests), elapsed))

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use guest_sim::bench::bounce::Counts;
-use guest_sim::bench::{Sink, Source};
+use guest_sim::bench::{Flows, Sink, Source};
 use guest_sim::frame::build::BROADCAST;
 use guest_sim::{Frame, GuestMemory, Nic};
 
@@ -114,6 +114,12 @@ impl Stream {
             lost: 0,
             last_arrival: Instant::now(),
         })
+    }
+
+    /// Every sender sends frames as these flows from now on.
+    pub(super) fn set_flows(&mut self, flows: Flows) {
+        let sources = self.ends.iter_mut().filter_map(|end| end.source.as_mut());
+        sources.for_each(|source| source.set_flows(flows.clone()));
     }
 
     fn received(&self) -> Counts {

@@ -127,6 +127,7 @@ fn rate(rates: &[PortRates]) -> Rate {
     rates.iter().fold(Rate::default(), |sum, port| Rate {
         frames_per_s: sum.frames_per_s + port.frames_per_s as f64,
         bits_per_s: sum.bits_per_s + port.bits_per_s as f64,
+        arrived: None,
         fairness: None,
     })
 }

@@ -97,6 +97,7 @@ impl Switch for Io {
             cycles: cycles.busy_cycles,
             frames: cycles.frames,
             exact: true,
+            dropped: None,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The three sides of the race, each started, frozen, thawed and asked the same way.
 //!
-//! `ringswitch` (ours), `ovs` (OVS-DPDK, `NORMAL`), `io` (DPDK's vhost I/O forwarding). Keeps true: whatever a side reports as busy is time or
+//! `ringswitch` (ours, and once more as its own reference), `ovs` (OVS-DPDK, `NORMAL`), `io` (DPDK's vhost I/O forwarding). Keeps true: whatever a side reports as busy is time or
 //! cycles in polls that found frames; where it cannot tell, it says so.
 
 mod io;
@@ -24,11 +24,15 @@ pub enum Side {
     Ovs,
     /// testpmd forwarding between two `net_vhost` ports: no switch, the limit of copying twice.
     Io,
+    /// Ringswitch once more, without what the case is about.
+    Reference,
 }
 
 impl Side {
     /// All, in the order of their turns.
-    pub const ALL: [Self; 3] = [Self::Ringswitch, Self::Ovs, Self::Io];
+    pub const ALL: [Self; 4] = [Self::Ringswitch, Self::Ovs, Self::Io, Self::Reference];
+    /// Those that Ringswitch is compared with.
+    pub const PEERS: [Self; 3] = [Self::Ovs, Self::Io, Self::Reference];
 
     /// Short and stable, for JSON and flags.
     pub fn key(self) -> &'static str {
@@ -36,6 +40,7 @@ impl Side {
             Self::Ringswitch => "ringswitch",
             Self::Ovs => "ovs",
             Self::Io => "io",
+            Self::Reference => "reference",
         }
     }
 }
@@ -46,6 +51,7 @@ impl fmt::Display for Side {
             Self::Ringswitch => "Ringswitch",
             Self::Ovs => "OVS-DPDK",
             Self::Io => "I/O forwarding",
+            Self::Reference => "its reference",
         })
     }
 }
@@ -59,6 +65,8 @@ pub struct Spent {
     pub frames: f64,
     /// False: vain polls are in the cycles, which are then an upper bound.
     pub exact: bool,
+    /// Frames of the two ports that are raced that were dropped, where it is known port by port.
+    pub dropped: Option<f64>,
 }
 
 /// A running switch.
@@ -98,6 +106,20 @@ pub trait Switch {
     fn choose(&mut self, _setting: usize) -> Result<()> {
         Ok(())
     }
+    /// Connections that it tracks, counted no further than `most`; `None`: it cannot tell.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn connections(&mut self, _most: usize) -> Result<Option<usize>> {
+        Ok(None)
+    }
+    /// Forgets its connections, where it can be told to.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn forget_connections(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Counts from here.
     ///
     /// # Errors
@@ -121,7 +143,9 @@ pub trait Switch {
 /// It does not start, or does not offer what the rig needs.
 pub fn start(side: Side, machine: &Machine, folder: &Path, rig: &Rig) -> Result<Box<dyn Switch>> {
     Ok(match side {
-        Side::Ringswitch => Box::new(ringswitch::Ringswitch::start(machine, folder, rig)?),
+        Side::Ringswitch | Side::Reference => {
+            Box::new(ringswitch::Ringswitch::start(machine, folder, rig, side)?)
+        }
         Side::Ovs => Box::new(ovs::Ovs::start(machine, folder, rig)?),
         Side::Io => Box::new(io::Io::start(machine, folder, rig)?),
     })

@@ -1,11 +1,12 @@
-//! OVS-DPDK with one polling thread on the switch's core, forwarding by MAC address (`NORMAL`).
+//! OVS-DPDK with one polling thread on the switch's core, forwarding by MAC address (`NORMAL`), behind OpenFlow rules where a case is about them.
 
 use std::path::{Path, PathBuf};
 
 use super::{Side, Spent, Switch};
 use crate::case::{Frames, Rig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::network::openflow;
 use crate::ovs::{Options, OvsDpdk, PortKind};
 use crate::process::Process;
 
@@ -61,6 +62,14 @@ impl Ovs {
             Frames::Standard | Frames::Jumbo => PortKind::Server,
         };
         ovs.add_ports(&names, kind, mtu)?;
+        if let Some(rules) = openflow::rules(rig.network) {
+            ovs.replace_rules(&rules)?;
+            let count = ovs.count_rules()?;
+            if count != openflow::count(&rules) {
+                let why = format!("OVS-DPDK has {count} of {} rules", openflow::count(&rules));
+                return Err(Error::Invalid(why));
+            }
+        }
         Ok(Self { ovs, kind })
     }
 }
@@ -99,6 +108,14 @@ impl Switch for Ovs {
             .try_for_each(|(key, value)| self.ovs.configure(key, value))
     }
 
+    fn connections(&mut self, _most: usize) -> Result<Option<usize>> {
+        self.ovs.count_connections().map(Some)
+    }
+
+    fn forget_connections(&mut self) -> Result<()> {
+        self.ovs.appctl(&["dpctl/flush-conntrack"]).map(drop)
+    }
+
     fn begin(&mut self) -> Result<()> {
         self.ovs.clear_stats()
     }
@@ -109,6 +126,7 @@ impl Switch for Ovs {
             cycles: stats.busy_cycles,
             frames: stats.frames,
             exact: true,
+            dropped: None,
         })
     }
 

@@ -3,23 +3,37 @@
 //! Busy time is taken from `GET /v1/stats`: `busy_ns` of the worker where the build reports it, else what it was awake.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{Side, Spent, Switch};
 use crate::case::Rig;
 use crate::error::{Doing, Error, Result};
+use crate::guest::mac_text;
 use crate::machine::Machine;
-use crate::process::{Process, SOON, eventually};
+use crate::network::{Network, vpc};
+use crate::process::{Process, SOON, eventually, run};
+
+/// Ports whose frames may not be lost.
+const RACED_PORTS: usize = 2;
+/// Connections listed at a time, at most.
+const LISTED: usize = 10_000;
+/// Entries take seconds to load on a machine that is busy otherwise.
+const LOADED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running `ringswitch run`.
 pub struct Ringswitch {
+    side: Side,
     process: Process,
     folder: PathBuf,
+    /// The default program has no tables, and does not answer about them.
+    has_tables: bool,
     clock_ghz: f64,
     start: Counters,
 }
@@ -30,18 +44,24 @@ struct Counters {
     frames: f64,
     awake_ns: f64,
     busy_ns: Option<f64>,
+    /// Of the ports that are raced.
+    dropped: f64,
 }
 
 impl Ringswitch {
-    /// Starts it with the rig's ports.
+    /// Starts it with the rig's ports and network; as its own reference with the rig's reference network.
     ///
     /// # Errors
     /// It ends: what it said. A port it refuses is [`Error::NotOffered`].
-    pub fn start(machine: &Machine, folder: &Path, rig: &Rig) -> Result<Self> {
+    pub fn start(machine: &Machine, folder: &Path, rig: &Rig, side: Side) -> Result<Self> {
+        let network = rig.network_for(side);
         let admin = folder.join("admin.sock");
         let mut command = Command::new(&machine.ringswitch);
         command.arg("run").arg("--admin").arg(&admin);
         command.args(["--workers", "1", "--cpus", &machine.switch_core.to_string()]);
+        if network != Network::Plain {
+            command.args(["--program", &machine.vpc]);
+        }
         for port in 0..rig.ports + rig.idle {
             let mut text = format!(
                 "name=vm{port},type=vhost-user,socket={}",
@@ -71,9 +91,20 @@ impl Ringswitch {
             let answer = ask(folder, "/v1/ports/vm0")?;
             expect_packed(&answer)?;
         }
+        if let Some(entries) = vpc::entries(network, rig.ports, mac_text) {
+            let file = folder.join("entries.jsonl");
+            fs::write(&file, entries).doing(|| format!("writing {}", file.display()))?;
+            let mut load = Command::new(&machine.ringswitch);
+            load.args(["table", "load", "--admin"])
+                .arg(&admin)
+                .arg(&file);
+            run(&mut load, LOADED_WITHIN)?;
+        }
         Ok(Self {
+            side,
             process,
             folder: folder.to_owned(),
+            has_tables: network != Network::Plain,
             clock_ghz: machine.clock_ghz,
             start: Counters::default(),
         })
@@ -138,6 +169,11 @@ fn parse(answer: &str) -> Option<Counters> {
         let busy = worker.get("busy_ns").and_then(Value::as_f64);
         spent.busy_ns = spent.busy_ns.zip(busy).map(|(sum, one)| sum + one);
     }
+    for port in report.get("ports")?.as_array()?.iter().take(RACED_PORTS) {
+        for drops in port.get("drops")?.as_array()? {
+            spent.dropped += drops.get("frames")?.as_f64()?;
+        }
+    }
     Some(spent)
 }
 
@@ -148,13 +184,14 @@ impl Counters {
             cycles: busy_ns.unwrap_or(self.awake_ns - start.awake_ns) * clock_ghz,
             frames: self.frames - start.frames,
             exact: busy_ns.is_some(),
+            dropped: Some(self.dropped - start.dropped),
         }
     }
 }
 
 impl Switch for Ringswitch {
     fn side(&self) -> Side {
-        Side::Ringswitch
+        self.side
     }
 
     fn socket(&self, port: usize) -> PathBuf {
@@ -163,6 +200,24 @@ impl Switch for Ringswitch {
 
     fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    fn connections(&mut self, most: usize) -> Result<Option<usize>> {
+        if !self.has_tables {
+            return Ok(None);
+        }
+        let path = format!("/v1/connections?limit={}", most.clamp(1, LISTED));
+        let answer = ask(&self.folder, &path)?;
+        let list = body(&answer).and_then(|body| Some(body.get("connections")?.as_array()?.len()));
+        match list {
+            // A full page says only that there are as many, or more.
+            Some(LISTED) => Ok(Some(most)),
+            Some(count) => Ok(Some(count)),
+            None => Err(Error::Unparsed {
+                what: "the connections",
+                text: answer,
+            }),
+        }
     }
 
     fn begin(&mut self) -> Result<()> {
@@ -185,8 +240,9 @@ mod tests {
 
     fn answer(frames: u64, busy: &str) -> String {
         format!(
-            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"uptime_us\":1,\"ports\":[],\"workers\":[{{\"worker\":0,\
+            "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{{\"uptime_us\":1,\"ports\":[{{\"name\":\"vm0\",\"drops\":[{{\"reason\":\"acl_denied\",\"frames\":{}}}]}},{{\"name\":\"vm1\",\"drops\":[]}}],\"workers\":[{{\"worker\":0,\
              \"frames\":{frames},\"batches\":3,\"sleeps\":0,\"awake_ns\":{}{busy},\"sources\":2}}]}}",
+            frames / 10,
             frames * 100
         )
     }
@@ -199,6 +255,7 @@ mod tests {
             cycles: 100_000.0,
             frames: 1000.0,
             exact: true,
+            dropped: Some(100.0),
         };
         assert_eq!(end.since(&start, 2.0), expected);
         let (start, end) = (
@@ -209,6 +266,7 @@ mod tests {
             cycles: 200_000.0,
             frames: 1000.0,
             exact: false,
+            dropped: Some(100.0),
         };
         assert_eq!(end.since(&start, 2.0), expected);
     }

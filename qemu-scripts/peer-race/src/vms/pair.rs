@@ -21,6 +21,7 @@ use super::{Side, usage};
 use crate::case::{Frames, Player, Rig, Ring};
 use crate::error::{Doing, Error, Result};
 use crate::machine::Machine;
+use crate::network::Network;
 use crate::process::{SOON, eventually, run};
 use crate::switch::{self, Switch};
 
@@ -32,6 +33,8 @@ const RIG: Rig = Rig {
     idle: 0,
     // Of no concern to switches.
     player: Player::Testpmd,
+    network: Network::Plain,
+    reference: None,
 };
 /// Feature bits that every guest has to have, whatever its NIC hangs on (virtio 1.2, 5.1.3).
 const OFFLOADS: [(usize, &str); 5] = [

@@ -13,6 +13,12 @@ mod restart;
 mod tap;
 mod transfer;
 mod vlan;
+mod vpc_network;
+mod vpc_rates;
+mod vpc_routing;
+mod vpc_security;
+mod vpc_services;
+mod vpc_translation;
 mod wind_down;
 
 use vm_lab::lab::{Lab, LabSpec, Station};

@@ -428,20 +428,18 @@ impl<O: Observer> Evaluator<'_, O> {
         let Ok(packet) = self.connection_packet(self.zone) else {
             return Flow::On;
         };
-        if matches!(self.effects, Effects::Preview) {
-            return Flow::On;
-        }
         let commit = Commit {
             port: self.frame.in_port,
             mark,
             data,
             nat,
         };
-        match self
-            .state
-            .conntrack
-            .commit(&packet, &commit, self.frame.now)
-        {
+        let conntrack = &self.state.conntrack;
+        let committed = match self.effects {
+            Effects::Live(_) => conntrack.commit(&packet, &commit, self.frame.now),
+            Effects::Preview => conntrack.preview_commit(&packet, &commit, self.frame.now),
+        };
+        match committed {
             Ok(tracked) => {
                 self.tracked = Some(tracked);
                 Flow::On

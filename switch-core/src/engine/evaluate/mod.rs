@@ -21,6 +21,7 @@ use std::sync::atomic;
 use super::compile::{Compiled, Field, HeaderField, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
 use super::packet::{Packet, within};
+use super::params::Unpacked;
 use super::parse::{Input, Origin, ParseError, compare, parse};
 use super::state::{EntryAction, MeterSetting, Snapshot, State};
 use crate::conntrack::{ConnId, Direction, Tracked};
@@ -86,6 +87,8 @@ pub(crate) struct OutCopy {
 #[derive(Clone, Debug)]
 pub(crate) struct Metered {
     pub setting: Arc<MeterSetting>,
+    /// Why they are not.
+    pub reason: DropReason,
     /// The first copy that is not made.
     pub from: usize,
     /// The one after the last; none in ingress: there the frame is dropped.
@@ -114,6 +117,7 @@ pub(crate) struct Evaluation {
     pub copies: Vec<OutCopy>,
     /// Entries that count the frame.
     pub entries: Vec<Arc<EntryAction>>,
+    /// Meters it passed, and why a frame that does not is dropped.
     /// Meters it passed.
     pub meters: Vec<Metered>,
     /// Copies that left by ports, mirrors apart.
@@ -461,7 +465,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if let Some(call) = &call
             && let Some(action) = program.actions.get(usize::from(call.action))
         {
-            let flow = self.primitives(&action.body, &call.params);
+            let mut unpacked = Unpacked::default();
+            let flow = self.primitives(&action.body, call.params.values(&mut unpacked));
             if flow != Flow::On {
                 return flow;
             }
@@ -610,23 +615,21 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if bits == within(field.bits, u128::MAX) {
             return self.packet.look_at(field);
         }
-        // By runs of ones, from the most significant on.
+        // By runs of ones, from the most significant on, which stands at the top.
+        let mut rest = bits.checked_shl(128 - u32::from(field.bits)).unwrap_or(0);
         let mut at = 0;
-        while at < field.bits {
-            let is_one = |at: u16| bits >> (field.bits - 1 - at) & 1 == 1;
-            if !is_one(at) {
-                at += 1;
-                continue;
-            }
-            let start = at;
-            while at < field.bits && is_one(at) {
-                at += 1;
-            }
+        while rest != 0 {
+            let zeros = rest.leading_zeros();
+            rest <<= zeros;
+            let ones = rest.leading_ones();
+            rest = rest.checked_shl(ones).unwrap_or(0);
+            at += zeros as u16;
             self.packet.look_at(HeaderField {
-                bit: field.bit + start,
-                bits: at - start,
+                bit: field.bit + at,
+                bits: ones as u16,
                 ..field
             });
+            at += ones as u16;
         }
     }
 

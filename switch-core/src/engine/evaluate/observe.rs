@@ -208,7 +208,7 @@ impl Observer for Recorder<'_> {
                     .get(usize::from(*reason))
                     .map_or("", String::as_str)
             ),
-            Prim::Meter { meter, index } => format!(
+            Prim::Meter { meter, index, .. } => format!(
                 "meter {}[{}]",
                 array_name(&program.meters, *meter),
                 self.value(program, index, args)

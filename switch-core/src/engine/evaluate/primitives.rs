@@ -92,9 +92,13 @@ impl<O: Observer> Evaluator<'_, O> {
                     edits: None,
                 });
             }
-            Prim::Meter { meter, index } => {
+            Prim::Meter {
+                meter,
+                index,
+                reason,
+            } => {
                 let index = self.value(*index, args) as u32;
-                return self.meter(*meter, index);
+                return self.meter(*meter, index, *reason);
             }
             Prim::Count { counter, index } => {
                 let index = self.value(*index, args) as u32;
@@ -141,7 +145,7 @@ impl<O: Observer> Evaluator<'_, O> {
         Flow::Again(how)
     }
 
-    fn meter(&mut self, array: u16, index: u32) -> Flow {
+    fn meter(&mut self, array: u16, index: u32, reason: DropReason) -> Flow {
         if index == 0 {
             return Flow::On;
         }
@@ -156,6 +160,7 @@ impl<O: Observer> Evaluator<'_, O> {
         if passes {
             self.meters.push(Metered {
                 setting: Arc::clone(setting),
+                reason,
                 from: self.copies.len(),
                 to: None,
             });
@@ -163,7 +168,7 @@ impl<O: Observer> Evaluator<'_, O> {
         } else {
             // What would have happened to a frame within the rate is not known.
             self.remember = false;
-            self.end(DropReason::RateExceeded)
+            self.end(reason)
         }
     }
 

@@ -86,7 +86,14 @@ impl<'p> Checker<'p> {
                 self.name(place.field("reason"), reason);
                 self.numbers(place.field("args"), args, scope, limits::FIELD_BITS);
             }
-            Primitive::Meter { meter, index } => {
+            Primitive::Meter {
+                meter,
+                index,
+                reason,
+            } => {
+                if let Some(reason) = reason {
+                    self.drop_reason(place.field("reason"), reason);
+                }
                 let found = array(&self.own.meters, meter);
                 self.array_index((place, "meter", meter), found, index, scope);
             }

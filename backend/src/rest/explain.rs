@@ -1,0 +1,132 @@
+//! What would happen to a frame, what lately happened to frames of a port, and what every drop reason means.
+use super::body::parse;
+use super::problem::Problem;
+use super::routes::{Admin, port_name};
+use super::tables::TheTables;
+use super::wire::{ExplainBody, Explained, LastDrops, Reason, ReasonList, TracedFrame};
+use crate::config::PortName;
+use crate::control::frames::encoding::{from_base64, from_hex, to_hex};
+use crate::control::frames::{MAX_FRAME_BYTES, capture, flow};
+use crate::control::{ControlHandle, PortId};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use switch_core::DropReason;
+
+/// Largest request: a capture of some hundred frames, and a batch to try.
+pub const MAX_EXPLAIN_BYTES: usize = 1024 * 1024;
+/// Frames of a capture that are explained.
+pub const MAX_EXPLAINED: usize = 100;
+
+/// Paths below `/v1` that explain.
+pub fn routes() -> Router<Admin> {
+    Router::new()
+        .route(
+            "/v1/explain",
+            post(explain).layer(DefaultBodyLimit::max(MAX_EXPLAIN_BYTES)),
+        )
+        .route("/v1/ports/{name}/last-drops", get(last_drops))
+        .route("/v1/drop-reasons", get(reasons))
+}
+
+async fn explain(
+    State(control): State<ControlHandle>,
+    TheTables(tables): TheTables,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Explained>, Problem> {
+    let request: ExplainBody = parse(&headers, body)?;
+    let port = port_id(&control, PortName::parse(&request.port)?).await?;
+    let frames = frames_of(&request)?;
+    let mut traces = vec![];
+    for frame in frames {
+        let trace = tables
+            .explain(port, &frame, &request.what_if)
+            .map_err(|error| Problem {
+                field: Some(format!("what_if.{}", error.place)),
+                ..Problem::from(error)
+            })?;
+        traces.push(TracedFrame {
+            frame: to_hex(&frame),
+            trace,
+        });
+    }
+    Ok(Json(Explained { traces }))
+}
+
+/// Exactly one of the ways to give frames.
+fn frames_of(request: &ExplainBody) -> Result<Vec<Vec<u8>>, Problem> {
+    let refuse = |field: &'static str, reason: String, remedy: &str| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, reason)
+            .about(field)
+            .remedy(remedy)
+    };
+    match (&request.frame, &request.flow, &request.pcap) {
+        (Some(hex), None, None) => match from_hex(hex) {
+            Some(frame) if frame.len() <= MAX_FRAME_BYTES => Ok(vec![frame]),
+            _ => Err(refuse(
+                "frame",
+                "it is not a frame in hex".to_owned(),
+                "write two hex digits for each byte, from the destination address on",
+            )),
+        },
+        (None, Some(text), None) => flow::frame(text)
+            .map(|frame| vec![frame])
+            .map_err(|error| refuse("flow", error.to_string(), "docs/tables.md shows every form")),
+        (None, None, Some(coded)) => {
+            let file = from_base64(coded).ok_or_else(|| {
+                refuse(
+                    "pcap",
+                    "it is not base64".to_owned(),
+                    "send the file as RFC 4648 base64, with its padding",
+                )
+            })?;
+            let frames = capture::frames(&file, MAX_EXPLAINED).map_err(|error| {
+                refuse(
+                    "pcap",
+                    error.to_string(),
+                    "send a capture of Ethernet frames",
+                )
+            })?;
+            Ok(frames.into_iter().map(<[u8]>::to_vec).collect())
+        }
+        _ => Err(refuse(
+            "frame",
+            "there is none, or more than one, of frame, flow and pcap".to_owned(),
+            "send exactly one of them",
+        )),
+    }
+}
+
+async fn last_drops(
+    State(control): State<ControlHandle>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<LastDrops>, Problem> {
+    let drops = control.last_drops(port_name(name)?).await?;
+    Ok(Json(LastDrops {
+        drops: drops.into_iter().map(Into::into).collect(),
+    }))
+}
+
+async fn port_id(control: &ControlHandle, name: PortName) -> Result<PortId, Problem> {
+    Ok(control.show_port(name).await.map(|view| view.id)?)
+}
+
+async fn reasons() -> Json<ReasonList> {
+    Json(all_reasons())
+}
+
+/// Every reason to drop a frame.
+pub fn all_reasons() -> ReasonList {
+    let reason = |reason: DropReason| Reason {
+        name: reason.name().to_owned(),
+        meaning: reason.meaning().to_owned(),
+        advice: reason.advice().to_owned(),
+    };
+    ReasonList {
+        reasons: DropReason::ALL.into_iter().map(reason).collect(),
+    }
+}
