@@ -1,4 +1,9 @@
 //! An engine runs a program that is given as JSON.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 
