@@ -107,3 +107,17 @@ fn cache_evaluation_explanation_and_oracle_agree() {
     assert!(totals.edited * 10 > totals.copies, "{totals:?}");
     assert!(totals.unfinished > 0 && totals.refused > 0 && totals.drops > 0);
 }
+
+/// Plays one case again: the numbers that a failure above has told, separated by commas, in a file.
+#[test]
+fn a_case_that_was_told_is_played_again() {
+    let Ok(path) = std::env::var("ENGINE_ORACLE_REPLAY") else {
+        return;
+    };
+    let text = std::fs::read_to_string(path).expect("a file");
+    let numbers: Vec<u32> = text
+        .split(',')
+        .map(|number| number.trim().parse().expect("a number"))
+        .collect();
+    case(&numbers);
+}

@@ -196,6 +196,9 @@ impl World {
         let parsed: Vec<Update> = serde_json::from_value(json!(updates))
             .unwrap_or_else(|error| panic!("{error}: {}", json!(updates)));
         let result = self.engine.write(&parsed, &Numbers, self.now);
+        if std::env::var_os("ENGINE_ORACLE_REPLAY").is_some() {
+            println!("{} -> {result:?}", json!(updates));
+        }
         assert_eq!(
             result.is_err(),
             is_refused,
@@ -434,6 +437,9 @@ impl World {
             self.now,
         );
         let is_hit = self.cached.stats().misses == misses;
+        if std::env::var_os("ENGINE_ORACLE_REPLAY").is_some() {
+            println!("port {port}, a hit: {is_hit}: {:02x?}: {cached:?}", frame.bytes);
+        }
         self.uncached.forget();
         let uncached = decide(
             &mut self.uncached,
