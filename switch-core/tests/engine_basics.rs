@@ -1,4 +1,9 @@
 //! An engine runs a program that is given as JSON.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 
