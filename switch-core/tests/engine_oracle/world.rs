@@ -438,7 +438,10 @@ impl World {
         );
         let is_hit = self.cached.stats().misses == misses;
         if std::env::var_os("ENGINE_ORACLE_REPLAY").is_some() {
-            println!("port {port}, a hit: {is_hit}: {:02x?}: {cached:?}", frame.bytes);
+            println!(
+                "port {port}, a hit: {is_hit}: {:02x?}: {cached:?}",
+                frame.bytes
+            );
         }
         self.uncached.forget();
         let uncached = decide(
