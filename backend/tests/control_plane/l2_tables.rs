@@ -137,7 +137,10 @@ fn ports_are_in_the_tables(daemon: &Daemon) {
         "{to_trunk:?}"
     );
     let tagged = |vlan: u16| format!("{untagged} vlan {vlan}");
-    assert_eq!(daemon.outcome("vm0", &tagged(10)), ["vlan_tag_on_access_port"]);
+    assert_eq!(
+        daemon.outcome("vm0", &tagged(10)),
+        ["vlan_tag_on_access_port"]
+    );
     assert_eq!(daemon.outcome("vm1", &tagged(30)), ["vlan_not_allowed"]);
     assert_eq!(daemon.outcome("vm1", &tagged(11)), ["no_destination"]);
     let to_access = daemon.outcome("vm1", &tagged(20));

@@ -51,7 +51,8 @@ impl VlanEntries {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.wanted.clone();
         note(&mut state.wanted, port, policy);
-        self.write(&mut state).inspect_err(|_| state.wanted = before)
+        self.write(&mut state)
+            .inspect_err(|_| state.wanted = before)
     }
 
     /// A port is there, or gone: what follows is written by the next [`Self::settle`].
