@@ -258,3 +258,55 @@ fn a_program_s_default_need_not_be_among_the_actions_of_its_table() {
     set("deny").unwrap();
     assert_eq!(set("other").unwrap_err().kind, WriteErrorKind::Invalid);
 }
+
+/// Found by the oracle: a verdict from before anything was in a table held for keys whose counters it did not ask.
+#[test]
+fn what_is_added_to_an_empty_or_narrowly_asked_table_is_seen_by_flows_that_did_not_look_at_its_key()
+{
+    let valid = Program::from_json(
+        r#"{
+        "name": "two",
+        "actions": [{"name": "deny", "do": [{"drop": {"reason": "acl_denied"}}]}],
+        "tables": [
+            {"name": "exact", "key": [{"field": "ethernet.src", "match": "exact"}], "actions": ["deny"], "size": 64},
+            {"name": "prefix", "key": [{"field": "ipv4.dst", "match": "lpm"}], "actions": ["deny"], "size": 64}],
+        "ingress": [{"do": [{"output": {"port": 3}}]}, {"apply": {"table": "exact"}}, {"apply": {"table": "prefix"}}]
+    }"#,
+    )
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    let engine = Arc::new(Engine::new(valid, EngineConfig::default()).unwrap());
+    let now = Millis(1);
+    let mut pipeline = EnginePipeline::new(Arc::clone(&engine));
+    let mut decide = |frame: &[u8]| {
+        pipeline.begin_batch(now);
+        pipeline.decide(port(1), &info(frame))
+    };
+    let from = |station: u8, destination| {
+        let mut frame = tcp(destination, 80);
+        frame[11] = station;
+        frame
+    };
+    let denied = Verdict::Drop(DropReason::AclDenied);
+    for station in 1..4 {
+        assert_ne!(decide(&from(station, [10, 0, 0, 1])), denied);
+        let update = format!(
+            r#"[{{"insert": {{"table": "exact", "key": {{"ethernet.src": "02:00:00:00:01:{station:02x}"}}, "action": "deny"}}}}]"#
+        );
+        engine.write(&updates(&update), &Numbers, now).unwrap();
+        let mut frame = from(station, [10, 0, 0, 1]);
+        frame[10] = 1;
+        assert_eq!(decide(&frame), denied, "station {station}");
+    }
+    for net in 1..200u8 {
+        assert_ne!(decide(&from(1, [10, 200, 0, 1])), denied);
+        let update = format!(
+            r#"[{{"insert": {{"table": "prefix", "key": {{"ipv4.dst": "{}.{net}.5.0/24"}}, "action": "deny"}}}}]"#,
+            if net % 2 == 0 { 10 } else { 192 }
+        );
+        if net < 60 {
+            engine.write(&updates(&update), &Numbers, now).unwrap();
+            let first = if net % 2 == 0 { 10 } else { 192 };
+            assert_eq!(decide(&from(1, [first, net, 5, 9])), denied, "net {net}");
+        }
+    }
+}

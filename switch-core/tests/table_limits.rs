@@ -254,16 +254,15 @@ fn a_longest_prefix_lookup_looks_no_further_than_needed() {
         table.stage_insert(&key(&matchers, 0), 1, AT).unwrap();
     }
     let looked_at = |address: u128| trace(&table, &[1, address]).0[1];
-    // The default route: the first bit already differs from ten's.
-    assert_eq!(looked_at(0xc0a8_0101), 0x8000_0000);
-    assert_eq!(looked_at(0x0b00_0001), 0xff00_0000);
-    // Within 10/8: 10.128/9 has nothing longer; 10.0/16 parts from 10.1/16 in its last bit.
-    assert_eq!(looked_at(0x0a80_0001), 0xff80_0000);
+    // The default route, and 10/8: no fewer bits than tell which change counter is asked.
+    assert_eq!(looked_at(0xc0a8_0101), 0xffff_0000);
+    assert_eq!(looked_at(0x0b00_0001), 0xffff_0000);
+    assert_eq!(looked_at(0x0a80_0001), 0xffff_0000);
     assert_eq!(looked_at(0x0a00_0001), 0xffff_0000);
     assert_eq!(looked_at(0x0a01_0301), 0xffff_ff00);
     assert_eq!(looked_at(0x0a01_0201), 0xffff_ff00);
-    // Where nothing is, the exact part alone tells.
-    assert_eq!(trace(&table, &[0x81, 0x0a01_0201]).0, [0x80, 0]);
+    // Where nothing is, so much is told as well.
+    assert_eq!(trace(&table, &[0x81, 0x0a01_0201]).0, [0xff, 0xffff_0000]);
 }
 
 #[test]
@@ -340,6 +339,10 @@ fn a_ternary_lookup_stops_at_a_winner() {
 #[test]
 fn a_change_disturbs_only_what_is_near_it() {
     let (table, counters) = table(&[(8, MatchKind::Exact), (32, MatchKind::Lpm)], 1000);
+    // What is added to an empty table disturbs all.
+    let other = key(&[Matcher::Exact(9), prefix(7 << 24, 8)], 0);
+    table.stage_insert(&other, 1, Epoch(0)).unwrap();
+    table.bump_staged(Epoch(0));
     let flows: Vec<_> = (0..200)
         .map(|net: u128| trace(&table, &[1, net << 16 | 7]).1)
         .collect();
@@ -360,6 +363,9 @@ fn a_change_disturbs_only_what_is_near_it() {
 #[test]
 fn rules_of_one_tenant_disturb_no_other() {
     let (table, counters) = table(&[(16, MatchKind::Exact), (32, MatchKind::Ternary)], 1000);
+    let other = key(&[Matcher::Exact(999), Matcher::Any], 1);
+    table.stage_insert(&other, 1, Epoch(0)).unwrap();
+    table.bump_staged(Epoch(0));
     let flows: Vec<_> = (0..200)
         .map(|tenant: u128| trace(&table, &[tenant, 1]).1)
         .collect();

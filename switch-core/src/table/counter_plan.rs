@@ -67,6 +67,22 @@ impl<const W: usize> CounterPlan<W> {
         }
     }
 
+    /// The bits of a key that say which counters its lookups depend on. A result holds for keys that are the same in these only.
+    #[inline]
+    pub(super) fn told_apart(&self) -> [u64; W] {
+        self.mask
+    }
+
+    /// What a lookup in an empty table depends on, whatever the key: that nothing is added.
+    #[inline]
+    pub(super) fn depend_on_emptiness(&self, on: &mut Dependencies) {
+        on.depend_on(&self.counters, self.range.first);
+    }
+
+    pub(super) fn bump_emptiness(&self) {
+        self.counters.bump(self.range.first);
+    }
+
     pub(super) fn bump<A>(&self, version: &Version<A, W>) {
         let index = match self.shortest {
             Some(shortest) if version.class < shortest => self.range.first,

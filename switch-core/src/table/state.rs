@@ -62,6 +62,8 @@ pub(super) struct State<A, const W: usize> {
     pub(super) live: usize,
     /// The other versions of an entry whose range is stored as prefixes, by the first.
     siblings: BTreeMap<u32, Box<[u32]>>,
+    /// Something was added to an empty table since counters were bumped.
+    pub(super) was_empty: bool,
 }
 
 impl<A, const W: usize> State<A, W> {
@@ -74,6 +76,7 @@ impl<A, const W: usize> State<A, W> {
             collected: Epoch(0),
             live: 0,
             siblings: BTreeMap::new(),
+            was_empty: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl<A, const W: usize> State<A, W> {
         if self.versions.len() >= limit {
             return Err(TableError::TooManyVersions { limit });
         }
+        self.was_empty |= self.versions.len() == 0;
         let places = self.index.places(plan, &self.versions, key)?;
         let ranges = plan.ranges_of(key);
         let mut added = Vec::with_capacity(places.len());

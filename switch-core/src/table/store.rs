@@ -140,12 +140,19 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
     }
 
     fn bump(&self, at: Epoch) {
-        match self.write().staged.get_mut(&at) {
-            Some(staged) if !staged.bumped => staged.bumped = true,
-            _ => return,
-        }
+        let was_empty = {
+            let mut state = self.write();
+            match state.staged.get_mut(&at) {
+                Some(staged) if !staged.bumped => staged.bumped = true,
+                _ => return,
+            }
+            std::mem::take(&mut state.was_empty)
+        };
         // Before the counters: who sees one of them bumped sees this too.
         self.bumped.fetch_max(at.0, Ordering::AcqRel);
+        if was_empty {
+            self.counters.bump_emptiness();
+        }
         let mut from = Some(0);
         while let Some(step) = from {
             from = self.bump_steps(at, step);
@@ -244,12 +251,19 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
             values,
             at,
         };
-        self.counters.depend(&wanted.words, on);
+        // Nothing is staged while this is held, so counters that are read now are read before any change that they do not count.
+        let state = self.read();
+        let told_apart = if state.versions.len() == 0 {
+            self.counters.depend_on_emptiness(on);
+            [0; W]
+        } else {
+            self.counters.depend(&wanted.words, on);
+            self.counters.told_apart()
+        };
         if self.bumped.load(Ordering::Acquire) > at.0 {
             on.forbid();
         }
         let mut looked = [0; W];
-        let state = self.read();
         let hit = state
             .index
             .lookup(&self.plan, &state.versions, &wanted, &mut looked)
@@ -261,6 +275,10 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
                 })
             });
         drop(state);
+        // The counters are those of this key: of another that differs in these bits they say nothing.
+        for (looked, bits) in looked.iter_mut().zip(told_apart) {
+            *looked |= bits;
+        }
         self.plan.layout.unpack_into(&looked, looked_at);
         hit
     }

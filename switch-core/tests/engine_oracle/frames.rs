@@ -312,6 +312,8 @@ impl Builder<'_, '_> {
     fn transport(&mut self, protocol: u8, (pseudo, is_whole): (Vec<u8>, bool), depth: usize) {
         let start = self.bytes.len();
         let mut place = None;
+        // What it carries may be another UDP header, which then is the one that is known: this one's checksum follows no more.
+        let mut is_known = true;
         match protocol {
             6 => {
                 let options = self.choices.below(2);
@@ -345,7 +347,10 @@ impl Builder<'_, '_> {
                         self.put(tenant << 8, 4);
                         self.ethernet(depth - 1);
                     }
-                    7777 if depth > 0 => self.hop(depth - 1),
+                    7777 if depth > 0 => {
+                        self.hop(depth - 1);
+                        is_known = false;
+                    }
                     _ => self.payload(),
                 }
                 let length = (self.bytes.len() - start) as u16;
@@ -384,7 +389,7 @@ impl Builder<'_, '_> {
             checksum = 0xffff;
         }
         self.bytes[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
-        let is_outer = matches!(protocol, 6 | 17) && is_whole && depth == 2;
+        let is_outer = matches!(protocol, 6 | 17) && is_whole && is_known && depth == 2;
         self.checksum = is_outer.then_some((start, place));
     }
 
