@@ -99,6 +99,7 @@ fn flags_go_over_the_file() {
         ring_state: None,
         program: None,
         state_dir: None,
+        services: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),

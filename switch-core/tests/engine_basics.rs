@@ -1,7 +1,7 @@
 //! An engine runs a program that is given as JSON.
 #![allow(
-    clippy::panic,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test fails by panicking"
 )]
 

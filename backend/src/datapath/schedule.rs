@@ -10,7 +10,7 @@
 //! forgiven at once: work is never held back for the sake of fairness.
 //!
 //! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may cause so many of them
-//! a second ([`MISSES_PER_SECOND`]) whoever waits; one that has used them up sits out as long as another, which has not, has frames.
+//! a second (`MISSES_PER_SECOND`) whoever waits; one that has used them up sits out as long as another, which has not, has frames.
 //! So whoever fills flow caches with nonsense (CVE-2019-25076) takes a tenth of a worker from others at most, and new connections
 //! are made at full speed when nobody else wants the worker.
 //!

@@ -25,7 +25,7 @@ struct Parts {
 
 impl Parts {
     fn open(folder: Option<&Path>, initial: Option<&Value>) -> Self {
-        let program = ProgramSource::File(PROGRAM.into()).load().unwrap().unwrap();
+        let program = ProgramSource::File(PROGRAM.into()).load().unwrap();
         let engine = Arc::new(Engine::new(program, EngineConfig::default()).unwrap());
         let options = TablesOptions {
             store: folder.map(|folder| Store::open(folder).unwrap()),

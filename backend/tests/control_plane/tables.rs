@@ -453,11 +453,11 @@ fn a_port_has_the_number_that_entries_know_it_by() {
     let id = |name: &str| switch.get(&format!("/v1/ports/{name}")).json()["id"].clone();
     assert_eq!(
         (id("vm1"), id("vm2"), id("vm3")),
-        (json!(0), json!(1), json!(2))
+        (json!(1), json!(2), json!(3))
     );
     switch.request("DELETE", "/v1/ports/vm2", "");
     switch.post(&json!({"name": "vm4", "type": "vhost-user", "socket": "/run/vm4.sock"}));
-    assert_eq!(id("vm4"), json!(3));
+    assert_eq!(id("vm4"), json!(4));
 }
 
 /// docs/drop-reasons.md, as it has to be.

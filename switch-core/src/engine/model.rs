@@ -2,7 +2,7 @@
 //!
 //! P4's model. A frame is parsed by [`Parser`] into header instances; the `ingress` control applies tables and decides where the
 //! frame goes; for each copy that leaves by a port, `egress` runs with `std.out_port` set. Everything refers to everything else by
-//! name; [`validate`](super::validate) says what is wrong, [`compile`](super::compile) resolves the names.
+//! name; [`validate`](super::validate) says what is wrong, `compile` resolves the names.
 //!
 //! Field names are `instance.field`, `meta.name`, `std.name`, `ct.name`, or `$parameter` inside an action.
 //!

@@ -1,4 +1,4 @@
-//! The one thread that changes tables: carries out batch after batch, and hands them to the [`super::committer`], which makes them
+//! The one thread that changes tables: carries out batch after batch, and hands them to the `committer`, which makes them
 //! durable and answers. Once a second it removes entries whose time is over.
 use super::MAX_BATCH_UPDATES;
 use super::changes::Changes;

@@ -9,7 +9,7 @@ use guest_sim::bench::{Bounce, Flow, Flows, Source};
 use guest_sim::{Frame, GuestMemory, Nic};
 
 use super::Rate;
-use super::sim::{ATTACHED_WITHIN, bounce_beside, frame, mac, stalled, start_bouncing};
+use super::sim::{bounce_beside, frame, mac, stalled, start_bouncing};
 use crate::case::About;
 use crate::error::{Error, Result};
 use crate::network::{OPENED_PORTS, conversations, first_opened, lists};
@@ -24,6 +24,10 @@ const IN_FLIGHT: usize = 256;
 const BURST: usize = 64;
 /// Frames that the attacker sends at a time, if it can.
 const ATTACK_BURST: usize = 32;
+/// How long a switch may take to have seen every conversation: each may have to be asked about.
+const LED_WITHIN: Duration = Duration::from_secs(60);
+/// When nothing arrives for so long, everything that was on its way is lost.
+const LOST_AFTER: Duration = Duration::from_millis(200);
 /// The MAC address that attacks are for: nobody's.
 const NOBODY: usize = 0xfd;
 
@@ -92,7 +96,7 @@ impl Talk {
             .try_into()
             .map_err(|_| Error::Invalid("two have to talk".into()))?;
         start_bouncing(&mut guests, &frames, IN_FLIGHT)?;
-        go_through(&mut guests, count)?;
+        go_through(&mut guests, &frames, count)?;
         let third = nics.next();
         let (attacker, silent) = match third {
             Some(mut nic) if attack => {
@@ -124,23 +128,32 @@ impl Talk {
     }
 }
 
-/// Until every conversation was led, both ways.
-fn go_through(guests: &mut [(Nic, Bounce)], count: u32) -> Result<()> {
+/// Until every conversation was led, both ways. A switch may lose frames of flows that are new to it: when none are left, others go.
+fn go_through(guests: &mut [(Nic, Bounce)], frames: &[Frame; 2], count: u32) -> Result<()> {
     let start = Instant::now();
     let wanted: Vec<u64> = guests
         .iter()
         .map(|(_, bounce)| bounce.counts().frames + 2 * u64::from(count) + 4 * IN_FLIGHT as u64)
         .collect();
+    let mut last_frame = start;
     loop {
+        let mut arrived = 0;
         for (nic, bounce) in guests.iter_mut() {
-            bounce.turn(nic)?;
+            arrived += bounce.turn(nic)?;
+        }
+        let now = Instant::now();
+        if arrived > 0 {
+            last_frame = now;
+        } else if now - last_frame > LOST_AFTER {
+            start_bouncing(guests, frames, IN_FLIGHT)?;
+            last_frame = Instant::now();
         }
         let mut all = guests.iter().zip(&wanted);
         if all.all(|((_, bounce), &wanted)| bounce.counts().frames >= wanted) {
             return Ok(());
         }
-        if start.elapsed() > ATTACHED_WITHIN {
-            return Err(stalled("every conversation to be led", ATTACHED_WITHIN));
+        if start.elapsed() > LED_WITHIN {
+            return Err(stalled("every conversation to be led", LED_WITHIN));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! them.
 //!
 //! * [`headers`]: the types and the headers of them;
-//! * [`states`]: the parse graph.
+//! * `states`: the parse graph.
 //!
 //! For valid frames the graph finds the headers that [`Headers::parse`](crate::parse::Headers::parse) finds.
 

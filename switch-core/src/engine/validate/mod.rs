@@ -3,15 +3,15 @@
 //! [`validate`] walks the whole program and collects every fault with its place; what it lets through can be compiled without
 //! further question. Nothing here recurses or loops further than the [limits] allow.
 //!
-//! * [`error`]: faults and places;
-//! * [`fields`]: every field that can be named;
-//! * [`declarations`]: names, headers, metadata, arrays;
-//! * [`parser`]: the parse graph;
-//! * [`operands`]: operands and conditions;
-//! * [`primitives`]: what actions are made of;
-//! * [`values`]: constants of entries and cases;
-//! * [`tables`]: keys, actions, constant entries;
-//! * [`control`]: `ingress` and `egress`.
+//! * `error`: faults and places;
+//! * `fields`: every field that can be named;
+//! * `declarations`: names, headers, metadata, arrays;
+//! * `parser`: the parse graph;
+//! * `operands`: operands and conditions;
+//! * `primitives`: what actions are made of;
+//! * `values`: constants of entries and cases;
+//! * `tables`: keys, actions, constant entries;
+//! * `control`: `ingress` and `egress`.
 
 mod control;
 mod declarations;
