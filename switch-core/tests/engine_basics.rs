@@ -310,3 +310,46 @@ fn what_is_added_to_an_empty_or_narrowly_asked_table_is_seen_by_flows_that_did_n
         }
     }
 }
+
+/// Found by the oracle: the path of headers too long for a key took the number of the next one that was seen.
+#[test]
+fn headers_that_are_too_long_to_be_remembered_are_not_taken_for_others() {
+    let fields: Vec<String> = (0..14)
+        .map(|number| format!(r#"{{"name": "f{number}", "bits": 128}}"#))
+        .collect();
+    let program = format!(
+        r#"{{
+        "name": "long",
+        "header_types": [{{"name": "big", "fields": [{}]}}],
+        "headers": [{{"name": "big", "type": "big"}}],
+        "parser": {{"states": [{{"name": "big", "extract": "big"}}],
+                   "extend": [{{"state": "ethernet", "cases": [{{"values": ["0x88b5"], "next": "big"}}]}}]}},
+        "actions": [{{"name": "again", "do": [{{"recirculate": {{}}}}]}}],
+        "tables": [{{"name": "none", "key": [{{"field": "ethernet.dst", "match": "exact"}}], "actions": ["again"], "size": 4}}],
+        "ingress": [{{"if": {{"if": {{"valid": "big"}}, "then": [{{"do": [{{"output": {{"port": 2}}}}]}}],
+                            "else": [{{"do": [{{"output": {{"port": 3}}}}]}}]}}}}]
+    }}"#,
+        fields.join(", ")
+    );
+    let valid = Program::from_json(&program).unwrap_or_else(|errors| panic!("{errors}"));
+    let engine = Arc::new(Engine::new(valid, EngineConfig::default()).unwrap());
+    let mut pipeline = EnginePipeline::new(engine);
+    let mut long = vec![0; 240];
+    long[12..14].copy_from_slice(&[0x88, 0xb5]);
+    let short = vec![0; 60];
+    for _ in 0..3 {
+        for (frame, to) in [(&long, 2), (&short, 3)] {
+            pipeline.begin_batch(Millis(1));
+            let verdict = pipeline.decide(port(1), &info(frame));
+            let edit = HeaderEdit::NONE;
+            assert_eq!(
+                verdict,
+                Verdict::Output {
+                    port: port(to),
+                    edit
+                }
+            );
+        }
+    }
+    assert!(pipeline.stats().pathless > 0, "it is too long");
+}

@@ -176,11 +176,13 @@ impl Paths {
         if self.paths.len() >= MOST_PATHS {
             return None;
         }
+        // Before a number is given: one that no path has would be that of the next.
+        let gather = self.relevance.gather(layout)?;
         let number = self.paths.len() as u16;
         *end = Some(number);
         self.paths.push(Path {
             number,
-            gather: self.relevance.gather(layout)?,
+            gather,
             tcp: TcpPlace::of(known, layout),
         });
         self.paths.last()
