@@ -29,9 +29,12 @@ pub trait Decide {
     /// Decides what happens to a frame that came from `in_port`.
     fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict;
 
-    /// How many frames since the last call were decided by tables, each of which took as long as dozens of others.
-    fn take_misses(&mut self) -> u32 {
-        0
+    /// Whether some frames take as long as dozens of others, so that their port has to be held to a budget.
+    const HAS_COSTLY_FRAMES: bool = false;
+
+    /// Whether there was such a frame since the last call.
+    fn take_costly(&mut self) -> bool {
+        false
     }
 
     /// No batch comes for a while: what was counted here is told to whoever may ask meanwhile.

@@ -6,7 +6,7 @@
 
 use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Origin};
-use super::cpu_time::Sampler;
+use super::cpu_time::{Sampler, now_ns};
 use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::{Outbox, PARCELS, Parcel};
 use super::packet_in::{PacketIn, PacketInQueue};
@@ -38,8 +38,8 @@ pub struct Served {
     pub bytes: u64,
     /// The batch ended at a bound: more may wait.
     pub more: bool,
-    /// Frames that had to be decided by tables.
-    pub misses: u32,
+    /// What deciding took, when there were frames among them that had to be decided by tables.
+    pub tables_ns: u64,
 }
 
 /// A worker's batch machinery, for frames that a `D` decides on.
@@ -145,11 +145,13 @@ impl<D: Decide> BatchRunner<D> {
         let started = self.sampler.start();
         let bytes_before = queue.counters.bytes.get();
         self.pipeline.begin_batch(self.now);
+        let decided_from_ns = Self::clock();
         let pipeline = &mut self.pipeline;
         let port = queue.port;
         let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, |frame| {
             pipeline.decide(port, frame)
         });
+        let tables_ns = self.tables_ns(decided_from_ns);
         self.forward(Some(port));
         guest_tx::complete(active, queue, &self.batch);
         let more = taken.unwrap_or_else(|error| {
@@ -161,11 +163,27 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes.max(PIECE_BYTES * self.batch.arena.len() as u64),
             more,
-            misses: self.pipeline.take_misses(),
+            tables_ns,
         };
         self.batch.clear();
         self.count(served, started, &queue.counters);
         served
+    }
+
+    /// The time, where somebody wants to know how long deciding takes.
+    #[inline]
+    fn clock() -> u64 {
+        if D::HAS_COSTLY_FRAMES { now_ns() } else { 0 }
+    }
+
+    /// What the tables took since then, when they were asked.
+    #[inline]
+    fn tables_ns(&mut self, from_ns: u64) -> u64 {
+        if D::HAS_COSTLY_FRAMES && self.pipeline.take_costly() {
+            now_ns().saturating_sub(from_ns)
+        } else {
+            0
+        }
     }
 
     /// One batch from the host, as [`Self::run_queue`] runs a guest's.
@@ -174,6 +192,7 @@ impl<D: Decide> BatchRunner<D> {
         self.batch.clear();
         self.pipeline.begin_batch(self.now);
         let (mut bytes, mut more) = (0, true);
+        let decided_from_ns = Self::clock();
         while self.batch.frames.len() < TAP_BATCH_FRAMES && bytes < limit_bytes as usize {
             match port.tap.read(self.batch.local_room()) {
                 Ok(Some(read)) => {
@@ -195,12 +214,13 @@ impl<D: Decide> BatchRunner<D> {
                 }
             }
         }
+        let tables_ns = self.tables_ns(decided_from_ns);
         self.forward(Some(port.id));
         let served = Served {
             frames: self.batch.frames.len() as u32,
             bytes: bytes as u64,
             more,
-            misses: self.pipeline.take_misses(),
+            tables_ns,
         };
         port.from_host.frames.add(served.frames.into());
         port.from_host.bytes.add(served.bytes);

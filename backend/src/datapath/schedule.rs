@@ -9,10 +9,10 @@
 //! frames, batches and number of queues. A port that is served to the last frame owes nothing, and a lone debtor is
 //! forgiven at once: work is never held back for the sake of fairness.
 //!
-//! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may cause so many of them
-//! a second (`MISSES_PER_SECOND`) whoever waits; one that has used them up sits out as long as another, which has not, has frames.
-//! So whoever fills flow caches with nonsense (CVE-2019-25076) takes a tenth of a worker from others at most, and new connections
-//! are made at full speed when nobody else wants the worker.
+//! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may keep the tables busy
+//! for so long a second (`TABLES_NS_PER_SECOND`) whoever waits; one that has used that up sits out while another, which has most of it
+//! left, had frames within the last milliseconds. So whoever fills flow caches with nonsense (CVE-2019-25076) takes a twelfth of a worker from
+//! others, and new connections are made at full speed when nobody else wants the worker.
 //!
 //! This is start-time fair queueing (Goyal, Vin, Cheng 1997) in rounds, so that a turn costs the same however many wait.
 
@@ -27,10 +27,12 @@ const ROUND_BYTES: u32 = 512 * 1024;
 /// What a frame counts for at least: the shortest that Ethernet carries, without its check sequence (IEEE 802.3). Refused frames have
 /// no bytes; whoever sends those, or runts, would otherwise owe next to nothing, and the others' debts would never be forgiven.
 const MIN_FRAME_BYTES: u64 = 60;
-/// Frames decided by tables that a port may cause however busy others are: at two microseconds each, a twelfth of a worker.
-const MISSES_PER_SECOND: u64 = 40_000;
-/// How many of them at once.
-const MISS_BURST: u64 = 4_000;
+/// Time with the tables that a port may take however busy others are: a twelfth of a worker.
+const TABLES_NS_PER_SECOND: u64 = 80_000_000;
+/// How much of it at once.
+const TABLES_BURST_NS: u64 = 8_000_000;
+/// How long after somebody else's frames a port that has used it up sits out: between two of their bursts is no time to be filled.
+const SIT_OUT: Millis = Millis(2);
 /// Smaller turns would cost more than the bytes in them.
 const MIN_BATCH_BYTES: u32 = 32 * 1024;
 
@@ -57,12 +59,14 @@ pub struct Schedule {
     spare: Vec<Vec<u32>>,
     /// Ports that had frames in the last round.
     busy: u32,
-    /// Those of them that have misses left.
-    frugal: u32,
-    /// Misses that each port has used of those it may cause, by its index; also while it is not polled.
-    misses: Vec<u64>,
-    /// Until when misses were given back.
+    /// When a port last had frames that has most of its time with the tables left.
+    frugal_at: Option<Millis>,
+    /// What each port has used of that time, by its index; also while it is not polled.
+    tables_ns: Vec<u64>,
+    /// Until when it was given back.
     refilled_at: Millis,
+    /// As far as the clock was looked at.
+    now: Millis,
 }
 
 impl Schedule {
@@ -77,7 +81,7 @@ impl Schedule {
         let index = port.index();
         if self.places.len() <= index {
             self.places.resize(index + 1, None);
-            self.misses.resize(index + 1, 0);
+            self.tables_ns.resize(index + 1, 0);
         }
         let Some(place) = self.places.get_mut(index) else {
             return;
@@ -116,23 +120,28 @@ impl Schedule {
     pub fn round(&mut self, mut serve: impl FnMut(u32, u32) -> Option<Served>) -> u32 {
         let share = ROUND_BYTES / self.busy.max(1);
         let limit_bytes = share.clamp(MIN_BATCH_BYTES, BATCH_BYTES);
-        let (mut busy, mut waiting, mut frugal, mut gone) = (0, 0, 0, false);
+        let (mut busy, mut waiting, mut frugal, mut gone) = (0, 0, false, false);
+        let holds_back = self
+            .frugal_at
+            .is_some_and(|at| self.now.since(at) <= SIT_OUT);
         for turns in &mut self.ports {
-            let misses = self.misses.get_mut(turns.port);
-            let is_spent = misses.as_ref().is_some_and(|used| **used >= MISS_BURST);
-            if is_spent && self.frugal > 0 {
+            let used = self.tables_ns.get_mut(turns.port);
+            let used_ns = used.as_ref().map_or(0, |used| **used);
+            if holds_back && used_ns >= TABLES_BURST_NS {
                 continue;
             }
+            // A port near its bound would hold itself back as often as it is given something.
+            let is_frugal = used_ns < TABLES_BURST_NS / 2;
             if turns.debt_bytes == 0 {
                 let served = turns.serve_next(limit_bytes, &mut serve);
-                if let (Some(served), Some(misses)) = (served, misses) {
-                    *misses = (*misses + u64::from(served.misses)).min(2 * MISS_BURST);
+                if let (Some(served), Some(used)) = (served, used) {
+                    *used = (*used + served.tables_ns).min(2 * TABLES_BURST_NS);
                 }
                 busy += u32::from(served.is_some());
-                frugal += u32::from(served.is_some() && !is_spent);
+                frugal |= served.is_some() && is_frugal;
             }
             waiting += u32::from(turns.debt_bytes > 0);
-            frugal += u32::from(turns.debt_bytes > 0 && !is_spent);
+            frugal |= turns.debt_bytes > 0 && is_frugal;
             gone |= turns.tokens.is_empty();
         }
         if waiting > 0 {
@@ -143,21 +152,24 @@ impl Schedule {
         }
         // Who sits out is busy, too.
         self.busy = busy.max(waiting);
-        self.frugal = frugal;
+        if frugal {
+            self.frugal_at = Some(self.now);
+        }
         busy
     }
 
-    /// Gives back misses for the time that has passed.
+    /// Tells the time, and gives back time with the tables.
     pub fn refill(&mut self, now: Millis) {
+        self.now = now;
         let given = now
             .since(self.refilled_at)
             .0
-            .saturating_mul(MISSES_PER_SECOND)
+            .saturating_mul(TABLES_NS_PER_SECOND)
             / 1000;
         if given > 0 {
             self.refilled_at = now;
-            for misses in &mut self.misses {
-                *misses = misses.saturating_sub(given);
+            for used in &mut self.tables_ns {
+                *used = used.saturating_sub(given);
             }
         }
     }
@@ -252,7 +264,7 @@ mod tests {
                     frames: frames as u32,
                     bytes: frames * source.frame_bytes,
                     more: true,
-                    misses: 0,
+                    tables_ns: 0,
                 })
             });
         }
@@ -289,8 +301,8 @@ mod tests {
         }
     }
 
-    /// Frames that a port with endless misses and one without were served in so many rounds of a millisecond.
-    fn with_misses(others: u32) -> (u64, u64) {
+    /// Frames that a port whose frames all ask tables, 64 in 200 us, and another were served in a second of rounds.
+    fn with_tables(others: impl Fn(u64) -> u32) -> (u64, u64) {
         let mut schedule = Schedule::default();
         schedule.add(PortId::new(0).unwrap(), 0);
         schedule.add(PortId::new(1).unwrap(), 1);
@@ -298,17 +310,16 @@ mod tests {
         for round in 0..20_000 {
             schedule.refill(Millis(round / 20));
             schedule.round(|token, _| {
-                let (of, misses) = match token {
-                    0 => (&mut frames.0, 64),
-                    _ => (&mut frames.1, 0),
+                let (of, offered, tables_ns) = match token {
+                    0 => (&mut frames.0, 64, 200_000),
+                    _ => (&mut frames.1, others(round), 0),
                 };
-                let offered = if token == 0 { 64 } else { others };
                 *of += u64::from(offered);
                 Some(Served {
                     frames: offered,
                     bytes: u64::from(offered) * 64,
                     more: offered > 0,
-                    misses: misses.min(offered),
+                    tables_ns,
                 })
             });
         }
@@ -316,13 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn a_port_whose_frames_all_miss_gets_its_budget_while_others_wait_and_everything_else_alone() {
-        let (misses, others) = with_misses(64);
-        // A second of rounds, and the burst.
-        assert!(misses <= MISSES_PER_SECOND + MISS_BURST + 64, "{misses}");
-        assert!(misses >= MISSES_PER_SECOND, "{misses}");
-        assert!(others > 15_000 * 64, "{others}");
-        let (alone, _) = with_misses(0);
+    fn a_port_whose_frames_ask_tables_has_its_time_while_others_have_frames_and_all_of_it_alone() {
+        let of_a_second = (TABLES_NS_PER_SECOND + TABLES_BURST_NS) / 200_000 * 64;
+        // Others that always have frames, and others that have some now and then.
+        for pause in [1, 15] {
+            let offered = |round| if round % pause == 0 { 64 } else { 0 };
+            let (asking, others) = with_tables(offered);
+            assert!(asking <= of_a_second + 2 * 64, "{pause}: {asking}");
+            assert!(asking >= of_a_second / 2, "{pause}: {asking}");
+            assert!(others >= 19_000 / pause * 64 * 9 / 10, "{pause}: {others}");
+        }
+        let (alone, _) = with_tables(|_| 0);
         assert!(alone > 19_000 * 64, "{alone}");
     }
 
@@ -355,7 +370,7 @@ mod tests {
                     frames: 64,
                     bytes: if token == 0 { 0 } else { 64 * 1514 },
                     more: true,
-                    misses: 0,
+                    tables_ns: 0,
                 })
             });
         }
@@ -376,7 +391,7 @@ mod tests {
                     frames: 1,
                     bytes,
                     more: true,
-                    misses: 0,
+                    tables_ns: 0,
                 })
             });
         }
@@ -399,7 +414,7 @@ mod tests {
                     frames: 5,
                     bytes: 300,
                     more: token == 0,
-                    misses: 0,
+                    tables_ns: 0,
                 })
             });
         }
@@ -414,7 +429,7 @@ mod tests {
                 frames: 64,
                 bytes: 97_000,
                 more: true,
-                misses: 0,
+                tables_ns: 0,
             })
         };
         schedule.add(PortId::new(0).unwrap(), 0);

@@ -130,8 +130,8 @@ pub struct EnginePipeline {
     uncounted: Vec<FlowRef>,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
-    /// Since they were last asked for.
-    misses: u32,
+    /// Since that was last asked for.
+    has_missed: bool,
     stats: EngineStats,
 }
 
@@ -156,7 +156,7 @@ impl EnginePipeline {
             uncounted: Vec::new(),
             trail: Vec::new(),
             now: Millis(0),
-            misses: 0,
+            has_missed: false,
             stats: EngineStats::default(),
             engine,
         }
@@ -376,7 +376,7 @@ impl EnginePipeline {
     #[inline(never)]
     fn miss(&mut self, in_port: PortId, frame: &FrameInfo<'_>, path: Option<u16>) -> Verdict {
         self.stats.misses += 1;
-        self.misses = self.misses.saturating_add(1);
+        self.has_missed = true;
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
@@ -688,8 +688,10 @@ impl Decide for EnginePipeline {
         self.classify(in_port, frame)
     }
 
-    fn take_misses(&mut self) -> u32 {
-        std::mem::take(&mut self.misses)
+    const HAS_COSTLY_FRAMES: bool = true;
+
+    fn take_costly(&mut self) -> bool {
+        std::mem::take(&mut self.has_missed)
     }
 
     fn rest(&mut self) {
