@@ -4,7 +4,7 @@
 //! and ended alike. So under one path every header that a program can look at lies at the same place, and the words of the frame that
 //! matter are known beforehand.
 
-use super::cache::MOST_KEY_WORDS;
+use super::cache::{FlowKey, HEAD_WORDS, MOST_KEY_WORDS};
 use super::compile::{
     Compiled, Field, HeaderField, HeaderKind, Next, Prim, PushedHeader, Step, Test, Value,
 };
@@ -13,7 +13,7 @@ use super::known::Known;
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, for_each_byte};
 use super::parse::{ParseError, Watch};
-use super::pattern::Pattern;
+use super::pattern::{Masked, Pattern};
 
 /// Most nodes that one port may add to the tree of paths: hostile frames then find theirs used up, and nobody else's.
 const MOST_NODES_PER_PORT: u16 = 256;
@@ -27,12 +27,59 @@ const LIKELY: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Path {
     pub number: u16,
-    /// Words of the frame, by their first byte, and the bits of them that the program can look at.
-    pub gather: Box<[(u16, u64)]>,
+    /// Words of the key behind the port, in order; those that fit into its head, and the others.
+    head: Box<[Word]>,
+    rest: Box<[Word]>,
+    /// Words that are the same in all frames, and not in the key.
+    beside: Box<[Word]>,
     /// Where to read a TCP segment.
     pub tcp: Option<TcpPlace>,
     /// What its frames look like.
     pattern: Option<Pattern>,
+}
+
+/// A word of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// Its first byte.
+    at: u16,
+    /// The bits that the program can look at.
+    mask: u64,
+    /// The bits that are the same in all frames of the path that has a pattern, and what they are.
+    same: Masked,
+}
+
+impl Path {
+    /// Reads a frame's key, as of this path. Says in which bits the frame is not like those of the path.
+    #[inline]
+    pub(crate) fn read(&self, in_port: u16, bytes: &[u8], key: &mut FlowKey) -> u64 {
+        key.path = self.number;
+        key.length = (1 + self.head.len() + self.rest.len()) as u8;
+        key.head = [0; HEAD_WORDS];
+        let [first, head @ ..] = &mut key.head;
+        *first = in_port.into();
+        let read = |(differing, (place, word)): (u64, (&mut u64, &Word))| {
+            let read = word_at(bytes, word.at);
+            *place = read & word.mask;
+            differing | read & word.same.mask ^ word.same.value
+        };
+        let mut differing = 0;
+        for to in head.iter_mut().zip(&*self.head) {
+            differing = read((differing, to));
+        }
+        for to in key.rest.iter_mut().zip(&*self.rest) {
+            differing = read((differing, to));
+        }
+        self.beside.iter().fold(differing, |differing, word| {
+            differing | word_at(bytes, word.at) & word.same.mask ^ word.same.value
+        })
+    }
+
+    /// The words of a key that has been read, as they lie in the frame: of `bytes` under the masks.
+    pub(crate) fn words(&self) -> impl Iterator<Item = (u16, u64)> {
+        let words = self.head.iter().chain(&*self.rest);
+        words.map(|word| (word.at, word.mask))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -120,20 +167,30 @@ impl Paths {
         self.paths.len()
     }
 
-    /// The path that a frame takes, where a glance tells: its port's frames took it just before.
+    /// The path that a frame takes, where a glance tells, because its port's frames took it just before; `key` is read then.
     #[inline]
-    pub(crate) fn likely(&mut self, in_port: u16, bytes: &[u8], frame_bytes: usize) -> Option<u16> {
-        let &mut [first, second] = self.likely.get_mut(usize::from(in_port) % LIKELY)?;
-        let fits = |path: u16| {
-            let pattern = self.paths.get(usize::from(path))?.pattern.as_ref();
-            pattern.filter(|pattern| pattern.fits(bytes, frame_bytes))
+    pub(crate) fn likely(
+        &mut self,
+        in_port: u16,
+        (bytes, frame_bytes): (&[u8], u32),
+        key: &mut FlowKey,
+    ) -> Option<&Path> {
+        let &[first, second] = self.likely.get(usize::from(in_port) % LIKELY)?;
+        let mut fits = |path: u16| {
+            let path = self.paths.get(usize::from(path))?;
+            let pattern = path.pattern.as_ref()?;
+            let differing = path.read(in_port, bytes, key);
+            (differing == 0 && pattern.fits(bytes, frame_bytes as usize)).then_some(())
         };
-        if fits(first).is_some() {
-            return Some(first);
-        }
-        fits(second)?;
-        self.expect(in_port, second);
-        Some(second)
+        let taken = match fits(first) {
+            Some(()) => first,
+            None => {
+                fits(second)?;
+                self.expect(in_port, second);
+                second
+            }
+        };
+        self.by_number(taken)
     }
 
     /// Notes which path a port's frame took.
@@ -217,14 +274,28 @@ impl Paths {
         let gather = self.relevance.gather(layout)?;
         let number = self.paths.len() as u16;
         *end = Some(number);
+        let pattern = match error {
+            ParseError::None => Pattern::new(program, trail, layout),
+            _ => None,
+        };
+        let (pattern, same) = pattern.unzip();
+        let same_at = |at: u16| same.as_ref().map_or(0, |same| word_at(same, at));
+        let word = |(at, mask)| Word {
+            at,
+            mask,
+            same: Masked::of(bytes, at, same_at(at)),
+        };
+        let beside = (0..PACKET_BYTES as u16).step_by(8);
+        let beside =
+            beside.filter(|at| same_at(*at) != 0 && !gather.iter().any(|(other, _)| other == at));
+        let (head, rest) = gather.split_at(gather.len().min(HEAD_WORDS - 1));
         self.paths.push(Path {
             number,
-            gather,
+            head: head.iter().copied().map(word).collect(),
+            rest: rest.iter().copied().map(word).collect(),
+            beside: beside.map(|at| word((at, 0))).collect(),
             tcp: TcpPlace::of(known, layout),
-            pattern: match error {
-                ParseError::None => Pattern::new(program, trail, (bytes, layout)),
-                _ => None,
-            },
+            pattern,
         });
         self.paths.last()
     }

@@ -12,13 +12,20 @@ use super::packet::PACKET_BYTES;
 use super::parse::holds;
 use super::paths::word_at;
 
-/// A frame's word under a mask.
+/// Some bits of a word.
 #[derive(Clone, Copy, Debug)]
-struct Masked {
-    /// Its first byte.
-    at: u16,
-    mask: u64,
-    value: u64,
+pub(crate) struct Masked {
+    pub mask: u64,
+    /// Zero in the other bits.
+    pub value: u64,
+}
+
+impl Masked {
+    /// What these bits of a frame's word are.
+    pub(crate) fn of(bytes: &[u8], at: u16, mask: u64) -> Self {
+        let value = word_at(bytes, at) & mask;
+        Self { mask, value }
+    }
 }
 
 /// A length that a frame states, which has to fit into what is around it.
@@ -40,12 +47,11 @@ enum Stated {
     },
 }
 
-/// A path's frames.
+/// What makes a frame one of a path's, beside bits that are the same in all of them.
 #[derive(Debug)]
 pub(crate) struct Pattern {
-    same: Box<[Masked]>,
-    /// What would have led elsewhere.
-    different: Box<[Masked]>,
+    /// What would have led elsewhere, by a word's first byte.
+    different: Box<[(u16, Masked)]>,
     /// From the outermost on.
     stated: Box<[Stated]>,
     tests: Box<[Test]>,
@@ -56,12 +62,13 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// What the frames look like that are parsed as this one was, without an error: its states, header lengths and what followed.
+    /// What the frames look like that are parsed as this one was, without an error: its states, header lengths and what followed. Also
+    /// the bits that are the same in all of them.
     pub(crate) fn new(
         program: &Compiled,
         trail: &[(u16, u16, Next)],
-        (bytes, layout): (&[u8], &Layout),
-    ) -> Option<Self> {
+        layout: &Layout,
+    ) -> Option<(Self, [u8; PACKET_BYTES])> {
         let mut maker = Maker {
             places: Vec::new(),
             mask: [0; PACKET_BYTES],
@@ -74,35 +81,22 @@ impl Pattern {
             let state = program.states.get(usize::from(number))?;
             maker.state(program, state, (header_bytes, next))?;
         }
-        let same = maker.mask.chunks_exact(8).enumerate();
-        let same = same.filter_map(|(number, mask)| {
-            let mask = u64::from_le_bytes(*mask.first_chunk()?);
-            let at = (number * 8) as u16;
-            let value = word_at(bytes, at) & mask;
-            (mask != 0).then_some(Masked { at, mask, value })
-        });
-        Some(Self {
-            same: same.collect(),
+        let pattern = Self {
             different: maker.different.into(),
             stated: maker.stated.into(),
             tests: maker.tests.into(),
             layout: Box::new(layout.clone()),
             bytes: maker.end,
-        })
+        };
+        Some((pattern, maker.mask))
     }
 
-    /// Whether a frame is one of these.
+    /// Whether a frame is one of these, when it is the same in the bits in which all are.
     #[inline]
     pub(crate) fn fits(&self, bytes: &[u8], frame_bytes: usize) -> bool {
-        let reach = bytes.len().min(frame_bytes);
-        if reach < usize::from(self.bytes) {
-            return false;
-        }
-        let differing = self.same.iter().fold(0, |all, word| {
-            all | (word_at(bytes, word.at) & word.mask ^ word.value)
-        });
-        let leads_elsewhere = |word: &Masked| word_at(bytes, word.at) & word.mask == word.value;
-        differing == 0
+        let leads_elsewhere =
+            |(at, other): &(u16, Masked)| word_at(bytes, *at) & other.mask == other.value;
+        bytes.len().min(frame_bytes) >= usize::from(self.bytes)
             && !self.different.iter().any(leads_elsewhere)
             && self.lengths_fit(bytes, frame_bytes)
             && (self.tests.is_empty()
@@ -165,7 +159,7 @@ struct Maker {
     places: Vec<(u16, u16)>,
     /// Bits that are the same in all frames of the path.
     mask: [u8; PACKET_BYTES],
-    different: Vec<Masked>,
+    different: Vec<(u16, Masked)>,
     stated: Vec<Stated>,
     tests: Vec<Test>,
     /// Of the headers so far.
@@ -379,11 +373,11 @@ impl Maker {
                 }
             }
         }
-        self.different.push(Masked {
-            at: u16::try_from(first / 8).ok()?,
+        let other = Masked {
             mask: u64::from_le_bytes(mask),
             value: u64::from_le_bytes(value),
-        });
+        };
+        self.different.push((u16::try_from(first / 8).ok()?, other));
         Some(())
     }
 }
