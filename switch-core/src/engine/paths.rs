@@ -41,8 +41,8 @@ pub(crate) struct Path {
 /// A word of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Word {
-    /// Its first byte.
-    at: u16,
+    /// Its first byte, in words.
+    index: u16,
     /// The bits that the program can look at.
     mask: u64,
     /// The bits that are the same in all frames of the path that has a pattern, and what they are.
@@ -58,27 +58,54 @@ impl Path {
         key.head = [0; HEAD_WORDS];
         let [first, head @ ..] = &mut key.head;
         *first = in_port.into();
-        let read = |(differing, (place, word)): (u64, (&mut u64, &Word))| {
-            let read = word_at(bytes, word.at);
-            *place = read & word.mask;
-            differing | read & word.same.mask ^ word.same.value
-        };
+        let frame = Words::new(bytes);
         let mut differing = 0;
-        for to in head.iter_mut().zip(&*self.head) {
-            differing = read((differing, to));
+        for (place, word) in head.iter_mut().zip(&*self.head) {
+            let read = frame.get(word.index);
+            *place = read & word.mask;
+            differing |= read & word.same.mask ^ word.same.value;
         }
-        for to in key.rest.iter_mut().zip(&*self.rest) {
-            differing = read((differing, to));
+        for (place, word) in key.rest.iter_mut().zip(&*self.rest) {
+            let read = frame.get(word.index);
+            *place = read & word.mask;
+            differing |= read & word.same.mask ^ word.same.value;
         }
-        self.beside.iter().fold(differing, |differing, word| {
-            differing | word_at(bytes, word.at) & word.same.mask ^ word.same.value
-        })
+        for word in &self.beside {
+            differing |= frame.get(word.index) & word.same.mask ^ word.same.value;
+        }
+        differing
     }
 
-    /// The words of a key that has been read, as they lie in the frame: of `bytes` under the masks.
+    /// The words of its frames' keys behind the port, and under which mask each is part of it: by their places in the frame, in words.
     pub(crate) fn words(&self) -> impl Iterator<Item = (u16, u64)> {
         let words = self.head.iter().chain(&*self.rest);
-        words.map(|word| (word.at, word.mask))
+        words.map(|word| (word.index, word.mask))
+    }
+}
+
+/// A frame's words, those beyond its end being zero.
+pub(crate) struct Words<'a> {
+    whole: &'a [[u8; 8]],
+    /// What is left behind them.
+    last: u64,
+}
+
+impl<'a> Words<'a> {
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        let (whole, _) = bytes.as_chunks();
+        let last = word_at(bytes, 8 * whole.len());
+        Self { whole, last }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: u16) -> u64 {
+        let index = usize::from(index);
+        match self.whole.get(index) {
+            Some(word) => u64::from_le_bytes(*word),
+            None if index == self.whole.len() => self.last,
+            None => 0,
+        }
     }
 }
 
@@ -279,21 +306,20 @@ impl Paths {
             _ => None,
         };
         let (pattern, same) = pattern.unzip();
-        let same_at = |at: u16| same.as_ref().map_or(0, |same| word_at(same, at));
-        let word = |(at, mask)| Word {
-            at,
+        let same_at = |index: u16| (same.as_ref()).map_or(0, |same| Words::new(same).get(index));
+        let word = |(index, mask)| Word {
+            index,
             mask,
-            same: Masked::of(bytes, at, same_at(at)),
+            same: Masked::of(Words::new(bytes).get(index), same_at(index)),
         };
-        let beside = (0..PACKET_BYTES as u16).step_by(8);
-        let beside =
-            beside.filter(|at| same_at(*at) != 0 && !gather.iter().any(|(other, _)| other == at));
+        let in_key = |index: u16| gather.iter().any(|(other, _)| *other == index);
+        let beside = (0..PACKET_BYTES as u16 / 8).filter(|at| same_at(*at) != 0 && !in_key(*at));
         let (head, rest) = gather.split_at(gather.len().min(HEAD_WORDS - 1));
         self.paths.push(Path {
             number,
             head: head.iter().copied().map(word).collect(),
             rest: rest.iter().copied().map(word).collect(),
-            beside: beside.map(|at| word((at, 0))).collect(),
+            beside: beside.map(|index| word((index, 0))).collect(),
             tcp: TcpPlace::of(known, layout),
             pattern,
         });
@@ -530,7 +556,7 @@ impl Relevance {
         }
     }
 
-    /// The words that count in a frame with these headers; `None` when they are too many.
+    /// The words that count in a frame with these headers, by their places, in words; `None` when they are too many.
     fn gather(&self, layout: &Layout) -> Option<Box<[(u16, u64)]>> {
         let mut bytes = [0u8; PACKET_BYTES];
         for &header in layout.order() {
@@ -549,7 +575,7 @@ impl Relevance {
             .enumerate()
             .filter_map(|(number, chunk)| {
                 let mask = u64::from_le_bytes(*chunk.first_chunk()?);
-                (mask != 0).then_some(((number * 8) as u16, mask))
+                (mask != 0).then_some((number as u16, mask))
             })
             .collect();
         (words.len() < MOST_KEY_WORDS).then_some(words)
@@ -558,8 +584,8 @@ impl Relevance {
 
 /// The eight bytes at `at`, those beyond the end being zero.
 #[inline]
-pub(crate) fn word_at(bytes: &[u8], at: u16) -> u64 {
-    let rest = bytes.get(usize::from(at)..).unwrap_or_default();
+pub(crate) fn word_at(bytes: &[u8], at: usize) -> u64 {
+    let rest = bytes.get(at..).unwrap_or_default();
     match (rest.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         (Some(word), _) => u64::from_le_bytes(*word),
         (None, Some(_)) if rest.is_empty() => 0,

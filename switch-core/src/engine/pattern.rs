@@ -21,9 +21,9 @@ pub(crate) struct Masked {
 }
 
 impl Masked {
-    /// What these bits of a frame's word are.
-    pub(crate) fn of(bytes: &[u8], at: u16, mask: u64) -> Self {
-        let value = word_at(bytes, at) & mask;
+    /// These bits of a word.
+    pub(crate) fn of(word: u64, mask: u64) -> Self {
+        let value = word & mask;
         Self { mask, value }
     }
 }
@@ -94,8 +94,9 @@ impl Pattern {
     /// Whether a frame is one of these, when it is the same in the bits in which all are.
     #[inline]
     pub(crate) fn fits(&self, bytes: &[u8], frame_bytes: usize) -> bool {
-        let leads_elsewhere =
-            |(at, other): &(u16, Masked)| word_at(bytes, *at) & other.mask == other.value;
+        let leads_elsewhere = |(at, other): &(u16, Masked)| {
+            word_at(bytes, usize::from(*at)) & other.mask == other.value
+        };
         bytes.len().min(frame_bytes) >= usize::from(self.bytes)
             && !self.different.iter().any(leads_elsewhere)
             && self.lengths_fit(bytes, frame_bytes)

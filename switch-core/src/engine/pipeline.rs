@@ -17,7 +17,7 @@ use super::evaluate::{
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
 use super::parse::{Input, Origin, ParseError, parse};
-use super::paths::{Paths, word_at};
+use super::paths::{Paths, Words};
 use super::runtime::Engine;
 use super::state::{Seen, Snapshot};
 use crate::conntrack::{ConnId, Direction, Refreshed};
@@ -538,8 +538,9 @@ impl EnginePipeline {
         if let Some(first) = masks.first_mut() {
             *first = u64::MAX;
         }
-        for (mask, (at, relevant)) in masks.iter_mut().skip(1).zip(path.words()) {
-            let bits = word_at(looked_at, at);
+        let bits = Words::new(looked_at);
+        for (mask, (index, relevant)) in masks.iter_mut().skip(1).zip(path.words()) {
+            let bits = bits.get(index);
             *mask = bits & relevant;
             covered += mask.count_ones();
             words += 1;

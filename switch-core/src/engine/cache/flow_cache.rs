@@ -136,6 +136,8 @@ pub struct FlowCache<V> {
     now: Millis,
     /// The flow of the last hit or insertion: frames come in bursts.
     latest: u32,
+    /// It was the one before, too: the next frame may well be its.
+    is_repeating: bool,
     records: Records<V>,
     masks: Masks,
     front: Front,
@@ -154,6 +156,7 @@ impl<V> FlowCache<V> {
             hash: KeyedHash::new(seed),
             now: Millis(0),
             latest: NO_FLOW,
+            is_repeating: false,
             records: Records::new(),
             masks: Masks::new(),
             front: Front::new(config.max_exact),
@@ -172,7 +175,7 @@ impl<V> FlowCache<V> {
     /// The flow that answers for this frame, if there is one. Whether its verdict still holds is the caller's to judge.
     #[inline]
     pub fn lookup(&mut self, key: &FlowKey) -> Option<FlowRef> {
-        if self.records.is(self.latest, key, &self.masks) {
+        if self.is_repeating && self.records.is(self.latest, key, &self.masks) {
             self.stats.latest_hits += 1;
             return Some(FlowRef(self.latest));
         }
@@ -180,6 +183,7 @@ impl<V> FlowCache<V> {
             self.stats.misses += 1;
             return None;
         };
+        self.is_repeating = flow == self.latest;
         self.latest = flow;
         Some(FlowRef(flow))
     }

@@ -70,6 +70,13 @@ pub(super) fn masked(head: &Head, mask: &Head) -> Head {
     left
 }
 
+/// Whether two keys' first words are the same; compared here, where a call would take longer.
+#[inline(always)]
+pub(super) fn is_same(one: &Head, other: &Head) -> bool {
+    let pairs = one.iter().zip(other);
+    pairs.fold(0, |all, (one, other)| all | one ^ other) == 0
+}
+
 /// The bits in which `words` and `flow` differ under `mask`, or'ed together: zero when they are the same.
 #[inline(always)]
 pub(super) fn difference(words: &[u64], flow: &[u64], mask: &[u64]) -> u64 {

@@ -133,7 +133,7 @@ impl<V> Records<V> {
             return false;
         };
         (record.path, record.length) == (key.path, key.length)
-            && key::masked(&key.head, &mask.words.head) == record.words
+            && key::is_same(&key::masked(&key.head, &mask.words.head), &record.words)
             && (usize::from(key.length) <= HEAD_WORDS || self.rest_is(index, key, &mask.words.rest))
     }
 
