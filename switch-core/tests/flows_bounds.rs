@@ -83,6 +83,9 @@ fn a_hit_under_a_mask_that_is_not_the_only_one_is_promoted() {
     let second = cache.stats();
     assert_eq!((second.masked_hits, second.front_hits), (1, 2));
     assert_eq!(second.probes, first.probes);
+    // After two frames of one flow in a row, it is asked first.
+    assert!(finds(&mut cache, &third));
+    assert_eq!(cache.stats().latest_hits, 0);
     assert!(finds(&mut cache, &third));
     assert_eq!(cache.stats().latest_hits, 1);
 }
