@@ -111,27 +111,38 @@ fn decide(pipeline: &mut EnginePipeline, now: Millis, (port, frame): (u16, &[u8]
     pipeline.decide(PortId::new(port).unwrap(), &info(frame))
 }
 
-/// Frames one behind the other, as they lie when a batch was taken, of connections in an order that no prefetcher foresees.
-fn bursts(frames: &[(u16, Vec<u8>)]) -> Vec<(PortId, [u8; 64], u8)> {
-    let mut at = 0;
-    let in_turn = |_| {
-        at = (at + 1009) % frames.len();
-        let (port, frame) = &frames[at];
-        let mut padded = [0; 64];
-        padded[..frame.len()].copy_from_slice(frame);
-        (PortId::new(*port).unwrap(), padded, frame.len() as u8)
+/// A port's frames side by side, as they lie when a batch was taken, and how long each is.
+type Burst = (PortId, Vec<([u8; 64], u8)>);
+
+/// Batches of both ports in turns, of connections in an order that no prefetcher foresees.
+fn bursts(frames: &[(u16, Vec<u8>)]) -> Vec<Burst> {
+    let bursts = frames.len().div_ceil(BURST).next_multiple_of(2);
+    let connections = frames.len() / 2;
+    let mut turns = [0; 2];
+    let burst = |number: usize| {
+        let way = number % 2;
+        let taken = (0..BURST).map(|_| {
+            turns[way] = (turns[way] + 389) % connections;
+            let (_, frame) = &frames[2 * turns[way] + way];
+            let mut padded = [0; 64];
+            padded[..frame.len()].copy_from_slice(frame);
+            (padded, frame.len() as u8)
+        });
+        (PortId::new(frames[way].0).unwrap(), taken.collect())
     };
-    (0..frames.len().next_multiple_of(BURST))
-        .map(in_turn)
-        .collect()
+    (0..bursts).map(burst).collect()
 }
 
-/// One batch.
+/// One batch, as a worker has it decided.
 #[inline(never)]
-fn decide_all(pipeline: &mut EnginePipeline, now: Millis, burst: &[(PortId, [u8; 64], u8)]) {
+fn decide_all(pipeline: &mut EnginePipeline, now: Millis, (port, frames): &Burst) {
     pipeline.begin_batch(now);
-    for (port, frame, bytes) in burst {
-        black_box(pipeline.decide(*port, &info(&frame[..usize::from(*bytes)])));
+    let infos = frames
+        .iter()
+        .map(|(frame, bytes)| info(&frame[..usize::from(*bytes)]));
+    pipeline.foresee(*port, infos.clone());
+    for info in infos {
+        black_box(pipeline.decide(*port, &info));
     }
 }
 
@@ -157,7 +168,7 @@ fn cached(criterion: &mut Bench) {
             }
             let misses = pipeline.stats().misses;
             let bursts = bursts(&frames);
-            let mut bursts = bursts.chunks_exact(BURST).cycle();
+            let mut bursts = bursts.iter().cycle();
             group.throughput(criterion::Throughput::Elements(BURST as u64));
             bench(&mut group, &format!("{name}/{connections}"), || {
                 decide_all(&mut pipeline, lab.now, bursts.next().unwrap());

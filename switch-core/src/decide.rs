@@ -26,6 +26,10 @@ pub trait Decide {
     /// Begins a batch: ids of the one before are good no longer.
     fn begin_batch(&mut self, now: Millis);
 
+    /// Tells of frames that are to be decided on next, in this order, so that what is known of them can be fetched for all at once.
+    #[inline(always)]
+    fn foresee<'a>(&mut self, _: PortId, _: impl Iterator<Item = FrameInfo<'a>>) {}
+
     /// Decides what happens to a frame that came from `in_port`.
     fn decide(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict;
 

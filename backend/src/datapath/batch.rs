@@ -146,11 +146,9 @@ impl<D: Decide> BatchRunner<D> {
         let bytes_before = queue.counters.bytes.get();
         self.pipeline.begin_batch(self.now);
         let decided_from_ns = Self::clock();
-        let pipeline = &mut self.pipeline;
         let port = queue.port;
-        let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, |frame| {
-            pipeline.decide(port, frame)
-        });
+        let judge = (port, &mut self.pipeline);
+        let taken = guest_tx::take_batch(active, &mut self.batch, limit_bytes, judge);
         let tables_ns = self.tables_ns(decided_from_ns);
         self.forward(Some(port));
         guest_tx::complete(active, queue, &self.batch);

@@ -11,16 +11,16 @@ use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use crate::ring::segment::Payload;
 use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena};
-use switch_core::{DropReason, FrameInfo, Verdict};
+use switch_core::{Decide, DropReason, PortId, Verdict};
 
-/// Takes what waits, up to a batch, which ends at the latest behind the frame that passes `limit_bytes`; `judge` decides on each
+/// Takes what waits, up to a batch, which ends at the latest behind the frame that passes `limit_bytes`; `pipeline` decides on each
 /// frame by its private header. Whether the batch ended at a bound, so that more may wait. Frames before a broken chain are in
 /// the batch also when the chain's error is returned.
 pub fn take_batch(
     active: &mut ActiveRing,
     batch: &mut Batch,
     limit_bytes: u32,
-    mut judge: impl FnMut(&FrameInfo<'_>) -> Verdict,
+    (port, pipeline): (PortId, &mut impl Decide),
 ) -> Result<bool, RingError> {
     batch.clear();
     let limit = BurstLimit {
@@ -40,9 +40,13 @@ pub fn take_batch(
             refused |= 1 << index;
         }
     }
+    let is_taken = |index: usize| refused & 1 << index == 0;
+    let infos = batch.headers.iter().zip(&*frames).enumerate();
+    let infos = infos.filter(|(index, _)| is_taken(*index));
+    pipeline.foresee(port, infos.map(|(_, (header, frame))| frame.info(header)));
     for (index, (header, frame)) in batch.headers.iter().zip(frames).enumerate() {
-        if refused & 1 << index == 0 {
-            frame.verdict = judge(&frame.info(header));
+        if is_taken(index) {
+            frame.verdict = pipeline.decide(port, &frame.info(header));
         }
     }
     taken.map(|end| end != BurstEnd::Empty)

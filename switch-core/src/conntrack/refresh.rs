@@ -19,6 +19,13 @@ pub(super) const fn is_plain(flags: TcpFlags) -> bool {
 }
 
 impl Conntrack {
+    /// Reads of a connection what a packet of it needs first, for the processor to have it at hand when it comes. The number means
+    /// nothing.
+    #[inline]
+    pub fn touch(&self, conn: ConnId) -> u64 {
+        self.slab.get(conn.index).map_or(0, |slot| slot.status().0)
+    }
+
     /// Takes a packet of a cached verdict into account, if the verdict still holds: the connection is the same, was not changed
     /// ([`Conntrack::set_mark`]), has not expired, and the packet is one that changes no state. `tcp` is the segment of a TCP packet.
     ///

@@ -43,6 +43,9 @@ const UNCOUNTED_FOR: Millis = Millis(16);
 /// Lengths that every frame is of.
 const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
 
+/// Flows that are at hand without being foreseen.
+const FEW_FLOWS: usize = 128;
+
 /// What is remembered of an evaluation.
 #[derive(Clone, Debug)]
 enum Decision {
@@ -135,6 +138,21 @@ pub struct EngineStats {
     pub pathless: u64,
 }
 
+/// A frame that will be decided on in this batch.
+struct Foreseen {
+    in_port: PortId,
+    /// Where its start is, and how long that is: what tells that it is the one.
+    start: (usize, usize),
+    key: FlowKey,
+    flow: Option<FlowRef>,
+}
+
+impl Foreseen {
+    fn start(bytes: &[u8]) -> (usize, usize) {
+        (bytes.as_ptr().addr(), bytes.len())
+    }
+}
+
 /// One worker's view of an [`Engine`].
 pub struct EnginePipeline {
     engine: Arc<Engine>,
@@ -144,6 +162,10 @@ pub struct EnginePipeline {
     layout: Layout,
     /// Of the frame in hand.
     key: FlowKey,
+    foreseen: Vec<Foreseen>,
+    next_foreseen: usize,
+    /// What became of reading ahead: it means nothing, but that somebody has read.
+    touched: u64,
     packet: Box<Packet>,
     outcomes: Outcomes,
     budgets: Vec<TokenBucket>,
@@ -173,6 +195,9 @@ impl EnginePipeline {
             paths: Paths::new(&state.program, &state.known),
             layout: Layout::default(),
             key: FlowKey::new(0, &[]),
+            foreseen: Vec::new(),
+            next_foreseen: 0,
+            touched: 0,
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
             outcomes: Outcomes::new(),
             budgets: Vec::new(),
@@ -310,7 +335,10 @@ impl EnginePipeline {
     #[inline]
     fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
         let bytes = start_of(frame);
-        if let Err(error) = self.read_key(in_port, bytes, frame.frame_bytes) {
+        let flow = self.foreseen_flow(in_port, bytes);
+        if flow.is_none()
+            && let Err(error) = self.read_key(in_port, bytes, frame.frame_bytes)
+        {
             return self.decide_new_path(in_port, frame, error);
         }
         let Self {
@@ -318,13 +346,23 @@ impl EnginePipeline {
             cache,
             paths,
             key,
+            foreseen,
+            next_foreseen,
             outcomes,
             now,
             ..
         } = self;
-        let (engine, now, number) = (&**engine, *now, key.path);
+        let (engine, now) = (&**engine, *now);
         let generation = Self::generation(engine);
-        let Some(found) = cache.lookup(key) else {
+        let foreseen = flow.zip(foreseen.get(next_foreseen.wrapping_sub(1)));
+        let (number, found) = match foreseen {
+            Some((flow, foreseen)) => (
+                foreseen.key.path,
+                cache.lookup_foreseen(&foreseen.key, flow),
+            ),
+            None => (key.path, cache.lookup(key)),
+        };
+        let Some(found) = found else {
             return self.miss(in_port, frame, Some(number));
         };
         let Some(flow) = cache.entry_mut(found) else {
@@ -384,6 +422,15 @@ impl EnginePipeline {
             self.note_uncounted(found);
         }
         verdict
+    }
+
+    /// The flow that was foreseen for this frame, if any was; its key is the one before the next then.
+    #[inline]
+    fn foreseen_flow(&mut self, in_port: PortId, bytes: &[u8]) -> Option<FlowRef> {
+        let foreseen = self.foreseen.get(self.next_foreseen)?;
+        let is_it = (foreseen.in_port, foreseen.start) == (in_port, Foreseen::start(bytes));
+        self.next_foreseen += 1;
+        foreseen.flow.filter(|_| is_it)
     }
 
     fn note_uncounted(&mut self, flow: FlowRef) {
@@ -744,6 +791,8 @@ fn copies_verdict(
 impl Decide for EnginePipeline {
     fn begin_batch(&mut self, now: Millis) {
         self.outcomes.clear();
+        self.foreseen.clear();
+        self.next_foreseen = 0;
         if now != self.now {
             // At a time when some of those frames came.
             if now.since(self.counted_at) >= UNCOUNTED_FOR {
@@ -758,6 +807,41 @@ impl Decide for EnginePipeline {
             count(engine, flow, now);
             now < flow.value.valid_until
         });
+    }
+
+    fn foresee<'a>(&mut self, in_port: PortId, frames: impl Iterator<Item = FrameInfo<'a>>) {
+        self.foreseen.clear();
+        self.next_foreseen = 0;
+        if self.cache.stats().flows < FEW_FLOWS {
+            return;
+        }
+        // In short loops, for the processor to fetch for many frames at a time.
+        for frame in frames {
+            let bytes = start_of(&frame);
+            if self.read_key(in_port, bytes, frame.frame_bytes).is_err() {
+                self.key = FlowKey::new(0, &[]);
+            }
+            self.foreseen.push(Foreseen {
+                in_port,
+                start: Foreseen::start(bytes),
+                key: self.key.clone(),
+                flow: None,
+            });
+        }
+        let mut touched = 0;
+        for foreseen in &mut self.foreseen {
+            foreseen.flow = self.cache.foresee(&foreseen.key, &mut touched);
+        }
+        let conntrack = &self.engine.state.conntrack;
+        for foreseen in &self.foreseen {
+            let flow = foreseen.flow.and_then(|flow| self.cache.entry(flow));
+            if let Some(Flow { value, .. }) = flow
+                && value.direction.is_some()
+            {
+                touched ^= conntrack.touch(value.connection);
+            }
+        }
+        self.touched = touched;
     }
 
     #[inline]

@@ -109,6 +109,8 @@ pub struct CacheStats {
     pub flows: usize,
     /// Hits of the flow that the frame before hit.
     pub latest_hits: u64,
+    /// Hits of the flow that was foreseen.
+    pub foreseen_hits: u64,
     /// Hits in the exact front.
     pub front_hits: u64,
     /// Hits under a mask.
@@ -186,6 +188,34 @@ impl<V> FlowCache<V> {
         self.is_repeating = flow == self.latest;
         self.latest = flow;
         Some(FlowRef(flow))
+    }
+
+    /// The flow that most likely answers for a frame. Nothing waits for it: what was read of it so far goes into `touched`, which
+    /// means nothing, and makes the processor fetch it.
+    #[inline]
+    pub fn foresee(&mut self, key: &FlowKey, touched: &mut u64) -> Option<FlowRef> {
+        let in_port = key.in_port()?;
+        let flow = match self.ports.tables(in_port, key.path) {
+            Tables::None => None,
+            Tables::One(mask) => {
+                let hash = self.hash_under(mask, key);
+                self.index.find(hash, &mut 0, |_| true)
+            }
+            Tables::Several => self.front.find(self.whole_hash(key), |_| true),
+        }?;
+        *touched ^= u64::from(self.records.get(flow)?.in_port());
+        Some(FlowRef(flow))
+    }
+
+    /// [`lookup`](Self::lookup) of a frame that this flow was foreseen for.
+    #[inline]
+    pub fn lookup_foreseen(&mut self, key: &FlowKey, foreseen: FlowRef) -> Option<FlowRef> {
+        if self.records.is(foreseen.0, key, &self.masks) {
+            self.stats.foreseen_hits += 1;
+            self.latest = foreseen.0;
+            return Some(foreseen);
+        }
+        self.lookup(key)
     }
 
     /// A flow, while the reference to it is good.
