@@ -11,8 +11,7 @@ use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, M
 use super::compile::Next;
 use super::edit::EditList;
 use super::evaluate::{
-    Conditions, Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget,
-    Unobserved,
+    Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget, Unobserved,
 };
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
@@ -125,6 +124,7 @@ pub struct EnginePipeline {
     paths: Paths,
     layout: Layout,
     packet: Box<Packet>,
+    evaluation: Evaluation,
     outcomes: Outcomes,
     budgets: Vec<TokenBucket>,
     uncounted: Vec<FlowRef>,
@@ -151,6 +151,7 @@ impl EnginePipeline {
             paths: Paths::new(&state.program, &state.known),
             layout: Layout::default(),
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
+            evaluation: Evaluation::default(),
             outcomes: Outcomes::new(),
             budgets: Vec::new(),
             uncounted: Vec::new(),
@@ -380,23 +381,18 @@ impl EnginePipeline {
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
-        let mut evaluation = self.evaluate(&engine, in_port, frame);
+        self.evaluate(&engine, in_port, frame);
         for _ in 0..ATTEMPTS {
             if engine.is_readable(&self.snapshot) {
                 break;
             }
             generation = Self::generation(&engine);
-            evaluation = self.evaluate(&engine, in_port, frame);
+            self.evaluate(&engine, in_port, frame);
         }
         let frame_bytes = frame.frame_bytes;
-        let copies: Arc<[OutCopy]> = evaluation.copies.into();
-        let decision = decision(evaluation.drop, &copies);
-        let seen: Box<[Arc<Seen>]> = evaluation
-            .entries
-            .iter()
-            .filter_map(|entry| entry.seen.clone())
-            .collect();
-        for seen in &seen {
+        let evaluation = &mut self.evaluation;
+        let decision = decision(evaluation.drop, &evaluation.copies);
+        for seen in &evaluation.seen {
             seen.add(1, frame_bytes.into(), self.now);
         }
         for &(counter, index) in &evaluation.counts {
@@ -404,21 +400,16 @@ impl EnginePipeline {
                 counts.add(index, 1, frame_bytes.into());
             }
         }
-        match (evaluation.conditions, path) {
-            (Some(conditions), Some(path)) if engine.is_readable(&self.snapshot) => {
+        match path.filter(|_| evaluation.is_repeatable) {
+            Some(path) if engine.is_readable(&self.snapshot) => {
                 let remembered = Remembered {
                     decision: decision.clone(),
                     frame_lengths: self.packet.frame_lengths,
                     wire_lengths: self.packet.wire_lengths,
-                    valid_until: conditions.valid_until,
-                    connection: conditions.connection,
+                    valid_until: evaluation.conditions.valid_until,
+                    connection: evaluation.conditions.connection,
                     has_meters: !evaluation.meters.is_empty(),
-                    rest: Box::new(Rest::new(
-                        conditions,
-                        (evaluation.meters, evaluation.sends),
-                        seen,
-                        evaluation.counts,
-                    )),
+                    rest: Box::new(Rest::new(evaluation)),
                 };
                 self.remember((in_port, frame.header), path, remembered, generation);
             }
@@ -427,7 +418,7 @@ impl EnginePipeline {
         give(&mut self.outcomes, &decision)
     }
 
-    fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) -> Evaluation {
+    fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) {
         if !engine.is_published(&self.snapshot) {
             self.snapshot = engine.snapshot();
         }
@@ -450,9 +441,9 @@ impl EnginePipeline {
             frame,
             Effects::Live(budget),
             &mut Unobserved,
-            &mut self.packet,
+            (&mut self.packet, &mut self.evaluation),
         )
-        .run()
+        .run();
     }
 
     fn remember(
@@ -477,9 +468,8 @@ impl EnginePipeline {
             *mask = bits & relevant;
             covered += mask.count_ones();
         }
-        let all: u32 = looked_at.iter().map(|byte| byte.count_ones()).sum();
         // What the key does not have cannot be compared: what only a second parse came to, as a rule.
-        if all != covered {
+        if self.packet.bits_looked_at() != covered {
             return;
         }
         let masks = masks.get(..words.len()).unwrap_or_default();
@@ -497,21 +487,17 @@ impl EnginePipeline {
 }
 
 impl Rest {
-    fn new(
-        conditions: Conditions,
-        (meters, sends): (Vec<Metered>, usize),
-        seen: Box<[Arc<Seen>]>,
-        counts: Vec<(u16, u32)>,
-    ) -> Self {
+    fn new(evaluation: &mut Evaluation) -> Self {
+        let conditions = &evaluation.conditions;
         Self {
             counters: conditions.tables.counters().into(),
             sum: conditions.tables.sum(),
-            stations: conditions.stations.into(),
+            stations: conditions.stations.as_slice().into(),
             station_sum: conditions.station_sum,
-            meters: meters.into(),
-            sends,
-            seen,
-            counts: counts.into(),
+            meters: evaluation.meters.drain(..).collect(),
+            sends: evaluation.sends,
+            seen: evaluation.seen.drain(..).collect(),
+            counts: evaluation.counts.as_slice().into(),
         }
     }
 }
@@ -606,8 +592,8 @@ fn over_rate(outcomes: &mut Outcomes, remembered: &Remembered, refused: &[Refuse
     }
 }
 
-fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
-    match (drop, &**copies) {
+fn decision(drop: Option<DropReason>, copies: &[OutCopy]) -> Decision {
+    match (drop, copies) {
         (Some(reason), []) => Decision::Drop(reason),
         (None, []) => Decision::Drop(DropReason::NoDestination),
         (
@@ -622,7 +608,7 @@ fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
             Some(port) => Decision::Output(port, edits.clone()),
             None => Decision::Drop(DropReason::NoDestination),
         },
-        (drop, _) => Decision::Copies(Arc::clone(copies), drop),
+        (drop, _) => Decision::Copies(copies.into(), drop),
     }
 }
 

@@ -8,10 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::Epoch;
 use super::counter_plan::CounterPlan;
 use super::counters::{ChangeCounters, CounterRange, Dependencies};
-use super::entry::{Entry, EntryHandle, Hit};
+use super::entry::{Entry, EntryHandle};
 use super::error::TableError;
 use super::index::{Index, Plan, Wanted};
 use super::key::CanonicalKey;
+use super::layout::or_into;
 use super::seed::Seed;
 use super::state::State;
 
@@ -42,13 +43,12 @@ pub(super) trait Storage<A>: Send + Sync {
     fn entry(&self, handle: EntryHandle, at: Epoch) -> Option<Entry<A>>;
     fn scan(&self, after: Option<EntryHandle>, limit: usize, at: Epoch) -> Vec<Entry<A>>;
     fn len(&self, at: Epoch) -> usize;
-    fn lookup(
+    fn look_up(
         &self,
-        values: &[u128],
-        at: Epoch,
-        looked_at: &mut [u128],
-        on: &mut Dependencies,
-    ) -> Option<Hit<A>>;
+        key: (&[u128], Epoch),
+        depended: (&mut [u128], &mut Dependencies),
+        found: &mut dyn FnMut(EntryHandle, &Arc<A>),
+    );
 }
 
 pub(super) struct Store<A, const W: usize> {
@@ -238,48 +238,45 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         state.live.saturating_add_signed(-growth as isize)
     }
 
-    #[inline]
-    fn lookup(
+    fn look_up(
         &self,
-        values: &[u128],
-        at: Epoch,
-        looked_at: &mut [u128],
-        on: &mut Dependencies,
-    ) -> Option<Hit<A>> {
+        (values, at): (&[u128], Epoch),
+        (looked_at, on): (&mut [u128], &mut Dependencies),
+        found: &mut dyn FnMut(EntryHandle, &Arc<A>),
+    ) {
         let wanted = Wanted {
             words: self.plan.layout.pack(values),
             values,
             at,
         };
-        // Nothing is staged while this is held, so counters that are read now are read before any change that they do not count.
-        let state = self.read();
-        let told_apart = if state.versions.len() == 0 {
-            self.counters.depend_on_emptiness(on);
-            [0; W]
-        } else {
-            self.counters.depend(&wanted.words, on);
-            self.counters.told_apart()
-        };
-        if self.bumped.load(Ordering::Acquire) > at.0 {
-            on.forbid();
-        }
         let mut looked = [0; W];
-        let hit = state
-            .index
-            .lookup(&self.plan, &state.versions, &wanted, &mut looked)
-            .and_then(|index| {
-                let version = state.versions.get(index)?;
-                Some(Hit {
-                    handle: EntryHandle::new(version.entry, version.generation),
-                    value: Arc::clone(version.value.as_ref()?),
-                })
-            });
-        drop(state);
-        // The counters are those of this key: of another that differs in these bits they say nothing.
-        for (looked, bits) in looked.iter_mut().zip(told_apart) {
-            *looked |= bits;
+        {
+            // Nothing is staged while this is held, so counters that are read now are read before any change that they do not count.
+            let state = self.read();
+            let is_empty = state.versions.len() == 0;
+            if is_empty {
+                self.counters.depend_on_emptiness(on);
+            } else {
+                self.counters.depend(&wanted.words, on);
+            }
+            if self.bumped.load(Ordering::Acquire) > at.0 {
+                on.forbid();
+            }
+            if is_empty {
+                return;
+            }
+            let (plan, versions) = (&self.plan, &state.versions);
+            let index = state.index.lookup(plan, versions, &wanted, &mut looked);
+            if let Some(version) = index.and_then(|index| versions.get(index))
+                && let Some(value) = &version.value
+            {
+                found(EntryHandle::new(version.entry, version.generation), value);
+            }
         }
-        self.plan.layout.unpack_into(&looked, looked_at);
-        hit
+        if !looked_at.is_empty() {
+            // The counters are those of this key: of another that differs in these bits they say nothing.
+            or_into(&mut looked, &self.counters.told_apart());
+            self.plan.layout.unpack_into(&looked, looked_at);
+        }
     }
 }

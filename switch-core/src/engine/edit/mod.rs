@@ -30,9 +30,10 @@ impl Run {
     /// These bytes; what is beyond [`EDIT_RUN_BYTES`] is left out.
     pub fn new(from: &[u8]) -> Self {
         let mut run = Self::default();
-        for (to, from) in run.bytes.iter_mut().zip(from) {
-            *to = *from;
-            run.len += 1;
+        let from = from.get(..EDIT_RUN_BYTES).unwrap_or(from);
+        if let Some(bytes) = run.bytes.get_mut(..from.len()) {
+            bytes.copy_from_slice(from);
+            run.len = from.len() as u8;
         }
         run
     }
