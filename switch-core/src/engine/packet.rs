@@ -38,6 +38,8 @@ pub(crate) enum FillIn {
 pub(crate) struct Packet {
     bytes: [u8; ROOM_BYTES],
     len: usize,
+    /// How many bytes of the frame came.
+    came: usize,
     pub(crate) layout: Layout,
     /// Bits that have a constant value by now, by byte of the frame as it came.
     written: Marks,
@@ -65,6 +67,7 @@ impl Packet {
         let mut packet = Self {
             bytes: [0; ROOM_BYTES],
             len: 0,
+            came: 0,
             layout: Layout::default(),
             written: [0; PACKET_BYTES + 8],
             looked_at: [0; PACKET_BYTES + 8],
@@ -88,6 +91,7 @@ impl Packet {
             bytes.copy_from_slice(header);
         }
         self.len = header.len();
+        self.came = header.len();
     }
 
     /// Makes it another frame; keeps its memory.
@@ -145,13 +149,19 @@ impl Packet {
     pub(crate) fn bits_looked_at(&self) -> u32 {
         let (words, _) = self.looked_at().as_chunks();
         let ones = |&word: &[u8; 8]| u64::from_ne_bytes(word).count_ones();
-        words.iter().map(ones).sum()
+        // Behind the frame as it came there are none.
+        let words = words.iter().take(self.came.div_ceil(8));
+        words.map(ones).sum()
     }
 
     /// Notes that a field of a header counts.
     #[inline]
     pub(crate) fn look_at(&mut self, field: HeaderField) {
-        let place = self.place(field.header);
+        self.look_at_place(self.place(field.header), field);
+    }
+
+    #[inline]
+    fn look_at_place(&mut self, place: Place, field: HeaderField) {
         if place.is_valid() && place.origin != MADE_HERE {
             for_each_word(field.bit, field.bits, |byte, ones, _| {
                 self.note(usize::from(place.origin) + byte, ones);
@@ -160,7 +170,6 @@ impl Packet {
     }
 
     /// Notes that some bits of a field of a header count.
-    #[inline]
     pub(crate) fn look_at_bits(&mut self, field: HeaderField, bits: u128) {
         let place = self.place(field.header);
         if place.is_valid() && place.origin != MADE_HERE {
@@ -188,16 +197,34 @@ impl Packet {
     }
 
     /// The value of a header's field; 0 when it is not part of the frame.
-    #[inline]
     pub(crate) fn get(&mut self, field: HeaderField) -> u128 {
-        self.look_at(field);
-        self.peek(field)
+        let place = self.place(field.header);
+        let (first, head) = (usize::from(field.bit / 8), field.bit % 8);
+        let at = usize::from(place.at) + first;
+        let end = at * 8 + usize::from(head + field.bits);
+        // Nearly all fields are in one word.
+        if let Some(behind) = 64u16.checked_sub(head + field.bits)
+            && (place.is_valid() && field.bits > 0 && end <= self.len * 8)
+            && let Some(word) = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk())
+        {
+            let ones = u64::MAX >> (64 - field.bits);
+            let value = u64::from_be_bytes(*word) >> behind & ones;
+            if place.origin != MADE_HERE {
+                self.note(usize::from(place.origin) + first, ones << behind);
+            }
+            return value.into();
+        }
+        self.look_at_place(place, field);
+        self.peek_place(place, field)
     }
 
     /// The same, without depending on it.
-    #[inline]
     pub(crate) fn peek(&self, field: HeaderField) -> u128 {
-        let place = self.place(field.header);
+        self.peek_place(self.place(field.header), field)
+    }
+
+    #[inline]
+    fn peek_place(&self, place: Place, field: HeaderField) -> u128 {
         let end = usize::from(place.at) * 8 + usize::from(field.bit + field.bits);
         if !place.is_valid() || end > self.len * 8 {
             return 0;
@@ -857,6 +884,13 @@ fn word_mut(marks: &mut Marks, at: usize) -> Option<&mut [u8; 8]> {
 }
 
 fn write_bits(bytes: &mut [u8], bit: u16, bits: u16, value: u128) {
+    if bit == 0 && usize::from(bits) == bytes.len() * 8 {
+        let value = value.to_be_bytes();
+        if let Some((_, value)) = value.split_at_checked(value.len() - bytes.len()) {
+            bytes.copy_from_slice(value);
+        }
+        return;
+    }
     let mut left = bits;
     let mut at = bit;
     for byte in bytes {

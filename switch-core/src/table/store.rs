@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is made for a number of words, so that keys are compared and hashed without loops; [`Storage`] is what they all can.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Epoch;
@@ -56,6 +56,8 @@ pub(super) struct Store<A, const W: usize> {
     counters: CounterPlan<W>,
     /// The latest epoch whose counters were bumped, or are about to be.
     bumped: AtomicU64,
+    /// Whether there may be versions. Not before an epoch is published in which there are any.
+    has_versions: AtomicBool,
     state: RwLock<State<A, W>>,
 }
 
@@ -73,6 +75,7 @@ impl<A, const W: usize> Store<A, W> {
             plan,
             counters,
             bumped: AtomicU64::new(0),
+            has_versions: AtomicBool::new(false),
             state: RwLock::new(State::new(index)),
         }
     }
@@ -84,6 +87,20 @@ impl<A, const W: usize> Store<A, W> {
 
     fn write(&self) -> RwLockWriteGuard<'_, State<A, W>> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After the counters were read: at an epoch that was overtaken they may count a change that is not seen.
+    #[inline]
+    fn forbid_if_bumped(&self, at: Epoch, on: &mut Dependencies) {
+        if self.bumped.load(Ordering::Acquire) > at.0 {
+            on.forbid();
+        }
+    }
+
+    /// To be called while nothing can be added.
+    fn note_versions(&self, state: &State<A, W>) {
+        let has_versions = state.versions.len() > 0;
+        self.has_versions.store(has_versions, Ordering::Release);
     }
 
     /// Bumps for some steps of an epoch, from the one given on; the one to go on with.
@@ -105,7 +122,9 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         value: Arc<A>,
         at: Epoch,
     ) -> Result<EntryHandle, TableError> {
-        self.write().insert(&self.plan, key, value, at)
+        let mut state = self.write();
+        self.has_versions.store(true, Ordering::Release);
+        state.insert(&self.plan, key, value, at)
     }
 
     fn replace(
@@ -129,6 +148,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
                 match state.undo_last_step(&self.plan, at) {
                     Some(freed) => dropped.extend(freed),
                     None => {
+                        self.note_versions(&state);
                         if let Some(staged) = state.staged.remove(&at) {
                             state.live = state.live.saturating_add_signed(-staged.growth as isize);
                         }
@@ -190,6 +210,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
                     }
                 }
                 if step.is_none() {
+                    self.note_versions(&state);
                     state.staged.remove(&due);
                     break;
                 }
@@ -244,6 +265,13 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         (looked_at, on): (&mut [u128], &mut Dependencies),
         found: &mut dyn FnMut(EntryHandle, &Arc<A>),
     ) {
+        if !self.has_versions.load(Ordering::Acquire) {
+            // Read before the table, as the others: so it is asked once more.
+            self.counters.depend_on_emptiness(on);
+            if !self.has_versions.load(Ordering::Acquire) {
+                return self.forbid_if_bumped(at, on);
+            }
+        }
         let wanted = Wanted {
             words: self.plan.layout.pack(values),
             values,
@@ -259,9 +287,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
             } else {
                 self.counters.depend(&wanted.words, on);
             }
-            if self.bumped.load(Ordering::Acquire) > at.0 {
-                on.forbid();
-            }
+            self.forbid_if_bumped(at, on);
             if is_empty {
                 return;
             }

@@ -138,7 +138,8 @@ pub(crate) struct Evaluation {
     /// Whether it may be remembered, under these conditions.
     pub is_repeatable: bool,
     pub conditions: Conditions,
-    /// Room for the arguments of the action under way.
+    /// Room for the bits of a key that counted in a lookup, and for the arguments of the action that it found.
+    looked_at: Vec<u128>,
     args: Vec<u128>,
 }
 
@@ -170,6 +171,13 @@ enum Flow {
     End,
     /// Once more from the start.
     Again(Again),
+}
+
+/// What a table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Hit,
+    Miss,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -358,15 +366,18 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         }
     }
 
-    fn steps(&mut self, steps: &[Step], program: &'a Compiled) -> Flow {
-        for step in steps {
-            let flow = match step {
+    fn steps(&mut self, mut steps: &[Step], program: &'a Compiled) -> Flow {
+        while let Some((step, rest)) = steps.split_first() {
+            let (flow, more): (Flow, &[Step]) = match step {
                 Step::Apply {
                     table,
                     hit,
                     miss,
                     actions,
-                } => self.apply(*table, (hit, miss, actions), program),
+                } => match self.apply(*table, actions, program) {
+                    (flow, Found::Hit) => (flow, hit),
+                    (flow, Found::Miss) => (flow, miss),
+                },
                 Step::If {
                     test,
                     text,
@@ -377,13 +388,9 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                     if O::WATCHES {
                         self.observer.condition(text, holds);
                     }
-                    let branch = if holds { then } else { otherwise };
-                    if branch.is_empty() {
-                        continue;
-                    }
-                    self.steps(branch, program)
+                    (Flow::On, if holds { then } else { otherwise })
                 }
-                Step::Do(primitives) => self.primitives(primitives, &[]),
+                Step::Do(primitives) => (self.primitives(primitives, &[]), &[]),
                 Step::Find {
                     domain,
                     address,
@@ -392,55 +399,67 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                     miss,
                 } => {
                     let (domain, address) = (self.value(*domain, &[]), self.value(*address, &[]));
-                    match self.find_station(domain, address) {
-                        Some(found) => {
-                            self.write(*port, found.into());
-                            self.steps(hit, program)
-                        }
-                        None => self.steps(miss, program),
+                    let found = self.find_station(domain, address);
+                    if let Some(found) = found {
+                        self.write(*port, found.into());
                     }
+                    (Flow::On, if found.is_some() { hit } else { miss })
                 }
-                Step::Exit => Flow::Exit,
+                Step::Exit => (Flow::Exit, &[]),
             };
             if flow != Flow::On {
                 return flow;
             }
+            steps = match (more, rest) {
+                ([], rest) => rest,
+                // The last of a list goes on in the next.
+                (more, []) => more,
+                (more, rest) => {
+                    let flow = self.steps(more, program);
+                    if flow != Flow::On {
+                        return flow;
+                    }
+                    rest
+                }
+            };
         }
         Flow::On
     }
 
-    #[allow(clippy::type_complexity)] // Three lists of steps as they stand in `Step::Apply`.
-    #[inline(never)] // Its arrays would be part of every list of steps.
+    /// Looks a table up and does what it says.
+    #[inline(never)] // What it needs of the stack would be part of every list of steps.
     fn apply(
         &mut self,
         number: u16,
-        (hit, miss, actions): (&[Step], &[Step], &[(u16, Vec<Step>)]),
+        actions: &[(u16, Vec<Step>)],
         program: &'a Compiled,
-    ) -> Flow {
+    ) -> (Flow, Found) {
         let (Some(table), Some(spec)) = (
             self.state.tables.get(usize::from(number)),
             program.tables.get(usize::from(number)),
         ) else {
-            return Flow::On;
+            return (Flow::On, Found::Miss);
         };
-        let mut values = [0u128; MAX_KEY_FIELDS];
         // Of metadata nothing is to be marked: its values come from bits that are.
         let mut is_of_frame = false;
+        let mut values = [0u128; MAX_KEY_FIELDS];
         for (value, key) in values.iter_mut().zip(&spec.key) {
             *value = self.peek(key.field);
             is_of_frame |= !matches!(key.field, Field::Meta { .. });
         }
         let values = values.get(..spec.key.len()).unwrap_or_default();
-        let mut looked_at = [0u128; MAX_KEY_FIELDS];
-        let looked_at = match is_of_frame {
-            true => looked_at.get_mut(..spec.key.len()).unwrap_or_default(),
-            false => &mut [],
-        };
-        let (mut found, mut watched) = (None, None);
         let mut args = std::mem::take(&mut self.out.args);
         let Evaluation {
-            seen, conditions, ..
+            looked_at,
+            seen,
+            conditions,
+            ..
         } = &mut *self.out;
+        looked_at.clear();
+        if is_of_frame {
+            looked_at.resize(values.len(), 0);
+        }
+        let (mut found, mut watched) = (None, None);
         table.look_up(
             (values, self.snapshot.epoch),
             (looked_at, &mut conditions.tables),
@@ -448,27 +467,31 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                 found = Some(call.action);
                 args.clear();
                 args.extend_from_slice(call.params.values(&mut Unpacked::default()));
-                seen.extend(call.seen.clone());
+                if let Some(counts) = &call.seen {
+                    seen.push(Arc::clone(counts));
+                }
                 if O::WATCHES {
                     watched = Some((handle, Arc::clone(call)));
                 }
             },
         );
-        for (&bits, key) in looked_at.iter().zip(&spec.key) {
-            self.look_at_bits(key.field, bits);
+        if is_of_frame {
+            for (at, key) in spec.key.iter().enumerate() {
+                let bits = self.out.looked_at.get(at).copied().unwrap_or(0);
+                self.look_at_bits(key.field, bits);
+            }
         }
-        let default = self.snapshot.extras.default_of(number);
-        let default = default.filter(|_| found.is_none());
+        let default = match found {
+            Some(_) => None,
+            None => self.snapshot.extras.default_of(number),
+        };
         if O::WATCHES {
             let (handle, call) = watched.unzip();
             let entry = handle.and_then(|handle| table.entry(handle, self.snapshot.epoch));
             let call = call.as_ref().or(default);
-            self.observer.looked_up(
-                (self.state, number),
-                values,
-                entry,
-                call.map(|call| &**call),
-            );
+            let call = call.map(|call| &**call);
+            self.observer
+                .looked_up((self.state, number), values, entry, call);
         }
         let mut flow = Flow::On;
         let action = found.or(default.map(|call| call.action));
@@ -488,11 +511,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         {
             flow = self.steps(steps, program);
         }
-        let rest = if found.is_some() { hit } else { miss };
-        if flow != Flow::On || rest.is_empty() {
-            return flow;
-        }
-        self.steps(rest, program)
+        let found = found.map_or(Found::Miss, |_| Found::Hit);
+        (flow, found)
     }
 
     #[inline]
@@ -522,23 +542,18 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                 let (a, b) = (self.value(*a, args), self.value(*b, args));
                 compare(*how, a, b)
             }
-            Test::Masked(a, mask, wanted) => {
-                let value = match a {
-                    Value::Field(field) => {
-                        let value = self.peek(*field);
-                        self.look_at_bits(*field, *mask);
-                        value
-                    }
-                    other => self.value(*other, args),
-                };
-                value & mask == *wanted
+            Test::Masked(Value::Field(field), mask, wanted) => {
+                self.look_at_bits(*field, *mask);
+                self.peek(*field) & mask == *wanted
             }
+            Test::Masked(value, mask, wanted) => self.value(*value, args) & mask == *wanted,
             Test::All(tests) => tests.iter().all(|test| self.holds(test, args)),
             Test::Any(tests) => tests.iter().any(|test| self.holds(test, args)),
             Test::Not(test) => !self.holds(test, args),
         }
     }
 
+    #[inline(never)]
     fn compare_lengths(&mut self, how: Comparison, (a, b): (Value, Value), args: Args<'_>) -> bool {
         match (a, b) {
             (Value::Field(Field::Std(field)), other) if is_length(a) => {
@@ -603,12 +618,12 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     }
 
     fn read(&mut self, field: Field) -> u128 {
-        let value = self.peek(field);
-        match field {
-            Field::Header(field) => self.packet.look_at(field),
-            field => self.look_at_bits(field, u128::MAX),
+        if let Field::Header(field) = field {
+            self.packet.settle_if_checksum(self.program, field);
+            return self.packet.get(field);
         }
-        value
+        self.look_at_bits(field, u128::MAX);
+        self.peek(field)
     }
 
     /// The value of a field, without depending on it.
