@@ -228,7 +228,7 @@ fn parsing(bencher: &mut Bench) {
             let burst = bursts.next().expect("an endless supply");
             burst
                 .iter()
-                .filter_map(|frame| pipeline.parse(&info(black_box(frame))))
+                .filter_map(|frame| pipeline.parse(port(1), &info(black_box(frame))))
                 .count()
         });
     }

@@ -39,6 +39,7 @@ mod packet;
 mod params;
 mod parse;
 mod paths;
+mod pattern;
 pub mod pipeline;
 pub mod runtime;
 pub mod schema;

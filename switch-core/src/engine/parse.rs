@@ -205,7 +205,8 @@ fn value_of(field: Field, bytes: &[u8], layout: &Layout) -> u128 {
     }
 }
 
-fn holds(test: &Test, bytes: &[u8], layout: &Layout) -> bool {
+/// Whether a parser's condition holds.
+pub(crate) fn holds(test: &Test, bytes: &[u8], layout: &Layout) -> bool {
     let value = |value: &Value| match *value {
         Value::Constant(number) => number,
         Value::Field(field) => value_of(field, bytes, layout),

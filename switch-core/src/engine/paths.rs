@@ -13,11 +13,15 @@ use super::known::Known;
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, for_each_byte};
 use super::parse::{ParseError, Watch};
+use super::pattern::Pattern;
 
 /// Most nodes that one port may add to the tree of paths: hostile frames then find theirs used up, and nobody else's.
 const MOST_NODES_PER_PORT: u16 = 256;
 /// Most paths.
 const MOST_PATHS: usize = u16::MAX as usize;
+
+/// Ports whose last paths are remembered.
+const LIKELY: usize = 64;
 
 /// What is known of a path.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct Path {
     pub gather: Box<[(u16, u64)]>,
     /// Where to read a TCP segment.
     pub tcp: Option<TcpPlace>,
+    /// What its frames look like.
+    pattern: Option<Pattern>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +67,8 @@ impl Node {
 pub(crate) struct Paths {
     nodes: Vec<Node>,
     paths: Vec<Path>,
+    /// Those that frames of a port took last, for ports whose numbers end alike.
+    likely: [[u16; 2]; LIKELY],
     /// Nodes that each port has added.
     added: Vec<u16>,
     relevance: Relevance,
@@ -101,6 +109,7 @@ impl Paths {
         Self {
             nodes: vec![Node::default()],
             paths: Vec::new(),
+            likely: [[u16::MAX; 2]; LIKELY],
             added: Vec::new(),
             relevance: Relevance::new(program, known),
         }
@@ -109,6 +118,33 @@ impl Paths {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.paths.len()
+    }
+
+    /// The path that a frame takes, where a glance tells: its port's frames took it just before.
+    #[inline]
+    pub(crate) fn likely(&mut self, in_port: u16, bytes: &[u8], frame_bytes: usize) -> Option<u16> {
+        let &mut [first, second] = self.likely.get_mut(usize::from(in_port) % LIKELY)?;
+        let fits = |path: u16| {
+            let pattern = self.paths.get(usize::from(path))?.pattern.as_ref();
+            pattern.filter(|pattern| pattern.fits(bytes, frame_bytes))
+        };
+        if fits(first).is_some() {
+            return Some(first);
+        }
+        fits(second)?;
+        self.expect(in_port, second);
+        Some(second)
+    }
+
+    /// Notes which path a port's frame took.
+    pub(crate) fn expect(&mut self, in_port: u16, path: u16) {
+        let has_pattern = |path: &Path| path.pattern.is_some();
+        if self.by_number(path).is_some_and(has_pattern)
+            && let Some(likely) = self.likely.get_mut(usize::from(in_port) % LIKELY)
+        {
+            let [first, _] = *likely;
+            *likely = [path, first];
+        }
     }
 
     /// Begins a walk.
@@ -138,7 +174,8 @@ impl Paths {
         &mut self,
         in_port: u16,
         (trail, error): (&[(u16, u16, Next)], ParseError),
-        (known, layout): (&Known, &Layout),
+        (program, known): (&Compiled, &Known),
+        (bytes, layout): (&[u8], &Layout),
     ) -> Option<&Path> {
         let index = usize::from(in_port);
         if self.added.len() <= index {
@@ -184,6 +221,10 @@ impl Paths {
             number,
             gather,
             tcp: TcpPlace::of(known, layout),
+            pattern: match error {
+                ParseError::None => Pattern::new(program, trail, (bytes, layout)),
+                _ => None,
+            },
         });
         self.paths.last()
     }
@@ -448,9 +489,12 @@ impl Relevance {
 #[inline]
 pub(crate) fn word_at(bytes: &[u8], at: u16) -> u64 {
     let rest = bytes.get(usize::from(at)..).unwrap_or_default();
-    match rest.first_chunk::<8>() {
-        Some(word) => u64::from_le_bytes(*word),
-        None => {
+    match (rest.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(word), _) => u64::from_le_bytes(*word),
+        (None, Some(_)) if rest.is_empty() => 0,
+        // The end of what is there.
+        (None, Some(word)) => u64::from_le_bytes(*word) >> (64 - 8 * rest.len()),
+        (None, None) => {
             let mut word = [0; 8];
             for (to, from) in word.iter_mut().zip(rest) {
                 *to = *from;

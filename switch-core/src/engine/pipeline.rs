@@ -37,6 +37,9 @@ const SWEPT_PER_BATCH: usize = 4;
 /// Flows with frames that are not yet counted in their entries, at most.
 const MOST_UNCOUNTED: usize = 1024;
 
+/// Lengths that every frame is of.
+const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
+
 /// What is remembered of an evaluation.
 #[derive(Clone, Debug)]
 enum Decision {
@@ -45,21 +48,38 @@ enum Decision {
     Copies(Arc<[OutCopy]>, Option<DropReason>),
 }
 
-/// A remembered verdict.
-#[derive(Debug)]
-struct Remembered {
-    decision: Decision,
-    frame_lengths: (u32, u32),
-    wire_lengths: (u32, u32),
-    valid_until: Millis,
-    connection: Option<(ConnId, Direction)>,
-    has_meters: bool,
-    rest: Box<Rest>,
+/// The decisions that fit beside the key.
+#[derive(Clone, Copy, Debug)]
+enum Short {
+    Drop(DropReason),
+    Output(PortId),
+    /// It is a longer one.
+    None,
 }
 
-/// What of it is not needed for each frame.
+/// A remembered verdict: what is needed for each frame, to be read with the key's cache lines.
+#[derive(Debug)]
+struct Remembered {
+    rest: Box<Rest>,
+    valid_until: Millis,
+    /// Of the connection, if the verdict depends on one.
+    direction: Option<Direction>,
+    has_frame_lengths: bool,
+    has_meters: bool,
+    counts_something: bool,
+    decision: Short,
+    connection: ConnId,
+    wire_lengths: (u32, u32),
+}
+
+/// What the promise of cache lines counts on.
+const _: () = assert!(size_of::<Flow<Remembered>>() <= 56);
+
+/// What of it is not needed for each frame, or not for most.
 #[derive(Debug)]
 struct Rest {
+    decision: Decision,
+    frame_lengths: (u32, u32),
     /// Change counters of tables, and their sum.
     counters: Box<[u32]>,
     sum: u32,
@@ -90,10 +110,6 @@ impl Rest {
             }
         }
         refused
-    }
-
-    fn counts_something(&self) -> bool {
-        !self.seen.is_empty() || !self.counts.is_empty()
     }
 }
 
@@ -193,8 +209,31 @@ impl EnginePipeline {
         self.paths.len()
     }
 
-    /// Parses a frame as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that is known.
-    pub fn parse(&mut self, frame: &FrameInfo<'_>) -> Option<u16> {
+    /// Finds out a frame's headers as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that
+    /// is known.
+    pub fn parse(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Option<u16> {
+        self.path(in_port, start_of(frame), frame.frame_bytes).ok()
+    }
+
+    /// The number of the path that a frame's parse takes, or how the parse ended that took another.
+    #[inline]
+    fn path(&mut self, in_port: PortId, bytes: &[u8], frame_bytes: u32) -> Result<u16, ParseError> {
+        match (self.paths).likely(in_port.get(), bytes, frame_bytes as usize) {
+            Some(path) => {
+                debug_assert_eq!(self.parse_whole(in_port, bytes, frame_bytes), Ok(path));
+                Ok(path)
+            }
+            None => self.parse_whole(in_port, bytes, frame_bytes),
+        }
+    }
+
+    #[inline(never)]
+    fn parse_whole(
+        &mut self,
+        in_port: PortId,
+        bytes: &[u8],
+        frame_bytes: u32,
+    ) -> Result<u16, ParseError> {
         let Self {
             engine,
             paths,
@@ -202,19 +241,17 @@ impl EnginePipeline {
             ..
         } = self;
         layout.clear();
-        let input = Input {
-            bytes: frame.header.get(..PACKET_BYTES).unwrap_or(frame.header),
-            frame_bytes: frame.frame_bytes as usize,
-            origin: Origin::AsItCame,
-        };
         let mut walk = paths.walk();
+        let input = as_it_came(bytes, frame_bytes);
         let error = parse(&engine.state.program, input, layout, &mut walk);
-        paths.known(walk, error).map(|path| path.number)
+        let path = paths.known(walk, error).ok_or(error)?.number;
+        paths.expect(in_port.get(), path);
+        Ok(path)
     }
 
     /// Decides on a frame by the tables, whatever is remembered, and remembers that.
     pub fn evaluate_anew(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
-        let path = self.parse(frame);
+        let path = self.parse(in_port, frame);
         self.miss(in_port, frame, path)
     }
 
@@ -230,11 +267,12 @@ impl EnginePipeline {
             cache,
             uncounted,
             engine,
+            now,
             ..
         } = self;
         for flow in uncounted.drain(..) {
             if let Some(flow) = cache.entry_mut(flow) {
-                count(engine, flow);
+                count(engine, flow, *now);
             }
         }
     }
@@ -252,34 +290,29 @@ impl EnginePipeline {
     /// Decides on a frame.
     #[inline]
     fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
+        let bytes = start_of(frame);
+        let number = match self.path(in_port, bytes, frame.frame_bytes) {
+            Ok(number) => number,
+            Err(error) => return self.decide_new_path(in_port, frame, error),
+        };
         let Self {
             engine,
             cache,
             paths,
-            layout,
             outcomes,
             now,
             ..
         } = self;
         let (engine, now) = (&**engine, *now);
-        let bytes = frame.header.get(..PACKET_BYTES).unwrap_or(frame.header);
-        layout.clear();
-        let input = Input {
-            bytes,
-            frame_bytes: frame.frame_bytes as usize,
-            origin: Origin::AsItCame,
-        };
-        let mut walk = paths.walk();
-        let error = parse(&engine.state.program, input, layout, &mut walk);
-        let Some(path) = paths.known(walk, error) else {
-            return self.decide_new_path(in_port, frame, error);
+        let Some(path) = paths.by_number(number) else {
+            return self.miss(in_port, frame, None);
         };
         let mut words = [0u64; MOST_KEY_WORDS];
         let key = FlowKey {
-            path: path.number,
+            path: number,
             words: gather(in_port, path, bytes, &mut words),
         };
-        let (tcp, number) = (path.tcp, path.number);
+        let tcp = path.tcp;
         let generation = Self::generation(engine);
         let Some(found) = cache.lookup(key) else {
             return self.miss(in_port, frame, Some(number));
@@ -289,8 +322,9 @@ impl EnginePipeline {
         };
         let remembered = &flow.value;
         let within = |(low, high): (u32, u32), length: u32| low <= length && length <= high;
-        if !within(remembered.frame_lengths, frame.frame_bytes)
-            || !within(remembered.wire_lengths, frame.wire_bytes)
+        if !within(remembered.wire_lengths, frame.wire_bytes)
+            || (remembered.has_frame_lengths
+                && !within(remembered.rest.frame_lengths, frame.frame_bytes))
         {
             // What is remembered is right, for other lengths.
             return self.miss(in_port, frame, None);
@@ -299,29 +333,42 @@ impl EnginePipeline {
             || (flow.stamp != generation && !holds(engine, &remembered.rest))
         {
             if let Some(mut gone) = cache.remove(found) {
-                count(engine, &mut gone);
+                count(engine, &mut gone, now);
             }
             return self.miss(in_port, frame, Some(number));
         }
         flow.stamp = generation;
-        if let Some((connection, direction)) = remembered.connection {
+        if let Some(direction) = remembered.direction {
             let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
             let packet = (segment.as_ref(), frame.frame_bytes);
             let conntrack = &engine.state.conntrack;
-            if conntrack.refresh(connection, direction, packet, now) == Refreshed::Changed {
+            let refreshed = conntrack.refresh(remembered.connection, direction, packet, now);
+            if refreshed == Refreshed::Changed {
                 return self.miss(in_port, frame, Some(number));
             }
         }
         if remembered.has_meters {
             let refused = remembered.rest.refused(frame.frame_bytes, now);
             if !refused.is_empty() {
-                return over_rate(outcomes, remembered, &refused);
+                return over_rate(outcomes, &remembered.rest, &refused);
             }
         }
-        let is_first = flow.packets == 0;
-        flow.count(frame.frame_bytes, now);
-        let is_to_be_counted = is_first && flow.value.rest.counts_something();
-        let verdict = give(outcomes, &flow.value.decision);
+        let is_to_be_counted = remembered.counts_something && {
+            let is_first = !flow.has_counted();
+            flow.count(frame.frame_bytes);
+            if flow.is_full() {
+                count(engine, flow, now);
+            }
+            is_first
+        };
+        let verdict = match flow.value.decision {
+            Short::Drop(reason) => Verdict::Drop(reason),
+            Short::Output(port) => Verdict::Output {
+                port,
+                edit: HeaderEdit::NONE,
+            },
+            Short::None => give(outcomes, &flow.value.rest.decision),
+        };
         if is_to_be_counted {
             self.note_uncounted(found);
         }
@@ -348,27 +395,26 @@ impl EnginePipeline {
         let state = &engine.state;
         let mut trail = std::mem::take(&mut self.trail);
         trail.clear();
+        let (bytes, program) = (start_of(frame), &state.program);
         let mut layout = Layout::default();
-        let input = Input {
-            bytes: frame.header.get(..PACKET_BYTES).unwrap_or(frame.header),
-            frame_bytes: frame.frame_bytes as usize,
-            origin: Origin::AsItCame,
-        };
         parse(
-            &state.program,
-            input,
+            program,
+            as_it_came(bytes, frame.frame_bytes),
             &mut layout,
             &mut |state, bytes, next| trail.push((state, bytes, next)),
         );
+        let (taken, found) = ((&*trail, error), (bytes, &layout));
         let path = self
             .paths
-            .learn(in_port.get(), (&trail, error), (&state.known, &layout))
+            .learn(in_port.get(), taken, (program, &state.known), found)
             .map(|path| path.number);
+        if let Some(path) = path {
+            self.paths.expect(in_port.get(), path);
+        }
         self.trail = trail;
         if path.is_none() {
             self.stats.pathless += 1;
         }
-        self.layout = layout;
         self.miss(in_port, frame, path)
     }
 
@@ -402,14 +448,23 @@ impl EnginePipeline {
         }
         match path.filter(|_| evaluation.is_repeatable) {
             Some(path) if engine.is_readable(&self.snapshot) => {
+                let conditions = &evaluation.conditions;
+                let (connection, direction) = match conditions.connection {
+                    Some((connection, direction)) => (connection, Some(direction)),
+                    None => (ConnId::from_bits(0), None),
+                };
+                let frame_lengths = self.packet.frame_lengths;
+                let counts_something = !evaluation.seen.is_empty() || !evaluation.counts.is_empty();
                 let remembered = Remembered {
-                    decision: decision.clone(),
-                    frame_lengths: self.packet.frame_lengths,
-                    wire_lengths: self.packet.wire_lengths,
-                    valid_until: evaluation.conditions.valid_until,
-                    connection: evaluation.conditions.connection,
+                    valid_until: conditions.valid_until,
+                    direction,
+                    has_frame_lengths: frame_lengths != ANY_LENGTH,
                     has_meters: !evaluation.meters.is_empty(),
-                    rest: Box::new(Rest::new(evaluation)),
+                    counts_something,
+                    decision: Short::of(&decision),
+                    connection,
+                    wire_lengths: self.packet.wire_lengths,
+                    rest: Box::new(Rest::new((decision.clone(), frame_lengths), evaluation)),
                 };
                 self.remember((in_port, frame.header), path, remembered, generation);
             }
@@ -480,16 +535,18 @@ impl EnginePipeline {
         if let Ok(inserted) = self.cache.insert(key, masks, remembered, generation) {
             self.stats.remembered += 1;
             if let Some(mut gone) = inserted.pushed_out {
-                count(&self.engine, &mut gone);
+                count(&self.engine, &mut gone, self.now);
             }
         }
     }
 }
 
 impl Rest {
-    fn new(evaluation: &mut Evaluation) -> Self {
+    fn new((decision, frame_lengths): (Decision, (u32, u32)), evaluation: &mut Evaluation) -> Self {
         let conditions = &evaluation.conditions;
         Self {
+            decision,
+            frame_lengths,
             counters: conditions.tables.counters().into(),
             sum: conditions.tables.sum(),
             stations: conditions.stations.as_slice().into(),
@@ -512,16 +569,12 @@ fn holds(engine: &Engine, rest: &Rest) -> bool {
     engine.state.changes.sum(&rest.counters) == rest.sum && stations == rest.station_sum
 }
 
-/// Adds what a flow has counted to its entries and counters.
-fn count(engine: &Engine, flow: &mut Flow<Remembered>) {
-    if !flow.value.rest.counts_something() {
+/// Adds what a flow has counted to its entries and counters; the last frame of it came at `last`.
+fn count(engine: &Engine, flow: &mut Flow<Remembered>, last: Millis) {
+    if !flow.has_counted() {
         return;
     }
-    let last = flow.last_used;
     let (frames, bytes) = flow.take_counts();
-    if frames == 0 {
-        return;
-    }
     for seen in &flow.value.rest.seen {
         seen.add(frames, bytes, last);
     }
@@ -529,6 +582,22 @@ fn count(engine: &Engine, flow: &mut Flow<Remembered>) {
         if let Some(counts) = engine.state.counts.get(usize::from(counter)) {
             counts.add(index, frames, bytes);
         }
+    }
+}
+
+/// The part of a frame that programs can look at.
+#[inline]
+fn start_of<'a>(frame: &FrameInfo<'a>) -> &'a [u8] {
+    frame.header.get(..PACKET_BYTES).unwrap_or(frame.header)
+}
+
+/// What a first parse reads.
+#[inline]
+fn as_it_came(bytes: &[u8], frame_bytes: u32) -> Input<'_> {
+    Input {
+        bytes,
+        frame_bytes: frame_bytes as usize,
+        origin: Origin::AsItCame,
     }
 }
 
@@ -570,11 +639,11 @@ fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
 
 /// The verdict without the copies that meters refused.
 #[cold]
-fn over_rate(outcomes: &mut Outcomes, remembered: &Remembered, refused: &[Refused]) -> Verdict {
+fn over_rate(outcomes: &mut Outcomes, rest: &Rest, refused: &[Refused]) -> Verdict {
     let reason = refused
         .last()
         .map_or(DropReason::RateExceeded, |last| last.reason);
-    let Decision::Copies(copies, drop) = &remembered.decision else {
+    let Decision::Copies(copies, drop) = &rest.decision else {
         return Verdict::Drop(reason);
     };
     let kept: Vec<OutCopy> = copies
@@ -583,12 +652,22 @@ fn over_rate(outcomes: &mut Outcomes, remembered: &Remembered, refused: &[Refuse
         .filter(|(at, _)| !refused.iter().any(|range| range.copies.contains(at)))
         .map(|(_, copy)| copy.clone())
         .collect();
-    let is_dropped = refused.iter().any(|range| range.copies.end == usize::MAX)
-        || refused.len() >= remembered.rest.sends;
+    let is_dropped =
+        refused.iter().any(|range| range.copies.end == usize::MAX) || refused.len() >= rest.sends;
     let drop = if is_dropped { Some(reason) } else { *drop };
     match drop {
         Some(reason) if kept.is_empty() => Verdict::Drop(reason),
         drop => copies_verdict(outcomes, &kept, drop),
+    }
+}
+
+impl Short {
+    fn of(decision: &Decision) -> Self {
+        match decision {
+            Decision::Drop(reason) => Self::Drop(*reason),
+            Decision::Output(port, None) => Self::Output(*port),
+            Decision::Output(_, Some(_)) | Decision::Copies(..) => Self::None,
+        }
     }
 }
 
@@ -658,13 +737,14 @@ impl Decide for EnginePipeline {
     fn begin_batch(&mut self, now: Millis) {
         self.outcomes.clear();
         if now != self.now {
+            // At the time when those frames came.
+            self.count_all();
             self.now = now;
             self.cache.set_time(now);
-            self.count_all();
         }
         let Self { cache, engine, .. } = self;
         cache.sweep(SWEPT_PER_BATCH, |flow| {
-            count(engine, flow);
+            count(engine, flow, now);
             now < flow.value.valid_until
         });
     }

@@ -227,7 +227,7 @@ proptest! {
             }
             Err(errors) => {
                 prop_assert!(!errors.0.is_empty());
-                prop_assert_eq!(errors.to_string().lines().count(), errors.0.len());
+                prop_assert_eq!(errors.to_string().lines().count(), errors.0.len(), "{}", errors);
                 for error in &errors.0 {
                     prop_assert!(!error.place.is_empty() && !error.reason.is_empty() && !error.remedy.is_empty());
                 }

@@ -1,4 +1,4 @@
-//! Where all flows lie: a slab, each flow two cache lines side by side.
+//! Where all flows lie: a slab, each flow two cache lines side by side, and what lookups do without elsewhere.
 
 use super::chunks::Chunks;
 use super::flow::Flow;
@@ -9,41 +9,30 @@ use super::masks::{EXACT, MaskId, Masks};
 /// No flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
 
-/// A flow, what it is found by and its place in its port's queue.
+/// A flow and what it is found by: what a lookup reads, as few cache lines as can be.
 ///
 /// Words first, so that they are one cache line and the rest is the next one.
 #[repr(C, align(64))]
 pub(super) struct Record<V> {
     words: [u64; HEAD_WORDS],
-    /// The other words' place, if it has any.
-    rest: u32,
+    pub(super) flow: Option<Flow<V>>,
+    pub(super) mask: MaskId,
     pub(super) path: u16,
     /// Words of its key; 0 when no flow is here.
     length: u8,
     /// Used since it became the newest of its port.
     pub(super) is_used: bool,
-    pub(super) mask: MaskId,
-    /// The index knows it by this.
-    pub(super) hash: u32,
-    pub(super) older: u32,
-    /// The next free record, when no flow is here.
-    pub(super) newer: u32,
-    pub(super) flow: Option<Flow<V>>,
 }
 
 impl<V> Record<V> {
     fn vacant() -> Self {
         Self {
             words: [0; HEAD_WORDS],
-            rest: NO_FLOW,
+            flow: None,
+            mask: EXACT,
             path: 0,
             length: 0,
             is_used: false,
-            mask: EXACT,
-            hash: 0,
-            older: NO_FLOW,
-            newer: NO_FLOW,
-            flow: None,
         }
     }
 
@@ -54,8 +43,31 @@ impl<V> Record<V> {
     }
 }
 
+/// What else is known of a flow: its place in its port's queue, and what only some lookups need.
+pub(super) struct Link {
+    /// The index knows it by this.
+    pub(super) hash: u32,
+    pub(super) older: u32,
+    /// The next free record, when no flow is here.
+    pub(super) newer: u32,
+    /// The other words' place, if it has any.
+    rest: u32,
+}
+
+impl Link {
+    const fn vacant() -> Self {
+        Self {
+            hash: 0,
+            older: NO_FLOW,
+            newer: NO_FLOW,
+            rest: NO_FLOW,
+        }
+    }
+}
+
 pub(super) struct Records<V> {
     records: Chunks<Record<V>, 256>,
+    links: Chunks<Link, 256>,
     /// Words beyond the first eight of those keys that have them.
     rests: Chunks<[u64; REST_WORDS], 64>,
     free: u32,
@@ -68,6 +80,7 @@ impl<V> Records<V> {
     pub(super) fn new() -> Self {
         Self {
             records: Chunks::new(),
+            links: Chunks::new(),
             rests: Chunks::new(),
             free: NO_FLOW,
             free_rests: Vec::new(),
@@ -96,6 +109,16 @@ impl<V> Records<V> {
         self.records.get_mut(index as usize)
     }
 
+    #[inline]
+    pub(super) fn link(&self, index: u32) -> Option<&Link> {
+        self.links.get(index as usize)
+    }
+
+    #[inline]
+    pub(super) fn link_mut(&mut self, index: u32) -> Option<&mut Link> {
+        self.links.get_mut(index as usize)
+    }
+
     /// Whether the frame is one of this flow's.
     #[inline(always)]
     pub(super) fn is(&self, index: u32, key: FlowKey<'_>, masks: &Masks) -> bool {
@@ -111,14 +134,14 @@ impl<V> Records<V> {
         if key::head_difference(key.words, &record.words, &mask.words) != 0 {
             return false;
         }
-        key.words.len() <= HEAD_WORDS || self.rest_is(record, key, &mask.words)
+        key.words.len() <= HEAD_WORDS || self.rest_is(index, key, &mask.words)
     }
 
     #[inline(never)]
-    fn rest_is(&self, record: &Record<V>, key: FlowKey<'_>, mask: &[u64]) -> bool {
+    fn rest_is(&self, index: u32, key: FlowKey<'_>, mask: &[u64]) -> bool {
         let mask = mask.get(HEAD_WORDS..).unwrap_or_default();
-        self.rests
-            .get(record.rest as usize)
+        self.link(index)
+            .and_then(|link| self.rests.get(link.rest as usize))
             .is_some_and(|rest| key::difference(key.rest(), rest, mask) == 0)
     }
 
@@ -138,17 +161,21 @@ impl<V> Records<V> {
             [] => NO_FLOW,
             words => self.add_rest(words),
         };
-        let Some(record) = self.records.get_mut(index as usize) else {
+        let at = index as usize;
+        let (Some(record), Some(link)) = (self.records.get_mut(at), self.links.get_mut(at)) else {
             return Err(flow.value);
         };
-        self.free = record.newer;
-        *record = Record {
+        self.free = link.newer;
+        *link = Link {
+            hash,
             rest,
+            ..Link::vacant()
+        };
+        *record = Record {
+            flow: Some(flow),
+            mask,
             path: key.path,
             length: key.words.len() as u8,
-            mask,
-            hash,
-            flow: Some(flow),
             ..Record::vacant()
         };
         for (word, given) in record.words.iter_mut().zip(key.head()) {
@@ -164,8 +191,9 @@ impl<V> Records<V> {
         let record = self.get_mut(index)?;
         let flow = record.flow.take()?;
         record.length = 0;
-        record.newer = free;
-        let rest = std::mem::replace(&mut record.rest, NO_FLOW);
+        let link = self.link_mut(index)?;
+        link.newer = free;
+        let rest = std::mem::replace(&mut link.rest, NO_FLOW);
         self.free = index;
         self.live -= 1;
         if rest != NO_FLOW {
@@ -177,10 +205,11 @@ impl<V> Records<V> {
     fn grow(&mut self) {
         let first = self.records.len();
         self.records.grow(Record::vacant);
+        self.links.grow(Link::vacant);
         for index in (first..self.records.len()).rev() {
             let free = self.free;
-            if let Some(record) = self.records.get_mut(index) {
-                record.newer = free;
+            if let Some(link) = self.links.get_mut(index) {
+                link.newer = free;
                 self.free = index as u32;
             }
         }

@@ -89,7 +89,8 @@ impl Program {
             let reason = whole.split(" at line ").next().unwrap_or(&whole);
             ProgramErrors(vec![ProgramError {
                 place: format!("line {} column {}", error.line(), error.column()),
-                reason: reason.to_owned(),
+                // What it quotes may have several lines.
+                reason: reason.replace(char::is_control, " "),
                 remedy: "compare it with docs/program.schema.json".to_owned(),
             }])
         })?;
