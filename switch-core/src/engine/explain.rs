@@ -32,6 +32,7 @@ impl Engine {
             frame_bytes: length,
             wire_bytes: length,
             now,
+            headers: None,
         };
         let program = &self.state.program;
         self.what_if(what_if, (names, now), |snapshot| {

@@ -128,6 +128,23 @@ impl Packet {
         parse(program, input, &mut self.layout, watch)
     }
 
+    /// Has these headers, as frames of its path do; the last one's length is its own.
+    pub(crate) fn take_headers(&mut self, program: &Compiled, headers: &[(u16, Place)]) {
+        self.layout.clear();
+        for &(header, place) in headers {
+            self.layout.found(header, place);
+        }
+        if let Some(&(header, place)) = headers.last()
+            && let Some(spec) = program.headers.get(usize::from(header))
+            && let Some(length) = spec.length
+        {
+            // Its parse found that it fits.
+            let units = (self.peek(length.field) as u16).wrapping_add(length.plus);
+            let bytes = units.wrapping_mul(length.unit_bytes);
+            self.layout.set(header, Place { bytes, ..place });
+        }
+    }
+
     /// The bytes as they are now.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -10,7 +10,7 @@ use super::compile::{
 };
 use super::evaluate::TcpPlace;
 use super::known::Known;
-use super::layout::Layout;
+use super::layout::{Layout, Place};
 use super::packet::{PACKET_BYTES, for_each_byte};
 use super::parse::{ParseError, Watch};
 use super::pattern::Pattern;
@@ -33,6 +33,8 @@ pub(crate) struct Path {
     pub tcp: Option<TcpPlace>,
     /// What its frames look like.
     pattern: Option<Pattern>,
+    /// Its headers in order, unless its parse ends with an error; the last one's length is each frame's own.
+    pub headers: Option<Box<[(u16, Place)]>>,
 }
 
 #[derive(Debug, Default)]
@@ -225,6 +227,12 @@ impl Paths {
                 ParseError::None => Pattern::new(program, trail, (bytes, layout)),
                 _ => None,
             },
+            headers: (error == ParseError::None).then(|| {
+                let headers = layout.order().iter();
+                headers
+                    .map(|&header| (header, layout.place(header)))
+                    .collect()
+            }),
         });
         self.paths.last()
     }

@@ -427,13 +427,13 @@ impl EnginePipeline {
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
-        self.evaluate(&engine, in_port, frame);
+        self.evaluate(&engine, in_port, frame, path);
         for _ in 0..ATTEMPTS {
             if engine.is_readable(&self.snapshot) {
                 break;
             }
             generation = Self::generation(&engine);
-            self.evaluate(&engine, in_port, frame);
+            self.evaluate(&engine, in_port, frame, path);
         }
         let frame_bytes = frame.frame_bytes;
         let evaluation = &mut self.evaluation;
@@ -473,7 +473,13 @@ impl EnginePipeline {
         give(&mut self.outcomes, &decision)
     }
 
-    fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) {
+    fn evaluate(
+        &mut self,
+        engine: &Engine,
+        in_port: PortId,
+        frame: &FrameInfo<'_>,
+        path: Option<u16>,
+    ) {
         if !engine.is_published(&self.snapshot) {
             self.snapshot = engine.snapshot();
         }
@@ -490,6 +496,7 @@ impl EnginePipeline {
             frame_bytes: frame.frame_bytes,
             wire_bytes: frame.wire_bytes,
             now: self.now,
+            headers: path.and_then(|path| self.paths.by_number(path)?.headers.as_deref()),
         };
         Evaluator::new(
             (&engine.state, &self.snapshot),

@@ -20,6 +20,7 @@ use std::sync::atomic;
 
 use super::compile::{Comparison, Compiled, Field, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
+use super::layout::Place;
 use super::packet::{Packet, within};
 use super::params::Unpacked;
 use super::parse::{Origin, ParseError, compare};
@@ -55,6 +56,8 @@ pub(crate) struct Frame<'a> {
     pub wire_bytes: u32,
     /// When.
     pub now: Millis,
+    /// The headers of its path, if that is known.
+    pub headers: Option<&'a [(u16, Place)]>,
 }
 
 /// What an evaluation may change.
@@ -281,6 +284,17 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     fn parse(&mut self, origin: Origin) {
         let program = self.program;
         let bytes = self.frame.frame_bytes;
+        if let (Origin::AsItCame, Some(headers), false) = (origin, self.frame.headers, O::WATCHES) {
+            self.packet.take_headers(program, headers);
+            self.parse_error = ParseError::None;
+            debug_assert!({
+                let found = self.packet.layout.clone();
+                let unwatched = &mut |_, _, _| {};
+                self.packet.parse(program, (bytes, origin), unwatched) == ParseError::None
+                    && self.packet.layout == found
+            });
+            return;
+        }
         if origin == Origin::AsItCame && !O::WATCHES {
             // The way it went is what the cache knows the frame by: nobody else asks.
             let unwatched = &mut |_, _, _| {};
