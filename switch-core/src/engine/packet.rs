@@ -725,8 +725,10 @@ impl Packet {
     /// What was done to the frame.
     pub(crate) fn edits(&mut self, program: &Compiled) -> EditList {
         self.settle_checksums(program);
-        let mut edits = Vec::with_capacity(self.edits.len() + self.fills.len());
-        edits.extend_from_slice(&self.edits);
+        if self.fills.is_empty() {
+            return EditList::new(&self.edits);
+        }
+        let mut edits = self.edits.clone();
         // Lengths first: checksums cover them.
         for &(at, what) in &self.fills {
             if let FillIn::LengthFrom(distance) = what {

@@ -437,7 +437,7 @@ impl EnginePipeline {
         }
         let frame_bytes = frame.frame_bytes;
         let evaluation = &mut self.evaluation;
-        let decision = decision(evaluation.drop, &evaluation.copies);
+        let decision = decision(evaluation.drop, &mut evaluation.copies);
         for seen in &evaluation.seen {
             seen.add(1, frame_bytes.into(), self.now);
         }
@@ -678,7 +678,8 @@ impl Short {
     }
 }
 
-fn decision(drop: Option<DropReason>, copies: &[OutCopy]) -> Decision {
+/// Takes what is to be done to a single copy along.
+fn decision(drop: Option<DropReason>, copies: &mut [OutCopy]) -> Decision {
     match (drop, copies) {
         (Some(reason), []) => Decision::Drop(reason),
         (None, []) => Decision::Drop(DropReason::NoDestination),
@@ -691,10 +692,10 @@ fn decision(drop: Option<DropReason>, copies: &[OutCopy]) -> Decision {
                 },
             ],
         ) => match PortId::new(*port) {
-            Some(port) => Decision::Output(port, edits.clone()),
+            Some(port) => Decision::Output(port, edits.take()),
             None => Decision::Drop(DropReason::NoDestination),
         },
-        (drop, _) => Decision::Copies(copies.into(), drop),
+        (drop, copies) => Decision::Copies((&*copies).into(), drop),
     }
 }
 
