@@ -26,11 +26,11 @@ fn insert(
     words: &Words,
     mask: &Words,
 ) -> Result<Inserted<u64>, NotInserted<u64>> {
-    cache.insert(FlowKey { path: 1, words }, mask, words[1], 0)
+    cache.insert(&FlowKey::new(1, words), mask, words[1], 0)
 }
 
 fn finds(cache: &mut FlowCache<u64>, words: &Words) -> bool {
-    cache.lookup(FlowKey { path: 1, words }).is_some()
+    cache.lookup(&FlowKey::new(1, words)).is_some()
 }
 
 fn config(max_flows: usize) -> CacheConfig {
@@ -62,10 +62,7 @@ fn hostile_mask(number: u64) -> Words {
 fn probes_of(cache: &mut FlowCache<u64>, frames: impl Iterator<Item = Words>) -> u64 {
     let before = cache.stats().probes;
     for words in frames {
-        cache.lookup(FlowKey {
-            path: 1,
-            words: &words,
-        });
+        cache.lookup(&FlowKey::new(1, &words));
     }
     cache.stats().probes - before
 }
@@ -86,6 +83,9 @@ fn a_hit_under_a_mask_that_is_not_the_only_one_is_promoted() {
     let second = cache.stats();
     assert_eq!((second.masked_hits, second.front_hits), (1, 2));
     assert_eq!(second.probes, first.probes);
+    // After two frames of one flow in a row, it is asked first.
+    assert!(finds(&mut cache, &third));
+    assert_eq!(cache.stats().latest_hits, 0);
     assert!(finds(&mut cache, &third));
     assert_eq!(cache.stats().latest_hits, 1);
 }
@@ -243,10 +243,7 @@ fn what_is_used_stays_and_what_is_not_goes() {
         insert(&mut cache, &frame(VICTIM, number), &WHOLE).unwrap();
         for busy in 0..10.min(number + 1) {
             let words = frame(VICTIM, busy);
-            let flow = cache.lookup(FlowKey {
-                path: 1,
-                words: &words,
-            });
+            let flow = cache.lookup(&FlowKey::new(1, &words));
             let flow = flow.and_then(|flow| cache.entry_mut(flow)).unwrap();
             flow.count(100);
         }
@@ -310,12 +307,9 @@ fn hostile_streams_stay_within_all_bounds() {
         let mask: Vec<_> = (0..length)
             .map(|_| random(&mut state) >> (dice >> 32 & 63))
             .collect();
-        let key = FlowKey {
-            path: (dice >> 40) as u16,
-            words: &words,
-        };
-        if cache.lookup(key).is_none() {
-            let _ = cache.insert(key, &mask, 0, 0);
+        let key = FlowKey::new((dice >> 40) as u16, &words);
+        if cache.lookup(&key).is_none() {
+            let _ = cache.insert(&key, &mask, 0, 0);
         }
         let stats = cache.stats();
         assert!(stats.flows <= config.max_flows);
@@ -370,11 +364,8 @@ fn defaults_hold_what_was_promised_and_an_idle_cache_is_small() {
             0 => WHOLE,
             _ => [u64::MAX, u64::MAX, 0, number % 2],
         };
-        let key = FlowKey {
-            path: 1,
-            words: &words,
-        };
-        cache.insert(key, &mask, Verdict::MIN, 0).unwrap();
+        let key = FlowKey::new(1, &words);
+        cache.insert(&key, &mask, Verdict::MIN, 0).unwrap();
     };
     let mut cache = None;
     let idle = taken(&mut || cache = Some(FlowCache::new(CacheConfig::default(), 1)));
@@ -387,11 +378,8 @@ fn defaults_hold_what_was_promised_and_an_idle_cache_is_small() {
     let front = taken(&mut || {
         for number in 0..265_536 {
             let words = frame(number % 4, number);
-            let key = FlowKey {
-                path: 1,
-                words: &words,
-            };
-            assert!(cache.lookup(key).is_some());
+            let key = FlowKey::new(1, &words);
+            assert!(cache.lookup(&key).is_some());
         }
     });
     assert!(front <= 4 << 20, "{front}");

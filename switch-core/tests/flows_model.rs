@@ -26,11 +26,8 @@ struct Frame {
 }
 
 impl Frame {
-    fn key(&self) -> FlowKey<'_> {
-        FlowKey {
-            path: self.path,
-            words: &self.words,
-        }
+    fn key(&self) -> FlowKey {
+        FlowKey::new(self.path, &self.words)
     }
 }
 
@@ -118,7 +115,7 @@ struct Model {
 
 impl Model {
     fn check(&mut self, frame: &Frame) {
-        let found = self.cache.lookup(frame.key());
+        let found = self.cache.lookup(&frame.key());
         match found {
             Some(flow) => {
                 let value = self.cache.entry(flow).unwrap().value;
@@ -140,7 +137,7 @@ impl Model {
         self.next_value += 1;
         let words = frame.words.len();
         let is_bad = words == 0 || words > 24 || mask.len() != words;
-        match self.cache.insert(frame.key(), mask, value, value) {
+        match self.cache.insert(&frame.key(), mask, value, value) {
             Ok(inserted) => {
                 assert!(!is_bad);
                 if let Some(gone) = inserted.pushed_out {
@@ -174,7 +171,7 @@ impl Model {
                 self.check(frame);
             }
             Step::Remove(frame) => {
-                if let Some(flow) = self.cache.lookup(frame.key()) {
+                if let Some(flow) = self.cache.lookup(&frame.key()) {
                     let gone = self.cache.remove(flow).unwrap();
                     self.forget(gone.value);
                     assert_eq!(self.cache.remove(flow), None);

@@ -4,7 +4,7 @@
 //! and ended alike. So under one path every header that a program can look at lies at the same place, and the words of the frame that
 //! matter are known beforehand.
 
-use super::cache::MOST_KEY_WORDS;
+use super::cache::{FlowKey, HEAD_WORDS, MOST_KEY_WORDS};
 use super::compile::{
     Compiled, Field, HeaderField, HeaderKind, Next, Prim, PushedHeader, Step, Test, Value,
 };
@@ -13,7 +13,7 @@ use super::known::Known;
 use super::layout::{Layout, Place};
 use super::packet::{PACKET_BYTES, for_each_byte};
 use super::parse::{ParseError, Watch};
-use super::pattern::Pattern;
+use super::pattern::{Masked, Pattern};
 
 /// Most nodes that one port may add to the tree of paths: hostile frames then find theirs used up, and nobody else's.
 const MOST_NODES_PER_PORT: u16 = 256;
@@ -27,14 +27,88 @@ const LIKELY: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Path {
     pub number: u16,
-    /// Words of the frame, by their first byte, and the bits of them that the program can look at.
-    pub gather: Box<[(u16, u64)]>,
+    /// Words of the key behind the port, in order; those that fit into its head, and the others.
+    head: Box<[Word]>,
+    rest: Box<[Word]>,
+    /// Words that are the same in all frames, and not in the key.
+    beside: Box<[Word]>,
     /// Where to read a TCP segment.
     pub tcp: Option<TcpPlace>,
     /// What its frames look like.
     pattern: Option<Pattern>,
     /// Its headers in order, unless its parse ends with an error; the last one's length is each frame's own.
     pub headers: Option<Box<[(u16, Place)]>>,
+}
+
+/// A word of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    /// Its first byte, in words.
+    index: u16,
+    /// The bits that the program can look at.
+    mask: u64,
+    /// The bits that are the same in all frames of the path that has a pattern, and what they are.
+    same: Masked,
+}
+
+impl Path {
+    /// Reads a frame's key, as of this path. Says in which bits the frame is not like those of the path.
+    #[inline]
+    pub(crate) fn read(&self, in_port: u16, bytes: &[u8], key: &mut FlowKey) -> u64 {
+        key.path = self.number;
+        key.length = (1 + self.head.len() + self.rest.len()) as u8;
+        key.head = [0; HEAD_WORDS];
+        let [first, head @ ..] = &mut key.head;
+        *first = in_port.into();
+        let frame = Words::new(bytes);
+        let mut differing = 0;
+        for (place, word) in head.iter_mut().zip(&*self.head) {
+            let read = frame.get(word.index);
+            *place = read & word.mask;
+            differing |= read & word.same.mask ^ word.same.value;
+        }
+        for (place, word) in key.rest.iter_mut().zip(&*self.rest) {
+            let read = frame.get(word.index);
+            *place = read & word.mask;
+            differing |= read & word.same.mask ^ word.same.value;
+        }
+        for word in &self.beside {
+            differing |= frame.get(word.index) & word.same.mask ^ word.same.value;
+        }
+        differing
+    }
+
+    /// The words of its frames' keys behind the port, and under which mask each is part of it: by their places in the frame, in words.
+    pub(crate) fn words(&self) -> impl Iterator<Item = (u16, u64)> {
+        let words = self.head.iter().chain(&*self.rest);
+        words.map(|word| (word.index, word.mask))
+    }
+}
+
+/// A frame's words, those beyond its end being zero.
+pub(crate) struct Words<'a> {
+    whole: &'a [[u8; 8]],
+    /// What is left behind them.
+    last: u64,
+}
+
+impl<'a> Words<'a> {
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        let (whole, _) = bytes.as_chunks();
+        let last = word_at(bytes, 8 * whole.len());
+        Self { whole, last }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: u16) -> u64 {
+        let index = usize::from(index);
+        match self.whole.get(index) {
+            Some(word) => u64::from_le_bytes(*word),
+            None if index == self.whole.len() => self.last,
+            None => 0,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -122,20 +196,30 @@ impl Paths {
         self.paths.len()
     }
 
-    /// The path that a frame takes, where a glance tells: its port's frames took it just before.
+    /// The path that a frame takes, where a glance tells, because its port's frames took it just before; `key` is read then.
     #[inline]
-    pub(crate) fn likely(&mut self, in_port: u16, bytes: &[u8], frame_bytes: usize) -> Option<u16> {
-        let &mut [first, second] = self.likely.get_mut(usize::from(in_port) % LIKELY)?;
-        let fits = |path: u16| {
-            let pattern = self.paths.get(usize::from(path))?.pattern.as_ref();
-            pattern.filter(|pattern| pattern.fits(bytes, frame_bytes))
+    pub(crate) fn likely(
+        &mut self,
+        in_port: u16,
+        (bytes, frame_bytes): (&[u8], u32),
+        key: &mut FlowKey,
+    ) -> Option<&Path> {
+        let &[first, second] = self.likely.get(usize::from(in_port) % LIKELY)?;
+        let mut fits = |path: u16| {
+            let path = self.paths.get(usize::from(path))?;
+            let pattern = path.pattern.as_ref()?;
+            let differing = path.read(in_port, bytes, key);
+            (differing == 0 && pattern.fits(bytes, frame_bytes as usize)).then_some(())
         };
-        if fits(first).is_some() {
-            return Some(first);
-        }
-        fits(second)?;
-        self.expect(in_port, second);
-        Some(second)
+        let taken = match fits(first) {
+            Some(()) => first,
+            None => {
+                fits(second)?;
+                self.expect(in_port, second);
+                second
+            }
+        };
+        self.by_number(taken)
     }
 
     /// Notes which path a port's frame took.
@@ -219,14 +303,27 @@ impl Paths {
         let gather = self.relevance.gather(layout)?;
         let number = self.paths.len() as u16;
         *end = Some(number);
+        let pattern = match error {
+            ParseError::None => Pattern::new(program, trail, layout),
+            _ => None,
+        };
+        let (pattern, same) = pattern.unzip();
+        let same_at = |index: u16| (same.as_ref()).map_or(0, |same| Words::new(same).get(index));
+        let word = |(index, mask)| Word {
+            index,
+            mask,
+            same: Masked::of(Words::new(bytes).get(index), same_at(index)),
+        };
+        let in_key = |index: u16| gather.iter().any(|(other, _)| *other == index);
+        let beside = (0..PACKET_BYTES as u16 / 8).filter(|at| same_at(*at) != 0 && !in_key(*at));
+        let (head, rest) = gather.split_at(gather.len().min(HEAD_WORDS - 1));
         self.paths.push(Path {
             number,
-            gather,
+            head: head.iter().copied().map(word).collect(),
+            rest: rest.iter().copied().map(word).collect(),
+            beside: beside.map(|index| word((index, 0))).collect(),
             tcp: TcpPlace::of(known, layout),
-            pattern: match error {
-                ParseError::None => Pattern::new(program, trail, (bytes, layout)),
-                _ => None,
-            },
+            pattern,
             headers: (error == ParseError::None).then(|| {
                 let headers = layout.order().iter();
                 headers
@@ -467,7 +564,7 @@ impl Relevance {
         }
     }
 
-    /// The words that count in a frame with these headers; `None` when they are too many.
+    /// The words that count in a frame with these headers, by their places, in words; `None` when they are too many.
     fn gather(&self, layout: &Layout) -> Option<Box<[(u16, u64)]>> {
         let mut bytes = [0u8; PACKET_BYTES];
         for &header in layout.order() {
@@ -486,7 +583,7 @@ impl Relevance {
             .enumerate()
             .filter_map(|(number, chunk)| {
                 let mask = u64::from_le_bytes(*chunk.first_chunk()?);
-                (mask != 0).then_some(((number * 8) as u16, mask))
+                (mask != 0).then_some((number as u16, mask))
             })
             .collect();
         (words.len() < MOST_KEY_WORDS).then_some(words)
@@ -495,8 +592,8 @@ impl Relevance {
 
 /// The eight bytes at `at`, those beyond the end being zero.
 #[inline]
-pub(crate) fn word_at(bytes: &[u8], at: u16) -> u64 {
-    let rest = bytes.get(usize::from(at)..).unwrap_or_default();
+pub(crate) fn word_at(bytes: &[u8], at: usize) -> u64 {
+    let rest = bytes.get(at..).unwrap_or_default();
     match (rest.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         (Some(word), _) => u64::from_le_bytes(*word),
         (None, Some(_)) if rest.is_empty() => 0,

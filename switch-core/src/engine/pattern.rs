@@ -7,45 +7,72 @@ use super::compile::{
     Case, Comparison, Compiled, Field, Header, HeaderField, HeaderKind, Length, Next, State, Test,
     Value,
 };
-use super::layout::{Layout, read_word};
+use super::layout::Layout;
 use super::packet::PACKET_BYTES;
 use super::parse::holds;
 use super::paths::word_at;
 
-/// A frame's word under a mask.
+/// Some bits of a word.
 #[derive(Clone, Copy, Debug)]
-struct Masked {
-    /// Its first byte.
-    at: u16,
-    mask: u64,
-    value: u64,
+pub(crate) struct Masked {
+    pub mask: u64,
+    /// Zero in the other bits.
+    pub value: u64,
 }
+
+impl Masked {
+    /// These bits of a word.
+    pub(crate) fn of(word: u64, mask: u64) -> Self {
+        let value = word & mask;
+        Self { mask, value }
+    }
+}
+
+/// Some bits of the word that begins at this byte.
+type MaskedAt = (u16, Masked);
 
 /// A length that a frame states, which has to fit into what is around it.
 #[derive(Debug)]
-enum Stated {
-    /// That of an IP packet, in the two bytes at `field`; further headers lie within.
-    Packet {
-        at: u16,
-        field: u16,
-        plus: u16,
-        least: u16,
-    },
-    /// That of the last header.
-    Header {
-        at: u16,
-        field: HeaderField,
-        length: Length,
-        least: u16,
-    },
+struct Stated {
+    /// Where what it is the length of begins.
+    at: u16,
+    /// The eight bytes that hold it, and where in them: it is `(word >> shift & mask) * unit_bytes + plus_bytes`.
+    word: u16,
+    shift: u8,
+    mask: u64,
+    unit_bytes: u16,
+    plus_bytes: u32,
+    least: u16,
+    most: u32,
+    /// Whether what follows lies within, as headers do within an IP packet.
+    is_around: bool,
 }
 
-/// A path's frames.
+impl Stated {
+    /// The length; what is not stated is 0.
+    #[inline]
+    fn bytes(&self, frame: &[u8]) -> u64 {
+        let word = frame.get(usize::from(self.word)..).unwrap_or_default();
+        let word = match word.first_chunk::<8>() {
+            Some(word) => u64::from_be_bytes(*word),
+            None => word_at(frame, self.word.into()).swap_bytes(),
+        };
+        let units = word >> self.shift & self.mask;
+        if units == 0 && self.is_around {
+            return 0;
+        }
+        // Fewer than 49 bits.
+        units * u64::from(self.unit_bytes) + u64::from(self.plus_bytes)
+    }
+}
+
+/// What makes a frame one of a path's, beside bits that are the same in all of them.
 #[derive(Debug)]
 pub(crate) struct Pattern {
-    same: Box<[Masked]>,
-    /// What would have led elsewhere.
-    different: Box<[Masked]>,
+    /// What would have led elsewhere, by a word's first byte.
+    different: Box<[MaskedAt]>,
+    /// Of each of these something.
+    among: Box<[Box<[MaskedAt]>]>,
     /// From the outermost on.
     stated: Box<[Stated]>,
     tests: Box<[Test]>,
@@ -56,17 +83,20 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    /// What the frames look like that are parsed as this one was, without an error: its states, header lengths and what followed.
+    /// What the frames look like that are parsed as this one was, without an error: its states, header lengths and what followed. Also
+    /// the bits that are the same in all of them.
     pub(crate) fn new(
         program: &Compiled,
         trail: &[(u16, u16, Next)],
-        (bytes, layout): (&[u8], &Layout),
-    ) -> Option<Self> {
+        layout: &Layout,
+    ) -> Option<(Self, [u8; PACKET_BYTES])> {
         let mut maker = Maker {
             places: Vec::new(),
             mask: [0; PACKET_BYTES],
             different: Vec::new(),
+            among: Vec::new(),
             stated: Vec::new(),
+            last_length: None,
             tests: Vec::new(),
             end: 0,
         };
@@ -74,36 +104,24 @@ impl Pattern {
             let state = program.states.get(usize::from(number))?;
             maker.state(program, state, (header_bytes, next))?;
         }
-        let same = maker.mask.chunks_exact(8).enumerate();
-        let same = same.filter_map(|(number, mask)| {
-            let mask = u64::from_le_bytes(*mask.first_chunk()?);
-            let at = (number * 8) as u16;
-            let value = word_at(bytes, at) & mask;
-            (mask != 0).then_some(Masked { at, mask, value })
-        });
-        Some(Self {
-            same: same.collect(),
+        let pattern = Self {
             different: maker.different.into(),
+            among: maker.among.into(),
             stated: maker.stated.into(),
             tests: maker.tests.into(),
             layout: Box::new(layout.clone()),
             bytes: maker.end,
-        })
+        };
+        Some((pattern, maker.mask))
     }
 
-    /// Whether a frame is one of these.
+    /// Whether a frame is one of these, when it is the same in the bits in which all are.
     #[inline]
     pub(crate) fn fits(&self, bytes: &[u8], frame_bytes: usize) -> bool {
-        let reach = bytes.len().min(frame_bytes);
-        if reach < usize::from(self.bytes) {
-            return false;
-        }
-        let differing = self.same.iter().fold(0, |all, word| {
-            all | (word_at(bytes, word.at) & word.mask ^ word.value)
-        });
-        let leads_elsewhere = |word: &Masked| word_at(bytes, word.at) & word.mask == word.value;
-        differing == 0
-            && !self.different.iter().any(leads_elsewhere)
+        let is = |(at, word): &MaskedAt| word_at(bytes, usize::from(*at)) & word.mask == word.value;
+        bytes.len().min(frame_bytes) >= usize::from(self.bytes)
+            && !self.different.iter().any(is)
+            && self.among.iter().all(|words| words.iter().any(is))
             && self.lengths_fit(bytes, frame_bytes)
             && (self.tests.is_empty()
                 || (self.tests.iter()).all(|test| holds(test, bytes, &self.layout)))
@@ -113,47 +131,21 @@ impl Pattern {
     fn lengths_fit(&self, bytes: &[u8], frame_bytes: usize) -> bool {
         let mut end = frame_bytes;
         for stated in &self.stated {
-            match stated {
-                Stated::Packet {
-                    at,
-                    field,
-                    plus,
-                    least,
-                } => {
-                    let from = bytes.get(usize::from(*field)..);
-                    let Some(length) = from.and_then(|from| from.first_chunk::<2>()) else {
-                        return false;
-                    };
-                    let length = u16::from_be_bytes(*length);
-                    let packet = usize::from(length) + usize::from(*plus);
-                    // Zero is a length that is not stated.
-                    if length == 0
-                        || packet < usize::from(*least)
-                        || usize::from(*at) + packet > end
-                    {
-                        return false;
-                    }
-                    end = usize::from(*at) + packet;
-                }
-                Stated::Header {
-                    at,
-                    field,
-                    length,
-                    least,
-                } => {
-                    let at = usize::from(*at);
-                    let units = read_word(bytes, at, field.bit, field.bits);
-                    let header = units
-                        .checked_add(length.plus.into())
-                        .and_then(|units| units.checked_mul(length.unit_bytes.into()));
-                    let in_range = u64::from(*least)..=u64::from(length.max_bytes);
-                    let fits = |header: &u64| {
-                        in_range.contains(header) && at + *header as usize <= end.min(bytes.len())
-                    };
-                    if !header.as_ref().is_some_and(fits) {
-                        return false;
-                    }
-                }
+            let stated_bytes = stated.bytes(bytes);
+            let its_end = stated_bytes + u64::from(stated.at);
+            let around = if stated.is_around {
+                end
+            } else {
+                end.min(bytes.len())
+            };
+            if stated_bytes < stated.least.into()
+                || stated_bytes > stated.most.into()
+                || its_end > around as u64
+            {
+                return false;
+            }
+            if stated.is_around {
+                end = its_end as usize;
             }
         }
         usize::from(self.bytes) <= end
@@ -165,8 +157,11 @@ struct Maker {
     places: Vec<(u16, u16)>,
     /// Bits that are the same in all frames of the path.
     mask: [u8; PACKET_BYTES],
-    different: Vec<Masked>,
+    different: Vec<MaskedAt>,
+    among: Vec<Box<[MaskedAt]>>,
     stated: Vec<Stated>,
+    /// Of the last header, if it states one.
+    last_length: Option<Length>,
     tests: Vec<Test>,
     /// Of the headers so far.
     end: u16,
@@ -204,35 +199,46 @@ impl Maker {
         }
         self.places.push((number, at));
         self.end = at.checked_add(header.bytes)?;
-        if let Some(length) = header.length {
-            if length.field.bits > 32 {
-                return None;
-            }
-            if leads_on {
-                self.mark(length.field, u128::MAX)?;
-                self.end = at.checked_add(bytes)?;
-            }
+        if let Some(length) = header.length.filter(|_| leads_on) {
+            self.mark(length.field, u128::MAX)?;
+            self.end = at.checked_add(bytes)?;
         }
-        let (field, plus) = match header.kind {
-            HeaderKind::Ipv4 => (2, 0),
-            HeaderKind::Ipv6 => (4, 40),
-            _ => (0, 0),
+        let packet = match header.kind {
+            HeaderKind::Ipv4 => Some((2, 0)),
+            HeaderKind::Ipv6 => Some((4, 40)),
+            _ => None,
         };
-        if field != 0 {
-            self.stated.push(Stated::Packet {
+        if let Some((field, plus_bytes)) = packet {
+            self.stated.push(Stated {
                 at,
-                field: at + field,
-                plus,
-                least: self.end - at,
+                word: at + field,
+                shift: 48,
+                mask: 0xffff,
+                unit_bytes: 1,
+                plus_bytes,
+                // A length of 0 is one that is not stated.
+                least: (self.end - at).max(1),
+                most: u32::MAX,
+                is_around: true,
             });
         }
         if let Some(length) = header.length.filter(|_| !leads_on) {
-            self.stated.push(Stated::Header {
+            let (field, skipped) = (length.field, length.field.bit % 8);
+            if field.bits > 32 {
+                return None;
+            }
+            self.stated.push(Stated {
                 at,
-                field: length.field,
-                length,
+                word: at + field.bit / 8,
+                shift: (64 - skipped - field.bits) as u8,
+                mask: (1 << field.bits) - 1,
+                unit_bytes: length.unit_bytes,
+                plus_bytes: u32::from(length.plus) * u32::from(length.unit_bytes),
                 least: header.bytes,
+                most: length.max_bytes.into(),
+                is_around: false,
             });
+            self.last_length = Some(length);
         }
         Some(())
     }
@@ -278,13 +284,7 @@ impl Maker {
         if self.is_marked(wanted) {
             return true;
         }
-        let Some(Stated::Header {
-            field,
-            length,
-            least,
-            ..
-        }) = self.stated.last_mut()
-        else {
+        let (Some(stated), Some(length)) = (self.stated.last_mut(), self.last_length) else {
             return false;
         };
         let bytes = units
@@ -292,8 +292,8 @@ impl Maker {
             .and_then(|units| units.checked_mul(length.unit_bytes.into()))
             .and_then(|bytes| u16::try_from(bytes).ok());
         match bytes {
-            Some(bytes) if *field == wanted => {
-                *least = bytes.max(*least);
+            Some(bytes) if length.field == wanted => {
+                stated.least = bytes.max(stated.least);
                 true
             }
             _ => false,
@@ -340,29 +340,41 @@ impl Maker {
             return Some(());
         };
         self.place(first.header)?;
-        // Which case it was is not noted; where several lead to the same state, that of the default is not taken for theirs.
-        let mut leading = state.cases.iter().filter(|case| case.next == next);
-        let (taken, is_only) = (leading.next(), leading.next().is_none());
-        if taken.is_some() && (!is_only || state.default == next) {
-            return fields
-                .iter()
-                .try_for_each(|field| self.mark(*field, u128::MAX));
-        }
-        for case in &state.cases {
-            if taken.is_some_and(|taken| std::ptr::eq(taken, case)) {
-                break;
+        // Which case it was is not noted: all that lead there, against all that lead elsewhere.
+        let leading: Vec<&Case> = state
+            .cases
+            .iter()
+            .filter(|case| case.next == next)
+            .collect();
+        let is_default = state.default == next;
+        for (at, case) in state.cases.iter().enumerate() {
+            let is_told_apart = !is_default
+                && leading.iter().all(|leading| {
+                    let is_later = (state.cases.get(at..).unwrap_or_default().iter())
+                        .any(|later| std::ptr::eq(later, *leading));
+                    !is_later || excludes(leading, case, &fields)
+                });
+            if case.next != next && !is_told_apart {
+                let other = self.of_case(&fields, case)?;
+                self.different.push(other);
             }
-            if !taken.is_some_and(|taken| excludes(taken, case, &fields)) {
-                self.exclude(&fields, case)?;
+        }
+        match leading.as_slice() {
+            _ if is_default => Some(()),
+            [case] => {
+                let mut values = fields.iter().zip(&case.values);
+                values.try_for_each(|(field, &(_, mask))| self.mark(*field, mask))
+            }
+            cases => {
+                let cases = cases.iter().map(|case| self.of_case(&fields, case));
+                self.among.push(cases.collect::<Option<_>>()?);
+                Some(())
             }
         }
-        let values = taken.map(|taken| taken.values.as_slice());
-        let mut values = fields.iter().zip(values.unwrap_or_default());
-        values.try_for_each(|(field, &(_, mask))| self.mark(*field, mask))
     }
 
-    /// Frames of this case are none of the path's.
-    fn exclude(&mut self, fields: &[HeaderField], case: &Case) -> Option<()> {
+    /// What frames of a case are like: a word's first byte, and its bits.
+    fn of_case(&self, fields: &[HeaderField], case: &Case) -> Option<MaskedAt> {
         let mut places = Vec::new();
         for field in fields {
             places.push(u32::from(self.place(field.header)?) * 8 + u32::from(field.bit));
@@ -379,12 +391,11 @@ impl Maker {
                 }
             }
         }
-        self.different.push(Masked {
-            at: u16::try_from(first / 8).ok()?,
+        let masked = Masked {
             mask: u64::from_le_bytes(mask),
             value: u64::from_le_bytes(value),
-        });
-        Some(())
+        };
+        Some((u16::try_from(first / 8).ok()?, masked))
     }
 }
 
@@ -400,4 +411,200 @@ fn excludes(one: &Case, other: &Case, fields: &[HeaderField]) -> bool {
         let width = u128::MAX >> (128 - u32::from(field.bits.clamp(1, 128)));
         (one.0 ^ other.0) & one.1 & other.1 & width != 0
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use etherparse::PacketBuilder;
+
+    use crate::decide::{Decide, FrameInfo};
+    use crate::engine::cache::FlowKey;
+    use crate::engine::model::Program;
+    use crate::engine::paths::Paths;
+    use crate::engine::pipeline::EnginePipeline;
+    use crate::engine::runtime::{Engine, EngineConfig};
+    use crate::engine::{layout::Layout, parse};
+    use crate::port::PortId;
+
+    /// Frames of usual kinds, and how many bytes each has.
+    fn frames() -> Vec<Vec<u8>> {
+        let written = |finish: &dyn Fn(&mut Vec<u8>)| {
+            let mut frame = Vec::new();
+            finish(&mut frame);
+            frame
+        };
+        let link = || PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let (v4, v6) = (([10, 0, 0, 1], [10, 0, 0, 2]), ([1; 16], [2; 16]));
+        let mut frames = vec![
+            written(&|to| {
+                link()
+                    .ipv4(v4.0, v4.1, 9)
+                    .tcp(80, 9000, 7, 100)
+                    .ack(8)
+                    .write(to, &[])
+                    .unwrap()
+            }),
+            written(&|to| {
+                link()
+                    .ipv4(v4.0, v4.1, 9)
+                    .udp(80, 53)
+                    .write(to, &[1; 30])
+                    .unwrap()
+            }),
+            written(&|to| {
+                link()
+                    .ipv4(v4.0, v4.1, 9)
+                    .icmpv4_echo_request(1, 2)
+                    .write(to, &[1; 30])
+                    .unwrap()
+            }),
+            written(&|to| {
+                link()
+                    .single_vlan(5.try_into().unwrap())
+                    .ipv4(v4.0, v4.1, 9)
+                    .udp(80, 53)
+                    .write(to, &[1; 30])
+                    .unwrap()
+            }),
+            written(&|to| {
+                link()
+                    .double_vlan(5.try_into().unwrap(), 6.try_into().unwrap())
+                    .ipv6(v6.0, v6.1, 9)
+                    .tcp(80, 9000, 7, 100)
+                    .write(to, &[2; 9])
+                    .unwrap();
+            }),
+            written(&|to| {
+                link()
+                    .ipv6(v6.0, v6.1, 9)
+                    .udp(80, 4789)
+                    .write(to, &[0; 60])
+                    .unwrap()
+            }),
+            written(&|to| {
+                link()
+                    .ipv6(v6.0, v6.1, 9)
+                    .icmpv6_echo_request(1, 2)
+                    .write(to, &[1; 9])
+                    .unwrap()
+            }),
+        ];
+        // An unknown kind, an answer to an ARP request, a TCP header with options, a later fragment, and a protocol without a header.
+        frames.push([vec![6; 12], vec![0x88, 0xb5], vec![1; 50]].concat());
+        let arp = [&[6; 12][..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &[5; 20]].concat();
+        frames.push(arp);
+        let mut options = frames[0].clone();
+        options.extend([1; 12]);
+        (options[46], options[17]) = (0x80, 52);
+        frames.push(options);
+        let mut fragment = frames[1].clone();
+        fragment[21] = 9;
+        frames.push(fragment);
+        let mut other = frames[1].clone();
+        other[23] = 132;
+        frames.push(other);
+        frames
+    }
+
+    struct Parser {
+        engine: Arc<Engine>,
+        paths: Paths,
+        key: FlowKey,
+    }
+
+    impl Parser {
+        /// The number of the path, and whether the frame's end was reached without an error.
+        fn path(&mut self, bytes: &[u8], frame_bytes: usize) -> (u16, bool) {
+            let state = &self.engine.state;
+            let input = parse::Input {
+                bytes,
+                frame_bytes,
+                origin: parse::Origin::AsItCame,
+            };
+            let (mut layout, mut trail) = (Layout::default(), Vec::new());
+            let error = parse::parse(
+                &state.program,
+                input,
+                &mut layout,
+                &mut |state, bytes, next| {
+                    trail.push((state, bytes, next));
+                },
+            );
+            let known = (&state.program, &state.known);
+            // As many ports as it takes: each may add so many paths.
+            let path = (1..64).find_map(|port| {
+                let path = self
+                    .paths
+                    .learn(port, (&trail, error), known, (bytes, &layout))?;
+                Some(path.number)
+            });
+            (path.unwrap(), error == parse::ParseError::None)
+        }
+    }
+
+    #[test]
+    fn a_frame_that_fits_takes_the_path_and_frames_of_usual_kinds_do() {
+        let (mut fitting, mut others) = (0, 0);
+        for name in crate::programs::names() {
+            let program = Program::from_json(crate::programs::builtin(name).unwrap()).unwrap();
+            let engine = Arc::new(Engine::new(program, EngineConfig::default()).unwrap());
+            let state = &engine.state;
+            let mut parser = Parser {
+                paths: Paths::new(&state.program, &state.known),
+                key: FlowKey::new(0, &[]),
+                engine: Arc::clone(&engine),
+            };
+            for frame in frames() {
+                let (path, is_whole) = parser.path(&frame, frame.len());
+                parser.paths.expect(1, path);
+                let likely = |parser: &mut Parser, bytes: &[u8], frame_bytes: usize| {
+                    parser.paths.expect(1, path);
+                    let likely =
+                        parser
+                            .paths
+                            .likely(1, (bytes, frame_bytes as u32), &mut parser.key);
+                    likely.map(|likely| likely.number)
+                };
+                let found = likely(&mut parser, &frame, frame.len());
+                assert_eq!(found, is_whole.then_some(path), "{name}: {frame:02x?}");
+                for bit in 0..8 * frame.len() {
+                    for (keep, cut) in [(0, 0), (0, 1), (0, 9), (1, 9), (9, 9)] {
+                        let mut frame = frame.clone();
+                        frame[bit / 8] ^= 1 << (bit % 8);
+                        let (kept, frame_bytes) = (frame.len() - cut, frame.len() - keep);
+                        let taken = parser.path(&frame[..kept], frame_bytes);
+                        match likely(&mut parser, &frame[..kept], frame_bytes) {
+                            // Another may be likely still, and fit.
+                            Some(fits) => {
+                                assert_eq!((fits, true), taken, "{name}, bit {bit}: {frame:02x?}");
+                                fitting += 1;
+                            }
+                            None => others += 1,
+                        }
+                    }
+                }
+            }
+        }
+        assert!(fitting > 20_000 && others > 5_000, "{fitting} {others}");
+    }
+
+    #[test]
+    fn a_pipeline_knows_the_path_of_a_second_frame() {
+        let program = Program::from_json(crate::programs::builtin("vpc").unwrap()).unwrap();
+        let engine = Arc::new(Engine::new(program, EngineConfig::default()).unwrap());
+        let mut pipeline = EnginePipeline::new(engine);
+        let port = PortId::new(1).unwrap();
+        for frame in frames() {
+            let info = FrameInfo {
+                header: &frame,
+                frame_bytes: frame.len() as u32,
+                wire_bytes: frame.len() as u32,
+                partial_checksum: None,
+            };
+            pipeline.decide(port, &info);
+            assert!(pipeline.parse(port, &info).is_some());
+        }
+    }
 }

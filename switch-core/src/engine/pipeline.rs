@@ -16,7 +16,7 @@ use super::evaluate::{
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
 use super::parse::{Input, Origin, ParseError, parse};
-use super::paths::{Path, Paths, word_at};
+use super::paths::{Paths, Words};
 use super::runtime::Engine;
 use super::state::{Seen, Snapshot};
 use crate::conntrack::{ConnId, Direction, Refreshed};
@@ -34,8 +34,10 @@ use crate::vlan_edit::VlanEdit;
 const ATTEMPTS: usize = 8;
 /// Flows that a batch's sweep looks at.
 const SWEPT_PER_BATCH: usize = 4;
-/// Flows with frames that are not yet counted in their entries, at most.
-const MOST_UNCOUNTED: usize = 1024;
+/// Flows with frames that are not yet counted in their entries, at most, and how long they are not: a busy port's flows have several
+/// frames by then.
+const MOST_UNCOUNTED: usize = 16_384;
+const UNCOUNTED_FOR: Millis = Millis(16);
 
 /// Lengths that every frame is of.
 const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
@@ -139,6 +141,8 @@ pub struct EnginePipeline {
     cache: FlowCache<Remembered>,
     paths: Paths,
     layout: Layout,
+    /// Of the frame in hand.
+    key: FlowKey,
     packet: Box<Packet>,
     evaluation: Evaluation,
     outcomes: Outcomes,
@@ -146,6 +150,8 @@ pub struct EnginePipeline {
     uncounted: Vec<FlowRef>,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
+    /// When flows were counted for having waited.
+    counted_at: Millis,
     /// Since that was last asked for.
     has_missed: bool,
     stats: EngineStats,
@@ -166,6 +172,7 @@ impl EnginePipeline {
             cache: FlowCache::new(config, seed),
             paths: Paths::new(&state.program, &state.known),
             layout: Layout::default(),
+            key: FlowKey::new(0, &[]),
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
             evaluation: Evaluation::default(),
             outcomes: Outcomes::new(),
@@ -173,6 +180,7 @@ impl EnginePipeline {
             uncounted: Vec::new(),
             trail: Vec::new(),
             now: Millis(0),
+            counted_at: Millis(0),
             has_missed: false,
             stats: EngineStats::default(),
             engine,
@@ -212,19 +220,28 @@ impl EnginePipeline {
     /// Finds out a frame's headers as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that
     /// is known.
     pub fn parse(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Option<u16> {
-        self.path(in_port, start_of(frame), frame.frame_bytes).ok()
+        let known = self.read_key(in_port, start_of(frame), frame.frame_bytes);
+        known.ok().map(|()| self.key.path)
     }
 
-    /// The number of the path that a frame's parse takes, or how the parse ended that took another.
+    /// Reads a frame's key; or says how the parse ended that took a path which is not known.
     #[inline]
-    fn path(&mut self, in_port: PortId, bytes: &[u8], frame_bytes: u32) -> Result<u16, ParseError> {
-        match (self.paths).likely(in_port.get(), bytes, frame_bytes as usize) {
-            Some(path) => {
-                debug_assert_eq!(self.parse_whole(in_port, bytes, frame_bytes), Ok(path));
-                Ok(path)
-            }
-            None => self.parse_whole(in_port, bytes, frame_bytes),
+    fn read_key(
+        &mut self,
+        in_port: PortId,
+        bytes: &[u8],
+        frame_bytes: u32,
+    ) -> Result<(), ParseError> {
+        let Self { paths, key, .. } = self;
+        let likely = paths.likely(in_port.get(), (bytes, frame_bytes), key);
+        if likely.is_none() {
+            self.parse_whole(in_port, bytes, frame_bytes)?;
         }
+        debug_assert_eq!(
+            self.parse_whole(in_port, bytes, frame_bytes),
+            Ok(self.key.path)
+        );
+        Ok(())
     }
 
     #[inline(never)]
@@ -238,13 +255,16 @@ impl EnginePipeline {
             engine,
             paths,
             layout,
+            key,
             ..
         } = self;
         layout.clear();
         let mut walk = paths.walk();
         let input = as_it_came(bytes, frame_bytes);
         let error = parse(&engine.state.program, input, layout, &mut walk);
-        let path = paths.known(walk, error).ok_or(error)?.number;
+        let path = paths.known(walk, error).ok_or(error)?;
+        path.read(in_port.get(), bytes, key);
+        let path = path.number;
         paths.expect(in_port.get(), path);
         Ok(path)
     }
@@ -291,28 +311,19 @@ impl EnginePipeline {
     #[inline]
     fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
         let bytes = start_of(frame);
-        let number = match self.path(in_port, bytes, frame.frame_bytes) {
-            Ok(number) => number,
-            Err(error) => return self.decide_new_path(in_port, frame, error),
-        };
+        if let Err(error) = self.read_key(in_port, bytes, frame.frame_bytes) {
+            return self.decide_new_path(in_port, frame, error);
+        }
         let Self {
             engine,
             cache,
             paths,
+            key,
             outcomes,
             now,
             ..
         } = self;
-        let (engine, now) = (&**engine, *now);
-        let Some(path) = paths.by_number(number) else {
-            return self.miss(in_port, frame, None);
-        };
-        let mut words = [0u64; MOST_KEY_WORDS];
-        let key = FlowKey {
-            path: number,
-            words: gather(in_port, path, bytes, &mut words),
-        };
-        let tcp = path.tcp;
+        let (engine, now, number) = (&**engine, *now, key.path);
         let generation = Self::generation(engine);
         let Some(found) = cache.lookup(key) else {
             return self.miss(in_port, frame, Some(number));
@@ -339,6 +350,7 @@ impl EnginePipeline {
         }
         flow.stamp = generation;
         if let Some(direction) = remembered.direction {
+            let tcp = paths.by_number(number).and_then(|path| path.tcp);
             let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
             let packet = (segment.as_ref(), frame.frame_bytes);
             let conntrack = &engine.state.conntrack;
@@ -518,28 +530,26 @@ impl EnginePipeline {
         let Some(path) = self.paths.by_number(path) else {
             return;
         };
-        let (mut words, mut masks) = ([0u64; MOST_KEY_WORDS], [0u64; MOST_KEY_WORDS]);
-        let words = gather(in_port, path, header, &mut words);
+        path.read(in_port.get(), header, &mut self.key);
+        let mut masks = [0u64; MOST_KEY_WORDS];
         let looked_at = self.packet.looked_at();
-        let mut covered = 0;
+        let (mut covered, mut words) = (0, 1);
         if let Some(first) = masks.first_mut() {
             *first = u64::MAX;
         }
-        for (mask, &(at, relevant)) in masks.iter_mut().skip(1).zip(&path.gather) {
-            let bits = word_at(looked_at, at);
+        let bits = Words::new(looked_at);
+        for (mask, (index, relevant)) in masks.iter_mut().skip(1).zip(path.words()) {
+            let bits = bits.get(index);
             *mask = bits & relevant;
             covered += mask.count_ones();
+            words += 1;
         }
         // What the key does not have cannot be compared: what only a second parse came to, as a rule.
         if self.packet.bits_looked_at() != covered {
             return;
         }
-        let masks = masks.get(..words.len()).unwrap_or_default();
-        let key = FlowKey {
-            path: path.number,
-            words,
-        };
-        if let Ok(inserted) = self.cache.insert(key, masks, remembered, generation) {
+        let masks = masks.get(..words).unwrap_or_default();
+        if let Ok(inserted) = self.cache.insert(&self.key, masks, remembered, generation) {
             self.stats.remembered += 1;
             if let Some(mut gone) = inserted.pushed_out {
                 count(&self.engine, &mut gone, self.now);
@@ -606,22 +616,6 @@ fn as_it_came(bytes: &[u8], frame_bytes: u32) -> Input<'_> {
         frame_bytes: frame_bytes as usize,
         origin: Origin::AsItCame,
     }
-}
-
-/// The words of a frame's key.
-#[inline]
-fn gather<'a>(
-    in_port: PortId,
-    path: &Path,
-    bytes: &[u8],
-    words: &'a mut [u64; MOST_KEY_WORDS],
-) -> &'a [u64] {
-    let [first, rest @ ..] = words;
-    *first = in_port.get().into();
-    for (word, &(at, mask)) in rest.iter_mut().zip(&path.gather) {
-        *word = word_at(bytes, at) & mask;
-    }
-    words.get(..=path.gather.len()).unwrap_or_default()
 }
 
 /// The verdict that a decision is, in this batch.
@@ -745,8 +739,11 @@ impl Decide for EnginePipeline {
     fn begin_batch(&mut self, now: Millis) {
         self.outcomes.clear();
         if now != self.now {
-            // At the time when those frames came.
-            self.count_all();
+            // At a time when some of those frames came.
+            if now.since(self.counted_at) >= UNCOUNTED_FOR {
+                self.count_all();
+                self.counted_at = now;
+            }
             self.now = now;
             self.cache.set_time(now);
         }

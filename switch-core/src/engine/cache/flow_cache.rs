@@ -13,8 +13,8 @@ use super::flow::{Flow, FlowRef};
 use super::front::{Front, Placing};
 use super::hash::KeyedHash;
 use super::index::Index;
-use super::key::{FlowKey, MOST_KEY_WORDS};
-use super::masks::{self, EXACT, MaskId, Masks};
+use super::key::FlowKey;
+use super::masks::{self, EXACT, MaskId, MaskWords, Masks};
 use super::ports::{Ports, Tables};
 use super::records::{AnswerFor, NO_FLOW, Records};
 use crate::rate_limit::RateLimit;
@@ -136,6 +136,8 @@ pub struct FlowCache<V> {
     now: Millis,
     /// The flow of the last hit or insertion: frames come in bursts.
     latest: u32,
+    /// It was the one before, too: the next frame may well be its.
+    is_repeating: bool,
     records: Records<V>,
     masks: Masks,
     front: Front,
@@ -154,6 +156,7 @@ impl<V> FlowCache<V> {
             hash: KeyedHash::new(seed),
             now: Millis(0),
             latest: NO_FLOW,
+            is_repeating: false,
             records: Records::new(),
             masks: Masks::new(),
             front: Front::new(config.max_exact),
@@ -171,35 +174,8 @@ impl<V> FlowCache<V> {
 
     /// The flow that answers for this frame, if there is one. Whether its verdict still holds is the caller's to judge.
     #[inline]
-    pub fn lookup(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        // The same code for each: where the number of words is known, nothing loops over them.
-        match key.words.len() {
-            4 => self.lookup_known::<4>(key),
-            5 => self.lookup_known::<5>(key),
-            6 => self.lookup_known::<6>(key),
-            7 => self.lookup_known::<7>(key),
-            8 => self.lookup_known::<8>(key),
-            _ => self.lookup_any(key),
-        }
-    }
-
-    #[inline(never)]
-    fn lookup_known<const N: usize>(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        let words = key.words.first_chunk::<N>()?;
-        self.lookup_inlined(FlowKey {
-            path: key.path,
-            words,
-        })
-    }
-
-    #[inline(never)]
-    fn lookup_any(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        self.lookup_inlined(key)
-    }
-
-    #[inline(always)]
-    fn lookup_inlined(&mut self, key: FlowKey<'_>) -> Option<FlowRef> {
-        if self.records.is(self.latest, key, &self.masks) {
+    pub fn lookup(&mut self, key: &FlowKey) -> Option<FlowRef> {
+        if self.is_repeating && self.records.is(self.latest, key, &self.masks) {
             self.stats.latest_hits += 1;
             return Some(FlowRef(self.latest));
         }
@@ -207,6 +183,7 @@ impl<V> FlowCache<V> {
             self.stats.misses += 1;
             return None;
         };
+        self.is_repeating = flow == self.latest;
         self.latest = flow;
         Some(FlowRef(flow))
     }
@@ -229,13 +206,13 @@ impl<V> FlowCache<V> {
     /// the port count without being in the mask.
     pub fn insert(
         &mut self,
-        key: FlowKey<'_>,
+        key: &FlowKey,
         mask: &[u64],
         value: V,
         stamp: u64,
     ) -> Result<Inserted<V>, NotInserted<V>> {
         let refused = |value, why| Err(NotInserted { value, why });
-        let (Some(in_port), true) = (key.in_port(), mask.len() == key.words.len()) else {
+        let (Some(in_port), true) = (key.in_port(), mask.len() == usize::from(key.length)) else {
             return refused(value, Refusal::BadKey);
         };
         let mask = masks::complete(mask);
@@ -341,7 +318,7 @@ impl<V> FlowCache<V> {
     }
 
     #[inline(always)]
-    fn find(&mut self, key: FlowKey<'_>) -> Option<u32> {
+    fn find(&mut self, key: &FlowKey) -> Option<u32> {
         let in_port = key.in_port()?;
         match self.ports.tables(in_port, key.path) {
             Tables::None => None,
@@ -358,7 +335,7 @@ impl<V> FlowCache<V> {
     }
 
     #[inline(always)]
-    fn find_in_front(&mut self, key: FlowKey<'_>) -> Option<u32> {
+    fn find_in_front(&mut self, key: &FlowKey) -> Option<u32> {
         let hash = self.whole_hash(key);
         let flow = self.front.find(
             hash,
@@ -373,7 +350,7 @@ impl<V> FlowCache<V> {
     }
 
     #[inline(never)]
-    fn find_behind(&mut self, key: FlowKey<'_>, in_port: u16) -> Option<u32> {
+    fn find_behind(&mut self, key: &FlowKey, in_port: u16) -> Option<u32> {
         let mut tried = 0;
         let flow = loop {
             let port = self.ports.get(in_port)?;
@@ -399,7 +376,7 @@ impl<V> FlowCache<V> {
     }
 
     #[inline(always)]
-    fn find_under(&mut self, id: MaskId, key: FlowKey<'_>) -> Option<u32> {
+    fn find_under(&mut self, id: MaskId, key: &FlowKey) -> Option<u32> {
         let hash = self.hash_under(id, key);
         let wanted = AnswerFor {
             key,
@@ -411,31 +388,38 @@ impl<V> FlowCache<V> {
 
     /// Of a whole key.
     #[inline(always)]
-    fn whole_hash(&self, key: FlowKey<'_>) -> u64 {
-        self.hash.of(key.words, u64::from(key.path))
+    fn whole_hash(&self, key: &FlowKey) -> u64 {
+        self.hash_of(EXACT, key)
     }
 
     /// Of what a mask leaves of a key.
     #[inline(always)]
-    fn hash_under(&self, id: MaskId, key: FlowKey<'_>) -> u32 {
+    fn hash_under(&self, id: MaskId, key: &FlowKey) -> u32 {
+        self.hash_of(id, key) as u32
+    }
+
+    #[inline(always)]
+    fn hash_of(&self, id: MaskId, key: &FlowKey) -> u64 {
+        let tweak = match id {
+            EXACT => u64::from(key.path),
+            // A mask is one path's.
+            id => u64::from(id) << 16,
+        };
         match self.masks.get(id) {
-            Some(mask) if id != EXACT => {
-                let tweak = u64::from(id) << 16;
-                self.hash.masked(key.words, &mask.words, tweak) as u32
-            }
-            _ => self.whole_hash(key) as u32,
+            Some(mask) => self.hash.of(key, &mask.words, tweak),
+            None => 0,
         }
     }
 
     /// Puts a whole key into the front, where the port's tables are not found as quickly without it.
-    fn promote(&mut self, key: FlowKey<'_>, in_port: u16, flow: u32) {
+    fn promote(&mut self, key: &FlowKey, in_port: u16, flow: u32) {
         if self.ports.tables(in_port, key.path) != Tables::Several {
             return;
         }
+        let (hash, now) = (self.whole_hash(key), self.now);
         let Some(port) = self.ports.get_mut(in_port) else {
             return;
         };
-        let (hash, now) = (self.hash.of(key.words, u64::from(key.path)), self.now);
         let promotions = &mut port.promotions;
         match self.front.insert(hash, flow, || promotions.take(now)) {
             Placing::Placed => self.stats.promotions += 1,
@@ -444,12 +428,7 @@ impl<V> FlowCache<V> {
     }
 
     /// The mask of this port and path with these words.
-    fn known_mask(
-        &self,
-        key: FlowKey<'_>,
-        in_port: u16,
-        mask: &[u64; MOST_KEY_WORDS],
-    ) -> Option<MaskId> {
+    fn known_mask(&self, key: &FlowKey, in_port: u16, mask: &MaskWords) -> Option<MaskId> {
         let same = |id: &&MaskId| self.masks.get(**id).is_some_and(|at| at.words == *mask);
         let port = self.ports.get(in_port)?;
         port.masks_of(key.path).iter().find(same).copied()
@@ -458,9 +437,9 @@ impl<V> FlowCache<V> {
     /// The flow with the same key under the same mask.
     fn find_same(
         &mut self,
-        key: FlowKey<'_>,
+        key: &FlowKey,
         in_port: u16,
-        mask: &[u64; MOST_KEY_WORDS],
+        mask: &MaskWords,
     ) -> Option<(u32, RememberedUnder)> {
         let known = self.known_mask(key, in_port, mask);
         let id = match known {
@@ -481,13 +460,13 @@ impl<V> FlowCache<V> {
     }
 
     /// The mask that a new flow goes under.
-    fn mask_for(&mut self, key: FlowKey<'_>, in_port: u16, mask: &[u64; MOST_KEY_WORDS]) -> MaskId {
+    fn mask_for(&mut self, key: &FlowKey, in_port: u16, mask: &MaskWords) -> MaskId {
         if let Some(known) = self.known_mask(key, in_port, mask) {
             return known;
         }
         match self.ports.get_mut(in_port) {
             Some(port) if port.masks < self.config.max_masks_per_port => {
-                let id = self.masks.add(*mask);
+                let id = self.masks.add(mask.clone());
                 port.add_mask(key.path, id);
                 self.ports.masks_changed();
                 id
@@ -529,9 +508,12 @@ impl<V> FlowCache<V> {
     }
 
     /// Adds a flow that is not there; gives its value back if the index has no room for it.
-    fn add(&mut self, key: FlowKey<'_>, in_port: u16, id: MaskId, flow: Flow<V>) -> Result<u32, V> {
+    fn add(&mut self, key: &FlowKey, in_port: u16, id: MaskId, flow: Flow<V>) -> Result<u32, V> {
         let hash = self.hash_under(id, key);
-        let index = self.records.insert(key, id, hash, flow)?;
+        let Some(mask) = self.masks.get(id) else {
+            return Err(flow.value);
+        };
+        let index = (self.records).insert(key, (id, &mask.words.head), hash, flow)?;
         self.link(index, in_port);
         self.ports.count_flow(in_port);
         match id {

@@ -9,12 +9,14 @@ use std::hash::BuildHasher;
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 
-use super::key::MOST_KEY_WORDS;
+use super::key::{self, FlowKey, HEAD_WORDS, Head, REST_WORDS};
+use super::masks::MaskWords;
 
 /// The secret of one process.
 #[derive(Clone)]
 pub(super) struct KeyedHash {
-    words: [u64; MOST_KEY_WORDS],
+    head: Head,
+    rest: [u64; REST_WORDS],
     tweak: [u64; 2],
     fold: [u64; 2],
 }
@@ -24,71 +26,47 @@ impl KeyedHash {
         let source = SeedableRandomState::with_seed(seed, SharedSeed::global_random());
         let word = |index: usize| source.hash_one(index as u64);
         Self {
-            words: std::array::from_fn(word),
+            head: std::array::from_fn(word),
+            rest: std::array::from_fn(|index| word(HEAD_WORDS + index)),
             tweak: [100, 101].map(word),
             fold: [102, 103].map(word),
         }
     }
 
-    /// Of the words as they are; `tweak` tells apart keys with the same words.
+    /// Of what a mask leaves of a key; `tweak` tells apart keys with the same words.
     #[inline(always)]
-    pub(super) fn of(&self, words: &[u64], tweak: u64) -> u64 {
-        self.masked(words, &[u64::MAX; MOST_KEY_WORDS], tweak)
-    }
-
-    /// Of `words & mask`.
-    #[inline(always)]
-    pub(super) fn masked(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], tweak: u64) -> u64 {
-        let head = match words.len() {
-            1 => self.first::<1>(words, mask),
-            2 => self.first::<2>(words, mask),
-            3 => self.first::<3>(words, mask),
-            4 => self.first::<4>(words, mask),
-            5 => self.first::<5>(words, mask),
-            6 => self.first::<6>(words, mask),
-            7 => self.first::<7>(words, mask),
-            8 => self.first::<8>(words, mask),
-            _ => self.sum(words, mask),
-        };
+    pub(super) fn of(&self, key: &FlowKey, mask: &MaskWords, tweak: u64) -> u64 {
+        let head = key::masked(&key.head, &mask.head);
+        let mut sum = 0_u64;
+        for (words, secrets) in head.chunks_exact(2).zip(self.head.chunks_exact(2)) {
+            if let (&[first, second], &[one, other]) = (words, secrets) {
+                let product = folded_product(first.wrapping_add(one), second.wrapping_add(other));
+                sum = sum.wrapping_add(product);
+            }
+        }
+        if usize::from(key.length) > HEAD_WORDS {
+            sum = sum.wrapping_add(self.of_rest(key.rest(), &mask.rest));
+        }
         let [tweak_0, tweak_1] = self.tweak;
         let [fold_0, fold_1] = self.fold;
         let told_apart = folded_product(
             tweak.wrapping_add(tweak_0),
-            (words.len() as u64).wrapping_add(tweak_1),
+            u64::from(key.length).wrapping_add(tweak_1),
         );
-        folded_product(head.wrapping_add(told_apart) ^ fold_0, fold_1)
+        folded_product(sum.wrapping_add(told_apart) ^ fold_0, fold_1)
     }
 
-    /// Unrolled, because the number of words hardly ever changes from frame to frame.
-    #[inline(always)]
-    fn first<const N: usize>(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
-        match words.first_chunk::<N>() {
-            Some(words) => self.sum(words, mask),
-            None => 0,
+    #[inline(never)]
+    fn of_rest(&self, words: &[u64], mask: &[u64; REST_WORDS]) -> u64 {
+        let mut hidden = self.rest;
+        for ((secret, word), mask) in hidden.iter_mut().zip(words).zip(mask) {
+            *secret = secret.wrapping_add(word & mask);
         }
-    }
-
-    #[inline(always)]
-    fn sum(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS]) -> u64 {
-        let mut sum = 0_u64;
-        let mut at = 0;
-        while at < words.len() {
-            let first = self.hidden(words, mask, at);
-            let second = self.hidden(words, mask, at + 1);
-            sum = sum.wrapping_add(folded_product(first, second));
-            at += 2;
-        }
-        sum
-    }
-
-    /// A masked word with a secret added; of a word that is not there, the secret alone.
-    #[inline(always)]
-    fn hidden(&self, words: &[u64], mask: &[u64; MOST_KEY_WORDS], at: usize) -> u64 {
-        match (words.get(at), mask.get(at), self.words.get(at)) {
-            (Some(word), Some(mask), Some(secret)) => (word & mask).wrapping_add(*secret),
-            (None, _, Some(secret)) => *secret,
-            _ => 1,
-        }
+        let pairs = hidden.chunks_exact(2).take(words.len().div_ceil(2));
+        pairs.fold(0, |sum: u64, pair| match pair {
+            &[first, second] => sum.wrapping_add(folded_product(first, second)),
+            _ => sum,
+        })
     }
 }
 
@@ -101,7 +79,13 @@ fn folded_product(one: u64, other: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::MOST_KEY_WORDS;
+    use super::super::masks::complete;
     use super::*;
+
+    fn of(hash: &KeyedHash, words: &[u64], tweak: u64) -> u64 {
+        hash.of(&FlowKey::new(0, words), &complete(&[]), tweak)
+    }
 
     #[test]
     fn every_bit_of_a_key_counts_and_every_bit_of_a_hash_comes_up() {
@@ -112,24 +96,29 @@ mod tests {
             for bit in 0..64 * words {
                 let mut changed = plain.clone();
                 changed[bit / 64] ^= 1 << (bit % 64);
-                assert_ne!(hash.of(&plain, 0), hash.of(&changed, 0), "{words} {bit}");
-                ones |= hash.of(&changed, 0);
-                zeroes &= hash.of(&changed, 0);
+                assert_ne!(
+                    of(&hash, &plain, 0),
+                    of(&hash, &changed, 0),
+                    "{words} {bit}"
+                );
+                ones |= of(&hash, &changed, 0);
+                zeroes &= of(&hash, &changed, 0);
             }
             assert_eq!((ones, zeroes), (u64::MAX, 0));
-            assert_ne!(hash.of(&plain, 0), hash.of(&plain, 1));
+            assert_ne!(of(&hash, &plain, 0), of(&hash, &plain, 1));
         }
-        assert_ne!(hash.of(&[0; 3], 0), hash.of(&[0; 4], 0));
+        assert_ne!(of(&hash, &[0; 3], 0), of(&hash, &[0; 4], 0));
     }
 
     #[test]
     fn masked_bits_do_not_count() {
         let hash = KeyedHash::new(1);
-        let mut mask = [u64::MAX; MOST_KEY_WORDS];
-        mask[1] = 0xff00;
-        assert_eq!(
-            hash.masked(&[1, 0x1234, 3], &mask, 7),
-            hash.of(&[1, 0x1200, 3], 7)
-        );
+        for (word, words) in [(1, 3), (9, 12)] {
+            let (mut mask, mut key) = (vec![u64::MAX; words], vec![7; words]);
+            (mask[word], key[word]) = (0xff00, 0x1234);
+            let masked = hash.of(&FlowKey::new(0, &key), &complete(&mask), 7);
+            key[word] = 0x1200;
+            assert_eq!(masked, of(&hash, &key, 7));
+        }
     }
 }

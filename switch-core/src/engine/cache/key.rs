@@ -1,99 +1,88 @@
 //! What a frame is looked up by, and under which bits two frames are the same.
 
 /// Words of a key at most.
-pub const MOST_KEY_WORDS: usize = 24;
+pub const MOST_KEY_WORDS: usize = HEAD_WORDS + REST_WORDS;
 /// Words that lie in a flow's own cache line; the others are kept elsewhere.
-pub(super) const HEAD_WORDS: usize = 8;
+pub(crate) const HEAD_WORDS: usize = 8;
 /// The other words, at most.
-pub(super) const REST_WORDS: usize = MOST_KEY_WORDS - HEAD_WORDS;
+pub(crate) const REST_WORDS: usize = 16;
 /// Where a key's first word holds the port: these bits count under every mask.
 pub(super) const IN_PORT_BITS: u64 = 0xffff;
 
+/// The first words of a key, those that it does not have being zero: always as many, so that nothing loops over their number.
+pub(crate) type Head = [u64; HEAD_WORDS];
+
 /// A frame as the cache sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowKey<'a> {
+#[derive(Clone, Debug)]
+pub struct FlowKey {
     /// Which headers the frame has: a dense number that the engine gives each distinct result of parsing.
-    pub path: u16,
-    /// 1 to [`MOST_KEY_WORDS`] words. The low 16 bits of the first are the port that the frame came from.
-    pub words: &'a [u64],
+    pub(crate) path: u16,
+    /// How many words there are; 0 of a key that no flow can have.
+    pub(crate) length: u8,
+    /// The low 16 bits of the first are the port that the frame came from.
+    pub(crate) head: Head,
+    /// The words beyond those; what is behind them is of no account.
+    pub(crate) rest: [u64; REST_WORDS],
 }
 
-impl FlowKey<'_> {
+impl FlowKey {
+    /// A key of 1 to [`MOST_KEY_WORDS`] words, in the low 16 bits of the first of which is the port that the frame came from; of
+    /// another number of words, a key that no flow can have. The path tells which headers the frame has, and how many words.
+    pub fn new(path: u16, words: &[u64]) -> Self {
+        let mut key = Self {
+            path,
+            length: match words.len() {
+                length @ 1..=MOST_KEY_WORDS => length as u8,
+                _ => 0,
+            },
+            head: [0; HEAD_WORDS],
+            rest: [0; REST_WORDS],
+        };
+        let places = key.head.iter_mut().chain(&mut key.rest);
+        for (place, word) in places.zip(words) {
+            *place = *word;
+        }
+        key
+    }
+
     /// The port, or `None` for a key that no flow can have: empty or too long.
     #[inline]
     pub(super) fn in_port(&self) -> Option<u16> {
-        match self.words {
-            [first, ..] if self.words.len() <= MOST_KEY_WORDS => {
-                Some((first & IN_PORT_BITS) as u16)
-            }
-            _ => None,
-        }
+        let [first, ..] = self.head;
+        (self.length != 0).then_some((first & IN_PORT_BITS) as u16)
     }
 
-    /// The words that lie in a flow's own cache line.
-    #[inline]
-    pub(super) fn head(&self) -> &[u64] {
-        self.words.get(..HEAD_WORDS).unwrap_or(self.words)
-    }
-
-    /// The words beyond those.
+    /// The words beyond the first ones.
     #[inline]
     pub(super) fn rest(&self) -> &[u64] {
-        self.words.get(HEAD_WORDS..).unwrap_or_default()
+        let words = usize::from(self.length).saturating_sub(HEAD_WORDS);
+        self.rest.get(..words).unwrap_or_default()
     }
 }
 
+/// What a mask leaves of a key's first words.
+#[inline(always)]
+pub(super) fn masked(head: &Head, mask: &Head) -> Head {
+    let mut left = *head;
+    for (word, mask) in left.iter_mut().zip(mask) {
+        *word &= mask;
+    }
+    left
+}
+
+/// Whether two keys' first words are the same; compared here, where a call would take longer.
+#[inline(always)]
+pub(super) fn is_same(one: &Head, other: &Head) -> bool {
+    let pairs = one.iter().zip(other);
+    pairs.fold(0, |all, (one, other)| all | one ^ other) == 0
+}
+
 /// The bits in which `words` and `flow` differ under `mask`, or'ed together: zero when they are the same.
-#[inline]
+#[inline(always)]
 pub(super) fn difference(words: &[u64], flow: &[u64], mask: &[u64]) -> u64 {
     words
         .iter()
         .zip(flow)
         .zip(mask)
         .fold(0, |all, ((word, flow), mask)| all | (word ^ flow) & mask)
-}
-
-/// The same for the words of a flow's own cache line, unrolled: their number hardly ever changes from frame to frame.
-#[inline(always)]
-pub(super) fn head_difference(
-    words: &[u64],
-    flow: &[u64; HEAD_WORDS],
-    mask: &[u64; MOST_KEY_WORDS],
-) -> u64 {
-    match words.len() {
-        1 => first_difference::<1>(words, flow, mask),
-        2 => first_difference::<2>(words, flow, mask),
-        3 => first_difference::<3>(words, flow, mask),
-        4 => first_difference::<4>(words, flow, mask),
-        5 => first_difference::<5>(words, flow, mask),
-        6 => first_difference::<6>(words, flow, mask),
-        7 => first_difference::<7>(words, flow, mask),
-        _ => first_difference::<8>(words, flow, mask),
-    }
-}
-
-#[inline(always)]
-fn first_difference<const N: usize>(
-    words: &[u64],
-    flow: &[u64; HEAD_WORDS],
-    mask: &[u64; MOST_KEY_WORDS],
-) -> u64 {
-    match (
-        words.first_chunk::<N>(),
-        flow.first_chunk::<N>(),
-        mask.first_chunk::<N>(),
-    ) {
-        (Some(words), Some(flow), Some(mask)) => {
-            let mut all = 0;
-            let mut at = 0;
-            while let (Some(word), Some(flow), Some(mask)) =
-                (words.get(at), flow.get(at), mask.get(at))
-            {
-                all |= (word ^ flow) & mask;
-                at += 1;
-            }
-            all
-        }
-        _ => u64::MAX,
-    }
 }

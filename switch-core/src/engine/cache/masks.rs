@@ -1,7 +1,7 @@
 //! The masks under which flows are remembered.
 
 use super::chunks::Chunks;
-use super::key::{IN_PORT_BITS, MOST_KEY_WORDS};
+use super::key::{HEAD_WORDS, Head, IN_PORT_BITS, REST_WORDS};
 
 /// Names a mask of one port and path, or [`EXACT`].
 pub(super) type MaskId = u32;
@@ -9,29 +9,40 @@ pub(super) type MaskId = u32;
 /// The mask of all bits, which every port and path has: for flows that a port has no mask left for.
 pub(super) const EXACT: MaskId = 0;
 
+/// A mask's words: as many as a key of its path has; ones beyond.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct MaskWords {
+    pub(super) head: Head,
+    pub(super) rest: [u64; REST_WORDS],
+}
+
 /// A mask.
 #[derive(Clone)]
 pub(super) struct Mask {
-    /// As many as a key of its path has; ones beyond.
-    pub(super) words: [u64; MOST_KEY_WORDS],
+    pub(super) words: MaskWords,
     /// Flows that are remembered under it; it goes with the last.
     pub(super) flows: u32,
 }
 
+const ALL: MaskWords = MaskWords {
+    head: [u64::MAX; HEAD_WORDS],
+    rest: [u64::MAX; REST_WORDS],
+};
+
 const NONE: Mask = Mask {
-    words: [u64::MAX; MOST_KEY_WORDS],
+    words: ALL,
     flows: 0,
 };
 
 /// A mask's words as they are kept: those of the key, with the port's bits always set.
-pub(super) fn complete(mask: &[u64]) -> [u64; MOST_KEY_WORDS] {
-    let mut words = [u64::MAX; MOST_KEY_WORDS];
-    for (word, given) in words.iter_mut().zip(mask) {
+pub(super) fn complete(mask: &[u64]) -> MaskWords {
+    let mut words = ALL;
+    let places = words.head.iter_mut().chain(&mut words.rest);
+    for (word, given) in places.zip(mask) {
         *word = *given;
     }
-    if let Some(first) = words.first_mut() {
-        *first |= IN_PORT_BITS;
-    }
+    let [first, ..] = &mut words.head;
+    *first |= IN_PORT_BITS;
     words
 }
 
@@ -62,7 +73,7 @@ impl Masks {
         self.masks.get_mut(id as usize)
     }
 
-    pub(super) fn add(&mut self, words: [u64; MOST_KEY_WORDS]) -> MaskId {
+    pub(super) fn add(&mut self, words: MaskWords) -> MaskId {
         let id = self.free.pop().unwrap_or_else(|| {
             let id = self.used;
             self.used += 1;

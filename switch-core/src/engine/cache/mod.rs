@@ -26,4 +26,5 @@ pub use flow::{Flow, FlowRef};
 pub use flow_cache::{
     CacheConfig, CacheStats, FlowCache, Inserted, NotInserted, Refusal, RememberedUnder, Swept,
 };
+pub(crate) use key::HEAD_WORDS;
 pub use key::{FlowKey, MOST_KEY_WORDS};

@@ -3,22 +3,26 @@
 use super::chunks::Chunks;
 use super::flow::Flow;
 use super::index::IsWanted;
-use super::key::{self, FlowKey, HEAD_WORDS, REST_WORDS};
+use super::key::{self, FlowKey, HEAD_WORDS, Head, REST_WORDS};
 use super::masks::{EXACT, MaskId, Masks};
 
 /// No flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// A length that no key has.
+const NO_KEY: u8 = u8::MAX;
 
 /// A flow and what it is found by: what a lookup reads, as few cache lines as can be.
 ///
 /// Words first, so that they are one cache line and the rest is the next one.
 #[repr(C, align(64))]
 pub(super) struct Record<V> {
-    words: [u64; HEAD_WORDS],
+    /// What its mask leaves of the key's first words.
+    words: Head,
     pub(super) flow: Option<Flow<V>>,
     pub(super) mask: MaskId,
     pub(super) path: u16,
-    /// Words of its key; 0 when no flow is here.
+    /// Words of its key; [`NO_KEY`] when no flow is here.
     length: u8,
     /// Used since it became the newest of its port.
     pub(super) is_used: bool,
@@ -31,7 +35,7 @@ impl<V> Record<V> {
             flow: None,
             mask: EXACT,
             path: 0,
-            length: 0,
+            length: NO_KEY,
             is_used: false,
         }
     }
@@ -121,25 +125,20 @@ impl<V> Records<V> {
 
     /// Whether the frame is one of this flow's.
     #[inline(always)]
-    pub(super) fn is(&self, index: u32, key: FlowKey<'_>, masks: &Masks) -> bool {
+    pub(super) fn is(&self, index: u32, key: &FlowKey, masks: &Masks) -> bool {
         let Some(record) = self.get(index) else {
             return false;
         };
-        if usize::from(record.length) != key.words.len() || record.path != key.path {
-            return false;
-        }
         let Some(mask) = masks.get(record.mask) else {
             return false;
         };
-        if key::head_difference(key.words, &record.words, &mask.words) != 0 {
-            return false;
-        }
-        key.words.len() <= HEAD_WORDS || self.rest_is(index, key, &mask.words)
+        (record.path, record.length) == (key.path, key.length)
+            && key::is_same(&key::masked(&key.head, &mask.words.head), &record.words)
+            && (usize::from(key.length) <= HEAD_WORDS || self.rest_is(index, key, &mask.words.rest))
     }
 
     #[inline(never)]
-    fn rest_is(&self, index: u32, key: FlowKey<'_>, mask: &[u64]) -> bool {
-        let mask = mask.get(HEAD_WORDS..).unwrap_or_default();
+    fn rest_is(&self, index: u32, key: &FlowKey, mask: &[u64]) -> bool {
         self.link(index)
             .and_then(|link| self.rests.get(link.rest as usize))
             .is_some_and(|rest| key::difference(key.rest(), rest, mask) == 0)
@@ -148,8 +147,8 @@ impl<V> Records<V> {
     /// A new flow's number; its value back should there be no place for it.
     pub(super) fn insert(
         &mut self,
-        key: FlowKey<'_>,
-        mask: MaskId,
+        key: &FlowKey,
+        (mask, head): (MaskId, &Head),
         hash: u32,
         flow: Flow<V>,
     ) -> Result<u32, V> {
@@ -172,15 +171,13 @@ impl<V> Records<V> {
             ..Link::vacant()
         };
         *record = Record {
+            words: key::masked(&key.head, head),
             flow: Some(flow),
             mask,
             path: key.path,
-            length: key.words.len() as u8,
-            ..Record::vacant()
+            length: key.length,
+            is_used: false,
         };
-        for (word, given) in record.words.iter_mut().zip(key.head()) {
-            *word = *given;
-        }
         self.live += 1;
         Ok(index)
     }
@@ -190,7 +187,7 @@ impl<V> Records<V> {
         let free = self.free;
         let record = self.get_mut(index)?;
         let flow = record.flow.take()?;
-        record.length = 0;
+        record.length = NO_KEY;
         let link = self.link_mut(index)?;
         link.newer = free;
         let rest = std::mem::replace(&mut link.rest, NO_FLOW);
@@ -235,7 +232,7 @@ impl<V> Records<V> {
 
 /// Any flow that answers for a frame.
 pub(super) struct AnswerFor<'a, V> {
-    pub(super) key: FlowKey<'a>,
+    pub(super) key: &'a FlowKey,
     pub(super) records: &'a Records<V>,
     pub(super) masks: &'a Masks,
 }
