@@ -200,6 +200,7 @@ impl QuickSelect {
 
 /// A condition.
 #[derive(Clone, Debug)]
+#[repr(u8)] // As for steps.
 pub(crate) enum Test {
     Compare(Comparison, Value, Value),
     Masked(Value, u128, u128),
@@ -297,6 +298,7 @@ pub(crate) struct PushedHeader {
 
 /// A step of a control.
 #[derive(Clone, Debug)]
+#[repr(u8)] // What it is, is asked more often than anything else: it is not to be found out from what is in it.
 pub(crate) enum Step {
     Apply {
         table: u16,

@@ -3,7 +3,7 @@
 use super::compile::Compiled;
 use super::control::{Outcome, PortNames, Trace, TracedCopy, Update, WriteError};
 use super::edit::EditedFrame;
-use super::evaluate::{Effects, Evaluator, Frame, OutCopy, Recorder, Target};
+use super::evaluate::{Effects, Evaluation, Evaluator, Frame, OutCopy, Recorder, Target};
 use super::layout::Layout;
 use super::model::Format;
 use super::packet::Packet;
@@ -32,6 +32,7 @@ impl Engine {
             frame_bytes: length,
             wire_bytes: length,
             now,
+            headers: None,
         };
         let program = &self.state.program;
         self.what_if(what_if, (names, now), |snapshot| {
@@ -40,12 +41,13 @@ impl Engine {
                 steps: Vec::new(),
             };
             let mut packet = Packet::new(frame.header, program.metadata.len());
-            let evaluation = Evaluator::new(
+            let mut evaluation = Evaluation::default();
+            Evaluator::new(
                 (&self.state, snapshot),
                 frame,
                 Effects::Preview,
                 &mut recorder,
-                &mut packet,
+                (&mut packet, &mut evaluation),
             )
             .run();
             let outcome = match evaluation.drop {

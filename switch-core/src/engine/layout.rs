@@ -27,7 +27,7 @@ impl Place {
 }
 
 /// The headers of a frame.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     places: [Place; MAX_HEADERS],
     order: [u16; MAX_ORDER],
@@ -165,7 +165,8 @@ impl Layout {
         }
     }
 
-    fn set(&mut self, header: u16, place: Place) -> bool {
+    /// Puts a header that there is elsewhere.
+    pub(crate) fn set(&mut self, header: u16, place: Place) -> bool {
         match self.places.get_mut(usize::from(header)) {
             Some(slot) => {
                 *slot = place;

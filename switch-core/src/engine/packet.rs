@@ -7,11 +7,15 @@
 use super::compile::{Compiled, HeaderField, HeaderKind};
 use super::edit::{Edit, EditList, EditedFrame, Run, TransportChecksum, apply};
 use super::layout::{Layout, MADE_HERE, Place, read_bits};
+use super::parse::{Input, Origin, ParseError, Watch, parse};
 
 /// Bytes of a frame that are parsed and edited.
 pub(crate) const PACKET_BYTES: usize = 256;
 /// Room for headers that are pushed.
 const ROOM_BYTES: usize = PACKET_BYTES + super::edit::MAX_GROWTH_BYTES;
+/// Marks of bits, by byte of the frame as it came; with room to take a word from any of them on.
+type Marks = [u8; PACKET_BYTES + 8];
+
 /// A change to be added to a checksum, once all that is covered has its final value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pending {
@@ -34,11 +38,13 @@ pub(crate) enum FillIn {
 pub(crate) struct Packet {
     bytes: [u8; ROOM_BYTES],
     len: usize,
+    /// How many bytes of the frame came.
+    came: usize,
     pub(crate) layout: Layout,
     /// Bits that have a constant value by now, by byte of the frame as it came.
-    written: [u8; PACKET_BYTES],
+    written: Marks,
     /// Bits that were read, by byte of the frame as it came.
-    looked_at: [u8; PACKET_BYTES],
+    looked_at: Marks,
     /// Lengths of frame and longest piece that the decisions so far hold for.
     pub(crate) frame_lengths: (u32, u32),
     pub(crate) wire_lengths: (u32, u32),
@@ -60,10 +66,11 @@ impl Packet {
     pub(crate) fn new(header: &[u8], metadata: usize) -> Self {
         let mut packet = Self {
             bytes: [0; ROOM_BYTES],
-            len: header.len().min(PACKET_BYTES),
+            len: 0,
+            came: 0,
             layout: Layout::default(),
-            written: [0; PACKET_BYTES],
-            looked_at: [0; PACKET_BYTES],
+            written: [0; PACKET_BYTES + 8],
+            looked_at: [0; PACKET_BYTES + 8],
             frame_lengths: (0, u32::MAX),
             wire_lengths: (0, u32::MAX),
             edits: Vec::new(),
@@ -74,18 +81,22 @@ impl Packet {
             moves: vec![Move::all()],
             meta: vec![0; metadata],
         };
-        for (to, from) in packet.bytes.iter_mut().zip(header).take(PACKET_BYTES) {
-            *to = *from;
-        }
+        packet.fill(header);
         packet
+    }
+
+    fn fill(&mut self, header: &[u8]) {
+        let header = header.get(..PACKET_BYTES).unwrap_or(header);
+        if let Some(bytes) = self.bytes.get_mut(..header.len()) {
+            bytes.copy_from_slice(header);
+        }
+        self.len = header.len();
+        self.came = header.len();
     }
 
     /// Makes it another frame; keeps its memory.
     pub(crate) fn reset(&mut self, header: &[u8]) {
-        self.len = header.len().min(PACKET_BYTES);
-        for (to, from) in self.bytes.iter_mut().zip(header).take(PACKET_BYTES) {
-            *to = *from;
-        }
+        self.fill(header);
         self.written.fill(0);
         self.looked_at.fill(0);
         self.frame_lengths = (0, u32::MAX);
@@ -101,53 +112,142 @@ impl Packet {
         self.layout.clear();
     }
 
+    /// Finds its headers.
+    pub(crate) fn parse(
+        &mut self,
+        program: &Compiled,
+        (frame_bytes, origin): (u32, Origin),
+        watch: &mut impl Watch,
+    ) -> ParseError {
+        let input = Input {
+            bytes: self.bytes.get(..self.len).unwrap_or_default(),
+            frame_bytes: self.changed_length(frame_bytes as usize),
+            origin,
+        };
+        self.layout.clear();
+        parse(program, input, &mut self.layout, watch)
+    }
+
+    /// Has these headers, as frames of its path do; the last one's length is its own.
+    pub(crate) fn take_headers(&mut self, program: &Compiled, headers: &[(u16, Place)]) {
+        self.layout.clear();
+        for &(header, place) in headers {
+            self.layout.found(header, place);
+        }
+        if let Some(&(header, place)) = headers.last()
+            && let Some(spec) = program.headers.get(usize::from(header))
+            && let Some(length) = spec.length
+        {
+            // Its parse found that it fits.
+            let units = (self.peek(length.field) as u16).wrapping_add(length.plus);
+            let bytes = units.wrapping_mul(length.unit_bytes);
+            self.layout.set(header, Place { bytes, ..place });
+        }
+    }
+
     /// The bytes as they are now.
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
     /// Where a header is.
+    #[inline]
     pub(crate) fn place(&self, header: u16) -> Place {
         self.layout.place(header)
     }
 
     /// Bits that were read.
     pub(crate) fn looked_at(&self) -> &[u8] {
-        &self.looked_at
+        self.looked_at.get(..PACKET_BYTES).unwrap_or_default()
     }
 
-    /// Notes that bits of a header count.
+    /// How many they are.
+    pub(crate) fn bits_looked_at(&self) -> u32 {
+        let (words, _) = self.looked_at().as_chunks();
+        let ones = |&word: &[u8; 8]| u64::from_ne_bytes(word).count_ones();
+        // Behind the frame as it came there are none.
+        let words = words.iter().take(self.came.div_ceil(8));
+        words.map(ones).sum()
+    }
+
+    /// Notes that a field of a header counts.
+    #[inline]
     pub(crate) fn look_at(&mut self, field: HeaderField) {
-        let place = self.place(field.header);
+        self.look_at_place(self.place(field.header), field);
+    }
+
+    #[inline]
+    fn look_at_place(&mut self, place: Place, field: HeaderField) {
         if place.is_valid() && place.origin != MADE_HERE {
-            self.look_at_origin(place.origin, field.bit, field.bits);
+            for_each_word(field.bit, field.bits, |byte, ones, _| {
+                self.note(usize::from(place.origin) + byte, ones);
+            });
         }
     }
 
-    fn look_at_origin(&mut self, origin: u16, bit: u16, bits: u16) {
-        for_each_byte(bit, bits, |byte, mask| {
-            let at = usize::from(origin) + byte;
-            if let (Some(looked_at), Some(written)) =
-                (self.looked_at.get_mut(at), self.written.get(at))
-            {
-                *looked_at |= mask & !written;
-            }
-        });
+    /// Notes that some bits of a field of a header count.
+    pub(crate) fn look_at_bits(&mut self, field: HeaderField, bits: u128) {
+        let place = self.place(field.header);
+        if place.is_valid() && place.origin != MADE_HERE {
+            for_each_word(field.bit, field.bits, |byte, ones, left| {
+                let bits = match left {
+                    ..0 => (bits as u64).checked_shl(left.unsigned_abs()),
+                    0.. => bits
+                        .checked_shr(left.unsigned_abs())
+                        .map(|bits| bits as u64),
+                };
+                self.note(usize::from(place.origin) + byte, bits.unwrap_or(0) & ones);
+            });
+        }
+    }
+
+    /// Notes bits of the word from a byte on, but for those that have a constant value by now.
+    #[inline]
+    fn note(&mut self, at: usize, bits: u64) {
+        if let (Some(looked_at), Some(written)) =
+            (word_mut(&mut self.looked_at, at), word(&self.written, at))
+        {
+            let bits = bits & !u64::from_be_bytes(*written);
+            *looked_at = (u64::from_be_bytes(*looked_at) | bits).to_be_bytes();
+        }
     }
 
     /// The value of a header's field; 0 when it is not part of the frame.
     pub(crate) fn get(&mut self, field: HeaderField) -> u128 {
-        self.look_at(field);
-        self.peek(field)
+        let place = self.place(field.header);
+        let (first, head) = (usize::from(field.bit / 8), field.bit % 8);
+        let at = usize::from(place.at) + first;
+        let end = at * 8 + usize::from(head + field.bits);
+        // Nearly all fields are in one word.
+        if let Some(behind) = 64u16.checked_sub(head + field.bits)
+            && (place.is_valid() && field.bits > 0 && end <= self.len * 8)
+            && let Some(word) = self.bytes.get(at..).and_then(|bytes| bytes.first_chunk())
+        {
+            let ones = u64::MAX >> (64 - field.bits);
+            let value = u64::from_be_bytes(*word) >> behind & ones;
+            if place.origin != MADE_HERE {
+                self.note(usize::from(place.origin) + first, ones << behind);
+            }
+            return value.into();
+        }
+        self.look_at_place(place, field);
+        self.peek_place(place, field)
     }
 
     /// The same, without depending on it.
     pub(crate) fn peek(&self, field: HeaderField) -> u128 {
-        let place = self.place(field.header);
-        if !place.is_valid() {
+        self.peek_place(self.place(field.header), field)
+    }
+
+    #[inline]
+    fn peek_place(&self, place: Place, field: HeaderField) -> u128 {
+        let end = usize::from(place.at) * 8 + usize::from(field.bit + field.bits);
+        if !place.is_valid() || end > self.len * 8 {
             return 0;
         }
-        read_bits(self.bytes(), place.at.into(), field.bit, field.bits).unwrap_or(0)
+        // What is behind the frame is shifted out: so nearly all fields are in one word.
+        read_bits(&self.bytes, place.at.into(), field.bit, field.bits).unwrap_or(0)
     }
 
     /// Writes a header's field, with the checksums that cover it; without effect when it is not part of the frame.
@@ -182,13 +282,12 @@ impl Packet {
         let Some(bytes) = self.bytes.get_mut(at..at + len) else {
             return;
         };
-        copy(&mut old, bytes);
+        let (Some(old), Some(new)) = (old.get_mut(..len), new.get_mut(..len)) else {
+            return;
+        };
+        old.copy_from_slice(bytes);
         write_bits(bytes, field.bit % 8, field.bits, value);
-        copy(&mut new, bytes);
-        let (old, new) = (
-            old.get(..len).unwrap_or_default(),
-            new.get(..len).unwrap_or_default(),
-        );
+        new.copy_from_slice(bytes);
         self.fills
             .retain(|&(place, _)| !(at..at + len).contains(&usize::from(place)));
         if old == new && cover != Cover::None {
@@ -199,14 +298,10 @@ impl Packet {
             at: at as u16,
             bytes: Run::new(new),
         });
-        if place.origin != MADE_HERE {
-            for_each_byte(field.bit, field.bits, |byte, mask| {
-                if let Some(written) = self.written.get_mut(usize::from(place.origin) + byte) {
-                    *written |= mask;
-                }
-            });
+        self.overwrote(field.header, field.bit, field.bits);
+        if cover != Cover::None {
+            self.account(program, cover, delta(old, new, first % 2 == 1));
         }
-        self.account(program, cover, delta(old, new, first % 2 == 1));
         if self.has_transport_before(program, field.header) {
             let change = delta(old, new, at % 2 == 1);
             self.account_outer(program, (field.header, cover), change);
@@ -382,6 +477,7 @@ impl Packet {
     }
 
     /// Before a checksum is read or replaced: what was changed so far is made part of it.
+    #[inline]
     pub(crate) fn settle_if_checksum(&mut self, program: &Compiled, field: HeaderField) {
         if self.pending.is_empty() {
             return;
@@ -396,6 +492,12 @@ impl Packet {
     /// The length of the frame, which came with this one.
     pub(crate) fn changed_length(&self, frame_bytes: usize) -> usize {
         frame_bytes.saturating_add_signed(self.length_delta)
+    }
+
+    /// The value of a field of metadata.
+    #[inline]
+    pub(crate) fn meta(&self, index: u16) -> u128 {
+        self.meta.get(usize::from(index)).copied().unwrap_or(0)
     }
 
     /// What has to wait until the frame leaves.
@@ -564,9 +666,10 @@ impl Packet {
     pub(crate) fn overwrote(&mut self, header: u16, bit: u16, bits: u16) {
         let place = self.place(header);
         if place.is_valid() && place.origin != MADE_HERE {
-            for_each_byte(bit, bits, |byte, mask| {
-                if let Some(written) = self.written.get_mut(usize::from(place.origin) + byte) {
-                    *written |= mask;
+            for_each_word(bit, bits, |byte, ones, _| {
+                if let Some(written) = word_mut(&mut self.written, usize::from(place.origin) + byte)
+                {
+                    *written = (u64::from_be_bytes(*written) | ones).to_be_bytes();
                 }
             });
         }
@@ -622,8 +725,10 @@ impl Packet {
     /// What was done to the frame.
     pub(crate) fn edits(&mut self, program: &Compiled) -> EditList {
         self.settle_checksums(program);
-        let mut edits = Vec::with_capacity(self.edits.len() + self.fills.len());
-        edits.extend_from_slice(&self.edits);
+        if self.fills.is_empty() {
+            return EditList::new(&self.edits);
+        }
+        let mut edits = self.edits.clone();
         // Lengths first: checksums cover them.
         for &(at, what) in &self.fills {
             if let FillIn::LengthFrom(distance) = what {
@@ -767,7 +872,44 @@ pub(crate) fn for_each_byte(bit: u16, bits: u16, mut note: impl FnMut(usize, u8)
     }
 }
 
+/// Calls `note` with each word that a run of bits is in: its first byte, the bits of it that belong to the run, and how far the last
+/// bit of the run is behind the word's, or before it when that is negative.
+#[inline]
+fn for_each_word(bit: u16, bits: u16, mut note: impl FnMut(usize, u64, i32)) {
+    let (mut bit, mut left) = (bit, bits);
+    while left > 0 {
+        let head = bit % 8;
+        let take = left.min(64 - head);
+        left -= take;
+        let behind = 64 - head - take;
+        let ones = u64::MAX >> (64 - take) << behind;
+        note(
+            usize::from(bit / 8),
+            ones,
+            i32::from(left) - i32::from(behind),
+        );
+        bit += take;
+    }
+}
+
+#[inline]
+fn word(marks: &Marks, at: usize) -> Option<&[u8; 8]> {
+    marks.get(at..)?.first_chunk()
+}
+
+#[inline]
+fn word_mut(marks: &mut Marks, at: usize) -> Option<&mut [u8; 8]> {
+    marks.get_mut(at..)?.first_chunk_mut()
+}
+
 fn write_bits(bytes: &mut [u8], bit: u16, bits: u16, value: u128) {
+    if bit == 0 && usize::from(bits) == bytes.len() * 8 {
+        let value = value.to_be_bytes();
+        if let Some((_, value)) = value.split_at_checked(value.len() - bytes.len()) {
+            bytes.copy_from_slice(value);
+        }
+        return;
+    }
     let mut left = bits;
     let mut at = bit;
     for byte in bytes {
@@ -781,12 +923,6 @@ fn write_bits(bytes: &mut [u8], bit: u16, bits: u16, value: u128) {
         *byte = *byte & !mask | part << shift;
         left -= take;
         at = 0;
-    }
-}
-
-fn copy(to: &mut [u8], from: &[u8]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
     }
 }
 
@@ -809,10 +945,12 @@ pub(crate) fn delta(old: &[u8], new: &[u8], odd: bool) -> u16 {
 }
 
 /// The field's value within its width.
+#[inline]
 pub(crate) fn within(bits: u16, value: u128) -> u128 {
-    if bits >= 128 {
-        value
-    } else {
-        value & ((1 << bits) - 1)
+    match bits {
+        0 => 0,
+        1..=64 => (value as u64 & u64::MAX >> (64 - bits)).into(),
+        65..128 => value & u128::MAX >> (128 - bits),
+        128.. => value,
     }
 }

@@ -10,7 +10,7 @@ use super::compile::{
 };
 use super::evaluate::TcpPlace;
 use super::known::Known;
-use super::layout::Layout;
+use super::layout::{Layout, Place};
 use super::packet::{PACKET_BYTES, for_each_byte};
 use super::parse::{ParseError, Watch};
 use super::pattern::{Masked, Pattern};
@@ -36,6 +36,8 @@ pub(crate) struct Path {
     pub tcp: Option<TcpPlace>,
     /// What its frames look like.
     pattern: Option<Pattern>,
+    /// Its headers in order, unless its parse ends with an error; the last one's length is each frame's own.
+    pub headers: Option<Box<[(u16, Place)]>>,
 }
 
 /// A word of a frame.
@@ -322,6 +324,12 @@ impl Paths {
             beside: beside.map(|index| word((index, 0))).collect(),
             tcp: TcpPlace::of(known, layout),
             pattern,
+            headers: (error == ParseError::None).then(|| {
+                let headers = layout.order().iter();
+                headers
+                    .map(|&header| (header, layout.place(header)))
+                    .collect()
+            }),
         });
         self.paths.last()
     }

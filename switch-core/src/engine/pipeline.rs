@@ -11,8 +11,7 @@ use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, M
 use super::compile::Next;
 use super::edit::EditList;
 use super::evaluate::{
-    Conditions, Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget,
-    Unobserved,
+    Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget, Unobserved,
 };
 use super::layout::Layout;
 use super::packet::{PACKET_BYTES, Packet};
@@ -167,6 +166,7 @@ pub struct EnginePipeline {
     /// What became of reading ahead: it means nothing, but that somebody has read.
     touched: u64,
     packet: Box<Packet>,
+    evaluation: Evaluation,
     outcomes: Outcomes,
     budgets: Vec<TokenBucket>,
     uncounted: Vec<FlowRef>,
@@ -199,6 +199,7 @@ impl EnginePipeline {
             next_foreseen: 0,
             touched: 0,
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
+            evaluation: Evaluation::default(),
             outcomes: Outcomes::new(),
             budgets: Vec::new(),
             uncounted: Vec::new(),
@@ -485,23 +486,18 @@ impl EnginePipeline {
         let engine = Arc::clone(&self.engine);
         // Before anything is read that a change may concern.
         let mut generation = Self::generation(&engine);
-        let mut evaluation = self.evaluate(&engine, in_port, frame);
+        self.evaluate(&engine, in_port, frame, path);
         for _ in 0..ATTEMPTS {
             if engine.is_readable(&self.snapshot) {
                 break;
             }
             generation = Self::generation(&engine);
-            evaluation = self.evaluate(&engine, in_port, frame);
+            self.evaluate(&engine, in_port, frame, path);
         }
         let frame_bytes = frame.frame_bytes;
-        let copies: Arc<[OutCopy]> = evaluation.copies.into();
-        let decision = decision(evaluation.drop, &copies);
-        let seen: Box<[Arc<Seen>]> = evaluation
-            .entries
-            .iter()
-            .filter_map(|entry| entry.seen.clone())
-            .collect();
-        for seen in &seen {
+        let evaluation = &mut self.evaluation;
+        let decision = decision(evaluation.drop, &mut evaluation.copies);
+        for seen in &evaluation.seen {
             seen.add(1, frame_bytes.into(), self.now);
         }
         for &(counter, index) in &evaluation.counts {
@@ -509,29 +505,25 @@ impl EnginePipeline {
                 counts.add(index, 1, frame_bytes.into());
             }
         }
-        match (evaluation.conditions, path) {
-            (Some(conditions), Some(path)) if engine.is_readable(&self.snapshot) => {
+        match path.filter(|_| evaluation.is_repeatable) {
+            Some(path) if engine.is_readable(&self.snapshot) => {
+                let conditions = &evaluation.conditions;
                 let (connection, direction) = match conditions.connection {
                     Some((connection, direction)) => (connection, Some(direction)),
                     None => (ConnId::from_bits(0), None),
                 };
                 let frame_lengths = self.packet.frame_lengths;
+                let counts_something = !evaluation.seen.is_empty() || !evaluation.counts.is_empty();
                 let remembered = Remembered {
                     valid_until: conditions.valid_until,
                     direction,
                     has_frame_lengths: frame_lengths != ANY_LENGTH,
                     has_meters: !evaluation.meters.is_empty(),
-                    counts_something: !seen.is_empty() || !evaluation.counts.is_empty(),
+                    counts_something,
                     decision: Short::of(&decision),
                     connection,
                     wire_lengths: self.packet.wire_lengths,
-                    rest: Box::new(Rest::new(
-                        (decision.clone(), frame_lengths),
-                        conditions,
-                        (evaluation.meters, evaluation.sends),
-                        seen,
-                        evaluation.counts,
-                    )),
+                    rest: Box::new(Rest::new((decision.clone(), frame_lengths), evaluation)),
                 };
                 self.remember((in_port, frame.header), path, remembered, generation);
             }
@@ -540,7 +532,13 @@ impl EnginePipeline {
         give(&mut self.outcomes, &decision)
     }
 
-    fn evaluate(&mut self, engine: &Engine, in_port: PortId, frame: &FrameInfo<'_>) -> Evaluation {
+    fn evaluate(
+        &mut self,
+        engine: &Engine,
+        in_port: PortId,
+        frame: &FrameInfo<'_>,
+        path: Option<u16>,
+    ) {
         if !engine.is_published(&self.snapshot) {
             self.snapshot = engine.snapshot();
         }
@@ -557,15 +555,16 @@ impl EnginePipeline {
             frame_bytes: frame.frame_bytes,
             wire_bytes: frame.wire_bytes,
             now: self.now,
+            headers: path.and_then(|path| self.paths.by_number(path)?.headers.as_deref()),
         };
         Evaluator::new(
             (&engine.state, &self.snapshot),
             frame,
             Effects::Live(budget),
             &mut Unobserved,
-            &mut self.packet,
+            (&mut self.packet, &mut self.evaluation),
         )
-        .run()
+        .run();
     }
 
     fn remember(
@@ -592,9 +591,8 @@ impl EnginePipeline {
             covered += mask.count_ones();
             words += 1;
         }
-        let all: u32 = looked_at.iter().map(|byte| byte.count_ones()).sum();
         // What the key does not have cannot be compared: what only a second parse came to, as a rule.
-        if all != covered {
+        if self.packet.bits_looked_at() != covered {
             return;
         }
         let masks = masks.get(..words).unwrap_or_default();
@@ -608,24 +606,19 @@ impl EnginePipeline {
 }
 
 impl Rest {
-    fn new(
-        (decision, frame_lengths): (Decision, (u32, u32)),
-        conditions: Conditions,
-        (meters, sends): (Vec<Metered>, usize),
-        seen: Box<[Arc<Seen>]>,
-        counts: Vec<(u16, u32)>,
-    ) -> Self {
+    fn new((decision, frame_lengths): (Decision, (u32, u32)), evaluation: &mut Evaluation) -> Self {
+        let conditions = &evaluation.conditions;
         Self {
             decision,
             frame_lengths,
             counters: conditions.tables.counters().into(),
             sum: conditions.tables.sum(),
-            stations: conditions.stations.into(),
+            stations: conditions.stations.as_slice().into(),
             station_sum: conditions.station_sum,
-            meters: meters.into(),
-            sends,
-            seen,
-            counts: counts.into(),
+            meters: evaluation.meters.drain(..).collect(),
+            sends: evaluation.sends,
+            seen: evaluation.seen.drain(..).collect(),
+            counts: evaluation.counts.as_slice().into(),
         }
     }
 }
@@ -726,8 +719,9 @@ impl Short {
     }
 }
 
-fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
-    match (drop, &**copies) {
+/// Takes what is to be done to a single copy along.
+fn decision(drop: Option<DropReason>, copies: &mut [OutCopy]) -> Decision {
+    match (drop, copies) {
         (Some(reason), []) => Decision::Drop(reason),
         (None, []) => Decision::Drop(DropReason::NoDestination),
         (
@@ -739,10 +733,10 @@ fn decision(drop: Option<DropReason>, copies: &Arc<[OutCopy]>) -> Decision {
                 },
             ],
         ) => match PortId::new(*port) {
-            Some(port) => Decision::Output(port, edits.clone()),
+            Some(port) => Decision::Output(port, edits.take()),
             None => Decision::Drop(DropReason::NoDestination),
         },
-        (drop, _) => Decision::Copies(Arc::clone(copies), drop),
+        (drop, copies) => Decision::Copies((&*copies).into(), drop),
     }
 }
 

@@ -85,7 +85,10 @@ impl Seen {
         if frames > 0 {
             self.frames.fetch_add(frames, Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.last_ms.fetch_max(last.0, Ordering::Relaxed);
+            // Nearly always there is nothing to swap.
+            if self.last_ms.load(Ordering::Relaxed) < last.0 {
+                self.last_ms.fetch_max(last.0, Ordering::Relaxed);
+            }
         }
     }
 

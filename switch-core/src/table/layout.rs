@@ -10,12 +10,12 @@ use super::trie::STRIDE;
 /// A part of a field that lies in one word.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    field: usize,
+    field: u8,
     /// How far the piece's bits are shifted up in the field.
-    in_field: u32,
-    word: usize,
+    in_field: u8,
+    word: u8,
     /// How far they are shifted up in the word.
-    in_word: u32,
+    in_word: u8,
     /// As many ones as the piece has bits.
     ones: u64,
 }
@@ -51,10 +51,10 @@ impl Layout {
                 let bits = left.min(64 - at % 64);
                 left -= bits;
                 pieces.push(Piece {
-                    field: index,
-                    in_field: left,
-                    word: (at / 64) as usize,
-                    in_word: 64 - at % 64 - bits,
+                    field: index as u8,
+                    in_field: left as u8,
+                    word: (at / 64) as u8,
+                    in_word: (64 - at % 64 - bits) as u8,
                     ones: u64::MAX >> (64 - bits),
                 });
                 at += bits;
@@ -89,9 +89,16 @@ impl Layout {
     pub(super) fn pack<const W: usize>(&self, values: &[u128]) -> [u64; W] {
         let mut words = [0; W];
         for piece in &self.pieces {
-            if let (Some(word), Some(value)) = (words.get_mut(piece.word), values.get(piece.field))
-            {
-                *word |= ((value >> piece.in_field) as u64 & piece.ones) << piece.in_word;
+            let value = values.get(usize::from(piece.field));
+            let value = value.copied().unwrap_or(0);
+            // In a single word every field is one piece.
+            let part = if W == 1 {
+                value as u64
+            } else {
+                (value >> piece.in_field) as u64
+            };
+            if let Some(word) = words.get_mut(usize::from(piece.word)) {
+                *word |= (part & piece.ones) << piece.in_word;
             }
         }
         words
@@ -101,9 +108,14 @@ impl Layout {
     #[inline]
     pub(super) fn unpack_into<const W: usize>(&self, words: &[u64; W], fields: &mut [u128]) {
         for piece in &self.pieces {
-            if let (Some(word), Some(field)) = (words.get(piece.word), fields.get_mut(piece.field))
+            let Some(word) = words.get(usize::from(piece.word)) else {
+                continue;
+            };
+            let part = word >> piece.in_word & piece.ones;
+            if part != 0
+                && let Some(field) = fields.get_mut(usize::from(piece.field))
             {
-                *field |= u128::from(word >> piece.in_word & piece.ones) << piece.in_field;
+                *field |= u128::from(part) << piece.in_field;
             }
         }
     }

@@ -60,6 +60,7 @@ impl<T> Chunked<T> {
 pub(super) struct Slab<T> {
     items: Chunked<T>,
     free: Chunked<u32>,
+    len: usize,
 }
 
 impl<T> Slab<T> {
@@ -67,12 +68,13 @@ impl<T> Slab<T> {
         Self {
             items: Chunked::new(),
             free: Chunked::new(),
+            len: 0,
         }
     }
 
     /// Items that live.
     pub(super) fn len(&self) -> usize {
-        self.items.len() - self.free.len()
+        self.len
     }
 
     /// One above the highest index ever given.
@@ -97,6 +99,7 @@ impl<T> Slab<T> {
 
     /// Puts an item into the place freed last, or a new one.
     pub(super) fn insert(&mut self, item: T) -> u32 {
+        self.len += 1;
         if let Some(index) = self.free.pop()
             && let Some(place) = self.items.get_mut(index)
         {
@@ -112,6 +115,7 @@ impl<T> Slab<T> {
     pub(super) fn remove(&mut self, index: u32, rest: T) -> Option<T> {
         let item = std::mem::replace(self.items.get_mut(index)?, rest);
         self.free.push(index);
+        self.len -= 1;
         Some(item)
     }
 }

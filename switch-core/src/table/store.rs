@@ -2,16 +2,17 @@
 //!
 //! [`Store`] is made for a number of words, so that keys are compared and hashed without loops; [`Storage`] is what they all can.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Epoch;
 use super::counter_plan::CounterPlan;
 use super::counters::{ChangeCounters, CounterRange, Dependencies};
-use super::entry::{Entry, EntryHandle, Hit};
+use super::entry::{Entry, EntryHandle};
 use super::error::TableError;
 use super::index::{Index, Plan, Wanted};
 use super::key::CanonicalKey;
+use super::layout::or_into;
 use super::seed::Seed;
 use super::state::State;
 
@@ -42,13 +43,12 @@ pub(super) trait Storage<A>: Send + Sync {
     fn entry(&self, handle: EntryHandle, at: Epoch) -> Option<Entry<A>>;
     fn scan(&self, after: Option<EntryHandle>, limit: usize, at: Epoch) -> Vec<Entry<A>>;
     fn len(&self, at: Epoch) -> usize;
-    fn lookup(
+    fn look_up(
         &self,
-        values: &[u128],
-        at: Epoch,
-        looked_at: &mut [u128],
-        on: &mut Dependencies,
-    ) -> Option<Hit<A>>;
+        key: (&[u128], Epoch),
+        depended: (&mut [u128], &mut Dependencies),
+        found: &mut dyn FnMut(EntryHandle, &Arc<A>),
+    );
 }
 
 pub(super) struct Store<A, const W: usize> {
@@ -56,6 +56,8 @@ pub(super) struct Store<A, const W: usize> {
     counters: CounterPlan<W>,
     /// The latest epoch whose counters were bumped, or are about to be.
     bumped: AtomicU64,
+    /// Whether there may be versions. Not before an epoch is published in which there are any.
+    has_versions: AtomicBool,
     state: RwLock<State<A, W>>,
 }
 
@@ -73,6 +75,7 @@ impl<A, const W: usize> Store<A, W> {
             plan,
             counters,
             bumped: AtomicU64::new(0),
+            has_versions: AtomicBool::new(false),
             state: RwLock::new(State::new(index)),
         }
     }
@@ -84,6 +87,20 @@ impl<A, const W: usize> Store<A, W> {
 
     fn write(&self) -> RwLockWriteGuard<'_, State<A, W>> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After the counters were read: at an epoch that was overtaken they may count a change that is not seen.
+    #[inline]
+    fn forbid_if_bumped(&self, at: Epoch, on: &mut Dependencies) {
+        if self.bumped.load(Ordering::Acquire) > at.0 {
+            on.forbid();
+        }
+    }
+
+    /// To be called while nothing can be added.
+    fn note_versions(&self, state: &State<A, W>) {
+        let has_versions = state.versions.len() > 0;
+        self.has_versions.store(has_versions, Ordering::Release);
     }
 
     /// Bumps for some steps of an epoch, from the one given on; the one to go on with.
@@ -105,7 +122,9 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         value: Arc<A>,
         at: Epoch,
     ) -> Result<EntryHandle, TableError> {
-        self.write().insert(&self.plan, key, value, at)
+        let mut state = self.write();
+        self.has_versions.store(true, Ordering::Release);
+        state.insert(&self.plan, key, value, at)
     }
 
     fn replace(
@@ -129,6 +148,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
                 match state.undo_last_step(&self.plan, at) {
                     Some(freed) => dropped.extend(freed),
                     None => {
+                        self.note_versions(&state);
                         if let Some(staged) = state.staged.remove(&at) {
                             state.live = state.live.saturating_add_signed(-staged.growth as isize);
                         }
@@ -190,6 +210,7 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
                     }
                 }
                 if step.is_none() {
+                    self.note_versions(&state);
                     state.staged.remove(&due);
                     break;
                 }
@@ -238,48 +259,50 @@ impl<A: Send + Sync, const W: usize> Storage<A> for Store<A, W> {
         state.live.saturating_add_signed(-growth as isize)
     }
 
-    #[inline]
-    fn lookup(
+    fn look_up(
         &self,
-        values: &[u128],
-        at: Epoch,
-        looked_at: &mut [u128],
-        on: &mut Dependencies,
-    ) -> Option<Hit<A>> {
+        (values, at): (&[u128], Epoch),
+        (looked_at, on): (&mut [u128], &mut Dependencies),
+        found: &mut dyn FnMut(EntryHandle, &Arc<A>),
+    ) {
+        if !self.has_versions.load(Ordering::Acquire) {
+            // Read before the table, as the others: so it is asked once more.
+            self.counters.depend_on_emptiness(on);
+            if !self.has_versions.load(Ordering::Acquire) {
+                return self.forbid_if_bumped(at, on);
+            }
+        }
         let wanted = Wanted {
             words: self.plan.layout.pack(values),
             values,
             at,
         };
-        // Nothing is staged while this is held, so counters that are read now are read before any change that they do not count.
-        let state = self.read();
-        let told_apart = if state.versions.len() == 0 {
-            self.counters.depend_on_emptiness(on);
-            [0; W]
-        } else {
-            self.counters.depend(&wanted.words, on);
-            self.counters.told_apart()
-        };
-        if self.bumped.load(Ordering::Acquire) > at.0 {
-            on.forbid();
-        }
         let mut looked = [0; W];
-        let hit = state
-            .index
-            .lookup(&self.plan, &state.versions, &wanted, &mut looked)
-            .and_then(|index| {
-                let version = state.versions.get(index)?;
-                Some(Hit {
-                    handle: EntryHandle::new(version.entry, version.generation),
-                    value: Arc::clone(version.value.as_ref()?),
-                })
-            });
-        drop(state);
-        // The counters are those of this key: of another that differs in these bits they say nothing.
-        for (looked, bits) in looked.iter_mut().zip(told_apart) {
-            *looked |= bits;
+        {
+            // Nothing is staged while this is held, so counters that are read now are read before any change that they do not count.
+            let state = self.read();
+            let is_empty = state.versions.len() == 0;
+            if is_empty {
+                self.counters.depend_on_emptiness(on);
+            } else {
+                self.counters.depend(&wanted.words, on);
+            }
+            self.forbid_if_bumped(at, on);
+            if is_empty {
+                return;
+            }
+            let (plan, versions) = (&self.plan, &state.versions);
+            let index = state.index.lookup(plan, versions, &wanted, &mut looked);
+            if let Some(version) = index.and_then(|index| versions.get(index))
+                && let Some(value) = &version.value
+            {
+                found(EntryHandle::new(version.entry, version.generation), value);
+            }
         }
-        self.plan.layout.unpack_into(&looked, looked_at);
-        hit
+        if !looked_at.is_empty() {
+            // The counters are those of this key: of another that differs in these bits they say nothing.
+            or_into(&mut looked, &self.counters.told_apart());
+            self.plan.layout.unpack_into(&looked, looked_at);
+        }
     }
 }

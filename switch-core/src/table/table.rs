@@ -167,6 +167,24 @@ impl<A: Send + Sync + 'static> Table<A> {
         looked_at: &mut [u128],
         on: &mut Dependencies,
     ) -> Option<Hit<A>> {
-        self.store.lookup(values, at, looked_at, on)
+        let mut hit = None;
+        self.look_up((values, at), (looked_at, on), &mut |handle, value| {
+            let value = Arc::clone(value);
+            hit = Some(Hit { handle, value });
+        });
+        hit
+    }
+
+    /// The same, for whoever needs but a part of what the entry means: `found` is called with that, while the table cannot change.
+    ///
+    /// With fewer fields in `looked_at` than the key has, those that are missing are not told of.
+    #[inline]
+    pub fn look_up(
+        &self,
+        (values, at): (&[u128], Epoch),
+        (looked_at, on): (&mut [u128], &mut Dependencies),
+        found: &mut dyn FnMut(EntryHandle, &Arc<A>),
+    ) {
+        self.store.look_up((values, at), (looked_at, on), found);
     }
 }

@@ -30,9 +30,10 @@ impl Run {
     /// These bytes; what is beyond [`EDIT_RUN_BYTES`] is left out.
     pub fn new(from: &[u8]) -> Self {
         let mut run = Self::default();
-        for (to, from) in run.bytes.iter_mut().zip(from) {
-            *to = *from;
-            run.len += 1;
+        let from = from.get(..EDIT_RUN_BYTES).unwrap_or(from);
+        if let Some(bytes) = run.bytes.get_mut(..from.len()) {
+            bytes.copy_from_slice(from);
+            run.len = from.len() as u8;
         }
         run
     }
@@ -110,18 +111,37 @@ pub enum TransportChecksum {
     Udp,
 }
 
+/// Edits that a list holds itself: as many as a routed and translated frame has.
+const FEW_EDITS: usize = 8;
+
+/// Edits in one piece with what holds them, unless they are many.
+#[derive(Clone, Debug)]
+enum Edits {
+    Few([Edit; FEW_EDITS], usize),
+    Many(Box<[Edit]>),
+}
+
 /// Edits, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct EditList {
-    edits: Vec<Edit>,
+    edits: Edits,
     /// How many come before the first that moves bytes.
     in_place: usize,
     length_delta: isize,
 }
 
+impl PartialEq for EditList {
+    fn eq(&self, other: &Self) -> bool {
+        self.edits() == other.edits()
+    }
+}
+
+impl Eq for EditList {}
+
 impl EditList {
     /// These edits.
-    pub fn new(edits: Vec<Edit>) -> Self {
+    pub fn new(edits: impl AsRef<[Edit]>) -> Self {
+        let edits = edits.as_ref();
         let moved = |edit: &Edit| match edit {
             Edit::Insert { bytes, .. } => bytes.bytes().len() as isize,
             Edit::Remove { bytes, .. } => -(*bytes as isize),
@@ -133,18 +153,31 @@ impl EditList {
                 .take_while(|edit| !matches!(edit, Edit::Insert { .. } | Edit::Remove { .. }))
                 .count(),
             length_delta: edits.iter().map(moved).sum(),
-            edits,
+            edits: {
+                let mut few = [Edit::Remove { at: 0, bytes: 0 }; FEW_EDITS];
+                match few.get_mut(..edits.len()) {
+                    Some(place) => {
+                        place.copy_from_slice(edits);
+                        Edits::Few(few, edits.len())
+                    }
+                    None => Edits::Many(edits.into()),
+                }
+            },
         }
     }
 
     /// The edits.
+    #[inline]
     pub fn edits(&self) -> &[Edit] {
-        &self.edits
+        match &self.edits {
+            Edits::Few(edits, len) => edits.get(..*len).unwrap_or_default(),
+            Edits::Many(edits) => edits,
+        }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.edits.is_empty()
+        self.edits().is_empty()
     }
 
     /// How many bytes longer the edited frame is.
@@ -154,7 +187,7 @@ impl EditList {
 
     /// Whether every byte that is not written stays where it is.
     pub fn is_in_place(&self) -> bool {
-        self.in_place == self.edits.len()
+        self.in_place == self.edits().len()
     }
 
     /// The edits before the first that moves bytes, and that one with those after it.
@@ -162,7 +195,7 @@ impl EditList {
     /// What is put around a frame can only be put around each of the pieces that it is cut into, but a translation of addresses has
     /// to come before the cut: an IP fragment has no ports.
     pub fn split(&self) -> (&[Edit], &[Edit]) {
-        self.edits
+        self.edits()
             .split_at_checked(self.in_place)
             .unwrap_or_default()
     }
@@ -173,7 +206,7 @@ impl EditList {
     /// See [`apply`].
     #[inline]
     pub fn apply(&self, frame: &mut EditedFrame<'_>) -> Result<(), DropReason> {
-        apply(&self.edits, frame)
+        apply(self.edits(), frame)
     }
 }
 

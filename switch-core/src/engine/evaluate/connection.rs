@@ -374,8 +374,8 @@ impl<O: Observer> Evaluator<'_, O> {
         };
         match tracked.conn {
             // Two connections cannot both be asked about each frame.
-            Some(conn) if tracked.cacheable && self.connection.is_none() => {
-                self.connection = Some((conn, tracked.direction));
+            Some(conn) if tracked.cacheable && self.out.conditions.connection.is_none() => {
+                self.out.conditions.connection = Some((conn, tracked.direction));
             }
             _ => self.remember = false,
         }

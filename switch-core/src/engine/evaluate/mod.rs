@@ -18,12 +18,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic;
 
-use super::compile::{Compiled, Field, HeaderField, Next, StdField, Step, Test, Value};
+use super::compile::{Comparison, Compiled, Field, Next, StdField, Step, Test, Value};
 use super::edit::EditList;
+use super::layout::Place;
 use super::packet::{Packet, within};
 use super::params::Unpacked;
-use super::parse::{Input, Origin, ParseError, compare, parse};
-use super::state::{EntryAction, MeterSetting, Snapshot, State};
+use super::parse::{Origin, ParseError, compare};
+use super::state::{EntryAction, MeterSetting, Seen, Snapshot, State};
 use crate::conntrack::{ConnId, Direction, Tracked};
 use crate::drop_reason::DropReason;
 use crate::mac_table::EpochBucket;
@@ -55,6 +56,8 @@ pub(crate) struct Frame<'a> {
     pub wire_bytes: u32,
     /// When.
     pub now: Millis,
+    /// The headers of its path, if that is known.
+    pub headers: Option<&'a [(u16, Place)]>,
 }
 
 /// What an evaluation may change.
@@ -96,7 +99,7 @@ pub(crate) struct Metered {
 }
 
 /// What a verdict depends on besides the bits that were looked at.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Conditions {
     /// Counters of tables and groups.
     pub tables: Dependencies,
@@ -109,23 +112,56 @@ pub(crate) struct Conditions {
     pub connection: Option<(ConnId, Direction)>,
 }
 
-/// The outcome.
-#[derive(Clone, Debug)]
+impl Default for Conditions {
+    fn default() -> Self {
+        Self {
+            tables: Dependencies::new(),
+            stations: Vec::new(),
+            station_sum: 0,
+            valid_until: Millis(u64::MAX),
+            connection: None,
+        }
+    }
+}
+
+/// The outcome, in memory that one evaluation after the other uses.
+#[derive(Debug, Default)]
 pub(crate) struct Evaluation {
     /// Why the frame goes nowhere, when it is so; copies may be sent even then.
     pub drop: Option<DropReason>,
     pub copies: Vec<OutCopy>,
-    /// Entries that count the frame.
-    pub entries: Vec<Arc<EntryAction>>,
-    /// Meters it passed, and why a frame that does not is dropped.
+    /// Of the entries that count the frame.
+    pub seen: Vec<Arc<Seen>>,
     /// Meters it passed.
     pub meters: Vec<Metered>,
     /// Copies that left by ports, mirrors apart.
     pub sends: usize,
     /// Counters that count it.
     pub counts: Vec<(u16, u32)>,
-    /// Under what it may be remembered; `None`: not at all.
-    pub conditions: Option<Conditions>,
+    /// Whether it may be remembered, under these conditions.
+    pub is_repeatable: bool,
+    pub conditions: Conditions,
+    /// Room for the bits of a key that counted in a lookup, and for the arguments of the action that it found.
+    looked_at: Vec<u128>,
+    args: Vec<u128>,
+}
+
+impl Evaluation {
+    fn clear(&mut self) {
+        self.drop = None;
+        self.copies.clear();
+        self.seen.clear();
+        self.meters.clear();
+        self.sends = 0;
+        self.counts.clear();
+        self.is_repeatable = false;
+        let conditions = &mut self.conditions;
+        conditions.tables.clear();
+        conditions.stations.clear();
+        conditions.station_sum = 0;
+        conditions.valid_until = Millis(u64::MAX);
+        conditions.connection = None;
+    }
 }
 
 /// How a control goes on after a step.
@@ -138,6 +174,13 @@ enum Flow {
     End,
     /// Once more from the start.
     Again(Again),
+}
+
+/// What a table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Hit,
+    Miss,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,11 +208,7 @@ pub(crate) struct Evaluator<'a, O> {
     effects: Effects<'a>,
     observer: &'a mut O,
     packet: &'a mut Packet,
-    tables: Dependencies,
-    stations: Vec<EpochBucket>,
-    station_sum: u32,
-    valid_until: Millis,
-    connection: Option<(ConnId, Direction)>,
+    out: &'a mut Evaluation,
     remember: bool,
     parse_error: ParseError,
     pass: u8,
@@ -177,12 +216,6 @@ pub(crate) struct Evaluator<'a, O> {
     tracked: Option<Tracked>,
     zone: u16,
     destination: Destination,
-    drop: Option<DropReason>,
-    copies: Vec<OutCopy>,
-    entries: Vec<Arc<EntryAction>>,
-    meters: Vec<Metered>,
-    sends: usize,
-    counts: Vec<(u16, u32)>,
     kept: Vec<(u16, u128)>,
 }
 
@@ -190,15 +223,16 @@ pub(crate) struct Evaluator<'a, O> {
 type Args<'a> = &'a [u128];
 
 impl<'a, O: Observer> Evaluator<'a, O> {
-    /// Ready to evaluate `frame` in `packet`, which holds it.
+    /// Ready to evaluate `frame` in `packet`, which holds it from then on.
     pub(crate) fn new(
         (state, snapshot): (&'a State, &'a Snapshot),
         frame: Frame<'a>,
         effects: Effects<'a>,
         observer: &'a mut O,
-        packet: &'a mut Packet,
+        (packet, out): (&'a mut Packet, &'a mut Evaluation),
     ) -> Self {
         packet.reset(frame.header);
+        out.clear();
         Self {
             program: &state.program,
             state,
@@ -207,11 +241,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             effects,
             observer,
             packet,
-            tables: Dependencies::new(),
-            stations: Vec::new(),
-            station_sum: 0,
-            valid_until: Millis(u64::MAX),
-            connection: None,
+            out,
             remember: true,
             parse_error: ParseError::None,
             pass: 0,
@@ -219,79 +249,61 @@ impl<'a, O: Observer> Evaluator<'a, O> {
             tracked: None,
             zone: 0,
             destination: Destination::None,
-            drop: None,
-            copies: Vec::new(),
-            entries: Vec::new(),
-            meters: Vec::new(),
-            sends: 0,
-            counts: Vec::new(),
             kept: Vec::new(),
         }
     }
 
     /// Evaluates the frame.
-    pub(crate) fn run(mut self) -> Evaluation {
+    pub(crate) fn run(mut self) {
         let (program, state) = (self.program, self.state);
         // Groups and defaults are changed as a whole: published first, counted then. One that was overtaken between the two would be
         // remembered under the count of the next.
-        self.tables
-            .depend_on(&state.changes, super::state::EXTRAS_COUNTER);
+        let tables = &mut self.out.conditions.tables;
+        tables.depend_on(&state.changes, super::state::EXTRAS_COUNTER);
         if state.published.load(atomic::Ordering::Acquire) != self.snapshot.epoch.0 {
-            self.tables.forbid();
+            tables.forbid();
         }
         self.parse(Origin::AsItCame);
         loop {
             match self.steps(&program.ingress, program) {
                 Flow::Again(_) if self.pass >= MAX_PASSES => {
-                    self.drop = Some(DropReason::TooManyPasses);
+                    self.out.drop = Some(DropReason::TooManyPasses);
                     break;
                 }
                 Flow::Again(how) => self.begin_pass(how),
                 Flow::On | Flow::Exit | Flow::End => break,
             }
         }
-        if self.drop.is_none() {
+        if self.out.drop.is_none() {
             self.leave();
         }
-        let is_repeatable = self.remember && !self.packet.is_once;
-        let conditions = (is_repeatable && self.tables.can_be_remembered()).then_some(Conditions {
-            tables: self.tables,
-            stations: self.stations,
-            station_sum: self.station_sum,
-            valid_until: self.valid_until,
-            connection: self.connection,
-        });
-        Evaluation {
-            drop: self.drop,
-            copies: self.copies,
-            entries: self.entries,
-            meters: self.meters,
-            sends: self.sends,
-            counts: self.counts,
-            conditions,
-        }
+        self.out.is_repeatable =
+            self.remember && !self.packet.is_once && self.out.conditions.tables.can_be_remembered();
     }
 
     fn parse(&mut self, origin: Origin) {
         let program = self.program;
-        let mut layout = std::mem::take(&mut self.packet.layout);
-        layout.clear();
-        let input = Input {
-            bytes: self.packet.bytes(),
-            frame_bytes: self.packet.changed_length(self.frame.frame_bytes as usize),
-            origin,
-        };
+        let bytes = self.frame.frame_bytes;
+        if let (Origin::AsItCame, Some(headers), false) = (origin, self.frame.headers, O::WATCHES) {
+            self.packet.take_headers(program, headers);
+            self.parse_error = ParseError::None;
+            debug_assert!({
+                let found = self.packet.layout.clone();
+                let unwatched = &mut |_, _, _| {};
+                self.packet.parse(program, (bytes, origin), unwatched) == ParseError::None
+                    && self.packet.layout == found
+            });
+            return;
+        }
         if origin == Origin::AsItCame && !O::WATCHES {
             // The way it went is what the cache knows the frame by: nobody else asks.
-            self.parse_error = parse(program, input, &mut layout, &mut |_, _, _| {});
-            self.packet.layout = layout;
+            let unwatched = &mut |_, _, _| {};
+            self.parse_error = self.packet.parse(program, (bytes, origin), unwatched);
             return;
         }
         let mut trail: Vec<(u16, u16, Next)> = Vec::new();
-        self.parse_error = parse(program, input, &mut layout, &mut |state, bytes, next| {
-            trail.push((state, bytes, next));
-        });
-        self.packet.layout = layout;
+        let watch = &mut |state, bytes, next| trail.push((state, bytes, next));
+        self.parse_error = self.packet.parse(program, (bytes, origin), watch);
         if origin == Origin::Changed {
             self.remember &= self.packet.restore_origins();
             // The path of the first parse is part of what a verdict is remembered under, this one is not.
@@ -368,15 +380,18 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         }
     }
 
-    fn steps(&mut self, steps: &[Step], program: &'a Compiled) -> Flow {
-        for step in steps {
-            let flow = match step {
+    fn steps(&mut self, mut steps: &[Step], program: &'a Compiled) -> Flow {
+        while let Some((step, rest)) = steps.split_first() {
+            let (flow, more): (Flow, &[Step]) = match step {
                 Step::Apply {
                     table,
                     hit,
                     miss,
                     actions,
-                } => self.apply(*table, (hit, miss, actions), program),
+                } => match self.apply(*table, actions, program) {
+                    (flow, Found::Hit) => (flow, hit),
+                    (flow, Found::Miss) => (flow, miss),
+                },
                 Step::If {
                     test,
                     text,
@@ -387,9 +402,9 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                     if O::WATCHES {
                         self.observer.condition(text, holds);
                     }
-                    self.steps(if holds { then } else { otherwise }, program)
+                    (Flow::On, if holds { then } else { otherwise })
                 }
-                Step::Do(primitives) => self.primitives(primitives, &[]),
+                Step::Do(primitives) => (self.primitives(primitives, &[]), &[]),
                 Step::Find {
                     domain,
                     address,
@@ -398,118 +413,172 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                     miss,
                 } => {
                     let (domain, address) = (self.value(*domain, &[]), self.value(*address, &[]));
-                    match self.find_station(domain, address) {
-                        Some(found) => {
-                            self.write(*port, found.into());
-                            self.steps(hit, program)
-                        }
-                        None => self.steps(miss, program),
+                    let found = self.find_station(domain, address);
+                    if let Some(found) = found {
+                        self.write(*port, found.into());
                     }
+                    (Flow::On, if found.is_some() { hit } else { miss })
                 }
-                Step::Exit => Flow::Exit,
+                Step::Exit => (Flow::Exit, &[]),
             };
             if flow != Flow::On {
                 return flow;
             }
+            steps = match (more, rest) {
+                ([], rest) => rest,
+                // The last of a list goes on in the next.
+                (more, []) => more,
+                (more, rest) => {
+                    let flow = self.steps(more, program);
+                    if flow != Flow::On {
+                        return flow;
+                    }
+                    rest
+                }
+            };
         }
         Flow::On
     }
 
-    #[allow(clippy::type_complexity)] // Three lists of steps as they stand in `Step::Apply`.
+    /// Looks a table up and does what it says.
+    #[inline(never)] // What it needs of the stack would be part of every list of steps.
     fn apply(
         &mut self,
         number: u16,
-        (hit, miss, actions): (&[Step], &[Step], &[(u16, Vec<Step>)]),
+        actions: &[(u16, Vec<Step>)],
         program: &'a Compiled,
-    ) -> Flow {
+    ) -> (Flow, Found) {
         let (Some(table), Some(spec)) = (
             self.state.tables.get(usize::from(number)),
             program.tables.get(usize::from(number)),
         ) else {
-            return Flow::On;
+            return (Flow::On, Found::Miss);
         };
+        // Of metadata nothing is to be marked: its values come from bits that are.
+        let mut is_of_frame = false;
         let mut values = [0u128; MAX_KEY_FIELDS];
         for (value, key) in values.iter_mut().zip(&spec.key) {
             *value = self.peek(key.field);
+            is_of_frame |= !matches!(key.field, Field::Meta { .. });
         }
         let values = values.get(..spec.key.len()).unwrap_or_default();
-        let mut looked_at = [0u128; MAX_KEY_FIELDS];
-        let found = table.lookup(
-            values,
-            self.snapshot.epoch,
-            &mut looked_at,
-            &mut self.tables,
-        );
-        for (&bits, key) in looked_at.iter().zip(&spec.key) {
-            self.look_at_bits(key.field, bits);
+        let mut args = std::mem::take(&mut self.out.args);
+        let Evaluation {
+            looked_at,
+            seen,
+            conditions,
+            ..
+        } = &mut *self.out;
+        looked_at.clear();
+        if is_of_frame {
+            looked_at.resize(values.len(), 0);
         }
-        let is_hit = found.is_some();
-        let entry = found
-            .as_ref()
-            .filter(|_| O::WATCHES)
-            .and_then(|hit| table.entry(hit.handle, self.snapshot.epoch));
-        let call = match found {
-            Some(hit) => {
-                let call = Arc::clone(&hit.value);
-                if spec.counters || spec.timeouts {
-                    self.entries.push(Arc::clone(&call));
+        let (mut found, mut watched) = (None, None);
+        table.look_up(
+            (values, self.snapshot.epoch),
+            (looked_at, &mut conditions.tables),
+            &mut |handle, call: &Arc<EntryAction>| {
+                found = Some(call.action);
+                args.clear();
+                args.extend_from_slice(call.params.values(&mut Unpacked::default()));
+                if let Some(counts) = &call.seen {
+                    seen.push(Arc::clone(counts));
                 }
-                Some(call)
-            }
-            None => self.snapshot.extras.default_of(number).cloned(),
-        };
-        if O::WATCHES {
-            self.observer
-                .looked_up((self.state, number), values, entry, call.as_deref());
-        }
-        if let Some(call) = &call
-            && let Some(action) = program.actions.get(usize::from(call.action))
-        {
-            let mut unpacked = Unpacked::default();
-            let flow = self.primitives(&action.body, call.params.values(&mut unpacked));
-            if flow != Flow::On {
-                return flow;
-            }
-            if let Some((_, steps)) = actions.iter().find(|(number, _)| *number == call.action) {
-                let flow = self.steps(steps, program);
-                if flow != Flow::On {
-                    return flow;
-                }
-            }
-        }
-        self.steps(if is_hit { hit } else { miss }, program)
-    }
-
-    fn holds(&mut self, test: &Test, args: Args<'_>) -> bool {
-        match test {
-            Test::Compare(how, a, b) => match (a, b) {
-                (Value::Field(Field::Std(field)), other) if is_length(*field) => {
-                    let other = self.value(*other, args);
-                    self.compare_length(*field, |length| compare(*how, length, other), other)
-                }
-                (other, Value::Field(Field::Std(field))) if is_length(*field) => {
-                    let other = self.value(*other, args);
-                    self.compare_length(*field, |length| compare(*how, other, length), other)
-                }
-                (a, b) => {
-                    let (a, b) = (self.value(*a, args), self.value(*b, args));
-                    compare(*how, a, b)
+                if O::WATCHES {
+                    watched = Some((handle, Arc::clone(call)));
                 }
             },
-            Test::Masked(a, mask, wanted) => {
-                let value = match a {
-                    Value::Field(field) => {
-                        let value = self.peek(*field);
-                        self.look_at_bits(*field, *mask);
-                        value
-                    }
-                    other => self.value(*other, args),
-                };
-                value & mask == *wanted
+        );
+        if is_of_frame {
+            for (at, key) in spec.key.iter().enumerate() {
+                let bits = self.out.looked_at.get(at).copied().unwrap_or(0);
+                self.look_at_bits(key.field, bits);
             }
+        }
+        let default = match found {
+            Some(_) => None,
+            None => self.snapshot.extras.default_of(number),
+        };
+        if O::WATCHES {
+            let (handle, call) = watched.unzip();
+            let entry = handle.and_then(|handle| table.entry(handle, self.snapshot.epoch));
+            let call = call.as_ref().or(default);
+            let call = call.map(|call| &**call);
+            self.observer
+                .looked_up((self.state, number), values, entry, call);
+        }
+        let mut flow = Flow::On;
+        let action = found.or(default.map(|call| call.action));
+        if let Some(number) = action
+            && let Some(action) = program.actions.get(usize::from(number))
+        {
+            let mut unpacked = Unpacked::default();
+            let args = match default {
+                Some(call) => call.params.values(&mut unpacked),
+                None => &args,
+            };
+            flow = self.primitives(&action.body, args);
+        }
+        self.out.args = args;
+        if flow == Flow::On
+            && let Some((_, steps)) = actions.iter().find(|(number, _)| Some(*number) == action)
+        {
+            flow = self.steps(steps, program);
+        }
+        let found = found.map_or(Found::Miss, |_| Found::Hit);
+        (flow, found)
+    }
+
+    #[inline]
+    fn holds(&mut self, test: &Test, args: Args<'_>) -> bool {
+        match test {
+            // Most of them.
+            Test::Masked(Value::Field(Field::Meta { index, .. }), mask, wanted) => {
+                self.packet.meta(*index) & mask == *wanted
+            }
+            Test::Compare(how, Value::Field(Field::Meta { index, .. }), Value::Constant(b)) => {
+                compare(*how, self.packet.meta(*index), *b)
+            }
+            Test::Compare(how, Value::Field(Field::Valid(header)), Value::Constant(b)) => {
+                compare(*how, self.packet.place(*header).is_valid().into(), *b)
+            }
+            other => self.test(other, args),
+        }
+    }
+
+    #[inline(never)]
+    fn test(&mut self, test: &Test, args: Args<'_>) -> bool {
+        match test {
+            Test::Compare(how, a, b) if is_length(*a) || is_length(*b) => {
+                self.compare_lengths(*how, (*a, *b), args)
+            }
+            Test::Compare(how, a, b) => {
+                let (a, b) = (self.value(*a, args), self.value(*b, args));
+                compare(*how, a, b)
+            }
+            Test::Masked(Value::Field(field), mask, wanted) => {
+                self.look_at_bits(*field, *mask);
+                self.peek(*field) & mask == *wanted
+            }
+            Test::Masked(value, mask, wanted) => self.value(*value, args) & mask == *wanted,
             Test::All(tests) => tests.iter().all(|test| self.holds(test, args)),
             Test::Any(tests) => tests.iter().any(|test| self.holds(test, args)),
             Test::Not(test) => !self.holds(test, args),
+        }
+    }
+
+    #[inline(never)]
+    fn compare_lengths(&mut self, how: Comparison, (a, b): (Value, Value), args: Args<'_>) -> bool {
+        match (a, b) {
+            (Value::Field(Field::Std(field)), other) if is_length(a) => {
+                let other = self.value(other, args);
+                self.compare_length(field, |length| compare(how, length, other), other)
+            }
+            (other, Value::Field(Field::Std(field))) => {
+                let other = self.value(other, args);
+                self.compare_length(field, |length| compare(how, other, length), other)
+            }
+            _ => false,
         }
     }
 
@@ -552,33 +621,42 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     }
 
     /// The value of an operand; depends on it from now on.
+    #[inline]
     fn value(&mut self, value: Value, args: Args<'_>) -> u128 {
         match value {
             Value::Constant(number) => number,
+            Value::Field(Field::Meta { index, .. }) => self.packet.meta(index),
             Value::Field(field) => self.read(field),
             Value::Param(number) => args.get(usize::from(number)).copied().unwrap_or(0),
         }
     }
 
     fn read(&mut self, field: Field) -> u128 {
-        let value = self.peek(field);
+        if let Field::Header(field) = field {
+            self.packet.settle_if_checksum(self.program, field);
+            return self.packet.get(field);
+        }
         self.look_at_bits(field, u128::MAX);
-        value
+        self.peek(field)
     }
 
     /// The value of a field, without depending on it.
+    #[inline]
     fn peek(&mut self, field: Field) -> u128 {
+        match field {
+            Field::Meta { index, .. } => self.packet.meta(index),
+            other => self.peek_at(other),
+        }
+    }
+
+    #[inline(never)]
+    fn peek_at(&mut self, field: Field) -> u128 {
         match field {
             Field::Header(field) => {
                 self.packet.settle_if_checksum(self.program, field);
                 self.packet.peek(field)
             }
-            Field::Meta { index, .. } => self
-                .packet
-                .meta
-                .get(usize::from(index))
-                .copied()
-                .unwrap_or(0),
+            Field::Meta { index, .. } => self.packet.meta(index),
             Field::Std(field) => match field {
                 StdField::InPort => self.frame.in_port.get().into(),
                 StdField::OutPort => self.out_port.into(),
@@ -593,9 +671,10 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     }
 
     /// Depends on some bits of a field.
+    #[inline]
     fn look_at_bits(&mut self, field: Field, bits: u128) {
         match field {
-            Field::Header(field) => self.look_at_header_bits(field, bits),
+            Field::Header(field) => self.packet.look_at_bits(field, bits),
             // In a place other than a comparison: only this very length.
             Field::Std(StdField::FrameBytes) if bits != 0 => {
                 let length = self.frame.frame_bytes;
@@ -610,29 +689,7 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         }
     }
 
-    fn look_at_header_bits(&mut self, field: HeaderField, bits: u128) {
-        let bits = within(field.bits, bits);
-        if bits == within(field.bits, u128::MAX) {
-            return self.packet.look_at(field);
-        }
-        // By runs of ones, from the most significant on, which stands at the top.
-        let mut rest = bits.checked_shl(128 - u32::from(field.bits)).unwrap_or(0);
-        let mut at = 0;
-        while rest != 0 {
-            let zeros = rest.leading_zeros();
-            rest <<= zeros;
-            let ones = rest.leading_ones();
-            rest = rest.checked_shl(ones).unwrap_or(0);
-            at += zeros as u16;
-            self.packet.look_at(HeaderField {
-                bit: field.bit + at,
-                bits: ones as u16,
-                ..field
-            });
-            at += ones as u16;
-        }
-    }
-
+    #[inline]
     fn write(&mut self, field: Field, value: u128) {
         match field {
             Field::Header(field) => self.packet.set(self.program, field, value),
@@ -650,17 +707,14 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         match self.destination {
             Destination::None => {
                 // A frame that went to the controller has arrived somewhere; a mirror gets what others get.
-                let consumed = self
-                    .copies
-                    .iter()
-                    .any(|copy| matches!(copy.target, Target::Controller { .. }));
-                if !consumed {
-                    self.drop = Some(DropReason::NoDestination);
+                let mut copies = self.out.copies.iter();
+                if !copies.any(|copy| matches!(copy.target, Target::Controller { .. })) {
+                    self.out.drop = Some(DropReason::NoDestination);
                 }
             }
             Destination::Port(port) => {
                 if let Err(reason) = self.send(port) {
-                    self.drop = Some(reason);
+                    self.out.drop = Some(reason);
                 }
             }
             Destination::Group(group) => {
@@ -670,13 +724,20 @@ impl<'a, O: Observer> Evaluator<'a, O> {
                     if port == self.frame.in_port.get() {
                         continue;
                     }
-                    match self.send(port) {
+                    // What egress does to one copy is not done to the next.
+                    let before = (!self.program.egress.is_empty()).then(|| self.packet.clone());
+                    let result = self.send(port);
+                    if let Some(before) = before {
+                        let after = std::mem::replace(self.packet, before);
+                        self.packet.join(&after);
+                    }
+                    match result {
                         Ok(()) => sent = true,
                         Err(reason) => refused = reason,
                     }
                 }
                 if !sent {
-                    self.drop = Some(refused);
+                    self.out.drop = Some(refused);
                 }
             }
         }
@@ -691,33 +752,20 @@ impl<'a, O: Observer> Evaluator<'a, O> {
         if O::WATCHES {
             self.observer.egress(port);
         }
-        let first_meter = self.meters.len();
-        if program.egress.is_empty() {
-            self.sends += 1;
-            let edits = self.packet.is_edited().then(|| self.packet.edits(program));
-            self.copies.push(OutCopy {
-                target: Target::Port(port),
-                edits: edits.map(Arc::new),
-            });
-            return Ok(());
-        }
-        // What egress does to one copy is not done to the next.
-        let before = self.packet.clone();
+        let first_meter = self.out.meters.len();
         self.out_port = port;
         let flow = self.steps(&program.egress, program);
-        let edits = self.packet.is_edited().then(|| self.packet.edits(program));
-        let after = std::mem::replace(self.packet, before);
-        self.packet.join(&after);
-        let dropped = self.drop.take().filter(|_| flow == Flow::End);
+        let dropped = self.out.drop.take().filter(|_| flow == Flow::End);
         if dropped.is_none() {
-            self.sends += 1;
-            self.copies.push(OutCopy {
+            self.out.sends += 1;
+            let edits = self.packet.is_edited().then(|| self.packet.edits(program));
+            self.out.copies.push(OutCopy {
                 target: Target::Port(port),
                 edits: edits.map(Arc::new),
             });
         }
-        let end = self.copies.len();
-        for metered in self.meters.iter_mut().skip(first_meter) {
+        let end = self.out.copies.len();
+        for metered in self.out.meters.iter_mut().skip(first_meter) {
             metered.to = Some(end);
         }
         if let Some(reason) = dropped {
@@ -727,6 +775,8 @@ impl<'a, O: Observer> Evaluator<'a, O> {
     }
 }
 
-fn is_length(field: StdField) -> bool {
-    matches!(field, StdField::FrameBytes | StdField::WireBytes)
+#[inline]
+fn is_length(value: Value) -> bool {
+    use StdField::{FrameBytes, WireBytes};
+    matches!(value, Value::Field(Field::Std(FrameBytes | WireBytes)))
 }

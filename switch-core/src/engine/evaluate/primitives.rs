@@ -15,9 +15,18 @@ use crate::vlan::BroadcastDomain;
 impl<O: Observer> Evaluator<'_, O> {
     pub(super) fn primitives(&mut self, primitives: &[Prim], args: Args<'_>) -> Flow {
         for primitive in primitives {
-            let flow = self.primitive(primitive, args);
+            let flow = match primitive {
+                // Most of them.
+                Prim::Set(field, value) => {
+                    let value = self.value(*value, args);
+                    self.write(*field, value);
+                    Flow::On
+                }
+                other => self.primitive(other, args),
+            };
             if O::WATCHES {
-                self.observer.done(self.state, primitive, args, self.drop);
+                self.observer
+                    .done(self.state, primitive, args, self.out.drop);
             }
             if flow != Flow::On {
                 return flow;
@@ -70,7 +79,7 @@ impl<O: Observer> Evaluator<'_, O> {
             Prim::Mirror(port) => {
                 let port = self.value(*port, args) as u16;
                 if PortId::new(port).is_some() {
-                    self.copies.push(OutCopy {
+                    self.out.copies.push(OutCopy {
                         target: Target::Port(port),
                         edits: None,
                     });
@@ -84,7 +93,7 @@ impl<O: Observer> Evaluator<'_, O> {
                 for (number, value) in numbers.iter_mut().zip(told) {
                     *number = self.value(*value, args);
                 }
-                self.copies.push(OutCopy {
+                self.out.copies.push(OutCopy {
                     target: Target::Controller {
                         reason: *reason,
                         args: numbers,
@@ -102,7 +111,7 @@ impl<O: Observer> Evaluator<'_, O> {
             }
             Prim::Count { counter, index } => {
                 let index = self.value(*index, args) as u32;
-                self.counts.push((*counter, index));
+                self.out.counts.push((*counter, index));
             }
             Prim::Track(zone) => {
                 let zone = self.value(*zone, args) as u16;
@@ -130,7 +139,7 @@ impl<O: Observer> Evaluator<'_, O> {
     }
 
     pub(super) fn end(&mut self, reason: DropReason) -> Flow {
-        self.drop = Some(reason);
+        self.out.drop = Some(reason);
         Flow::End
     }
 
@@ -158,10 +167,10 @@ impl<O: Observer> Evaluator<'_, O> {
             Effects::Preview => true,
         };
         if passes {
-            self.meters.push(Metered {
+            self.out.meters.push(Metered {
                 setting: Arc::clone(setting),
                 reason,
-                from: self.copies.len(),
+                from: self.out.copies.len(),
                 to: None,
             });
             Flow::On
@@ -217,11 +226,11 @@ impl<O: Observer> Evaluator<'_, O> {
         // Read under the lock, so that it belongs to the answer.
         let epoch = macs.epochs().get(found.bucket);
         drop(table);
-        self.stations.push(found.bucket);
-        self.station_sum = self.station_sum.wrapping_add(epoch);
+        self.out.conditions.stations.push(found.bucket);
+        self.out.conditions.station_sum = self.out.conditions.station_sum.wrapping_add(epoch);
         let station = found.station?;
         let ages_out = station.last_seen.after(macs.limits().ageing);
-        self.valid_until = self.valid_until.min(ages_out);
+        self.out.conditions.valid_until = self.out.conditions.valid_until.min(ages_out);
         Some(station.port.get())
     }
 
@@ -240,10 +249,10 @@ impl<O: Observer> Evaluator<'_, O> {
         };
         let epoch = macs.epochs().get(seen.bucket);
         drop(table);
-        self.stations.push(seen.bucket);
-        self.station_sum = self.station_sum.wrapping_add(epoch);
+        self.out.conditions.stations.push(seen.bucket);
+        self.out.conditions.station_sum = self.out.conditions.station_sum.wrapping_add(epoch);
         let refresh_due = seen.last_seen.after(macs.limits().refresh);
-        self.valid_until = self.valid_until.min(refresh_due);
+        self.out.conditions.valid_until = self.out.conditions.valid_until.min(refresh_due);
         if seen.action == SourceAction::Withheld {
             self.remember = false;
         }
