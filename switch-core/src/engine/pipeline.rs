@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
-use super::compile::Next;
+use super::compile::{Compiled, Next};
 use super::edit::EditList;
 use super::evaluate::{
     Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget, Unobserved,
@@ -42,6 +42,8 @@ const UNCOUNTED_FOR: Millis = Millis(16);
 /// Lengths that every frame is of.
 const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
 
+/// Frames that are foreseen at most: a worker's batch.
+const MOST_FORESEEN: usize = 64;
 /// Flows that are at hand without being foreseen.
 const FEW_FLOWS: usize = 128;
 
@@ -137,18 +139,103 @@ pub struct EngineStats {
     pub pathless: u64,
 }
 
-/// A frame that will be decided on in this batch.
+/// Frames that will be decided on in this batch.
 struct Foreseen {
-    in_port: PortId,
+    in_port: Option<PortId>,
+    frames: Vec<ForeseenFrame>,
+    /// How many of them are of this batch, and which is the next.
+    end: usize,
+    next: usize,
+    /// What became of reading ahead: it means nothing, but that somebody has read.
+    touched: u64,
+}
+
+struct ForeseenFrame {
     /// Where its start is, and how long that is: what tells that it is the one.
     start: (usize, usize),
+    is_known: bool,
     key: FlowKey,
     flow: Option<FlowRef>,
 }
 
-impl Foreseen {
+impl ForeseenFrame {
     fn start(bytes: &[u8]) -> (usize, usize) {
         (bytes.as_ptr().addr(), bytes.len())
+    }
+}
+
+impl Foreseen {
+    fn new() -> Self {
+        let nothing = || ForeseenFrame {
+            start: (0, 0),
+            is_known: false,
+            key: FlowKey::new(0, &[]),
+            flow: None,
+        };
+        Self {
+            in_port: None,
+            frames: std::iter::repeat_with(nothing)
+                .take(MOST_FORESEEN)
+                .collect(),
+            end: 0,
+            next: 0,
+            touched: 0,
+        }
+    }
+
+    /// What was found out about this frame, if it is the next that was foreseen.
+    #[inline]
+    fn take(&mut self, in_port: PortId, bytes: &[u8]) -> Option<&ForeseenFrame> {
+        let frame = self.frames.get(..self.end)?.get(self.next)?;
+        self.next += 1;
+        let is_it = Some(in_port) == self.in_port && frame.start == ForeseenFrame::start(bytes);
+        (is_it && frame.is_known).then_some(frame)
+    }
+}
+
+/// Finds out which headers frames have.
+struct Reader {
+    paths: Paths,
+    layout: Layout,
+}
+
+impl Reader {
+    /// Reads a frame's key; or says how the parse ended that took a path which is not known.
+    #[inline]
+    fn read(
+        &mut self,
+        program: &Compiled,
+        (in_port, bytes, frame_bytes): (PortId, &[u8], u32),
+        key: &mut FlowKey,
+    ) -> Result<(), ParseError> {
+        let frame = (in_port, bytes, frame_bytes);
+        let likely = (self.paths).likely(in_port.get(), (bytes, frame_bytes), key);
+        if likely.is_none() {
+            self.parse_whole(program, frame, key)?;
+        }
+        debug_assert_eq!(
+            self.parse_whole(program, frame, &mut key.clone()),
+            Ok(key.path)
+        );
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn parse_whole(
+        &mut self,
+        program: &Compiled,
+        (in_port, bytes, frame_bytes): (PortId, &[u8], u32),
+        key: &mut FlowKey,
+    ) -> Result<u16, ParseError> {
+        self.layout.clear();
+        let mut walk = self.paths.walk();
+        let input = as_it_came(bytes, frame_bytes);
+        let error = parse(program, input, &mut self.layout, &mut walk);
+        let path = self.paths.known(walk, error).ok_or(error)?;
+        path.read(in_port.get(), bytes, key);
+        let path = path.number;
+        self.paths.expect(in_port.get(), path);
+        Ok(path)
     }
 }
 
@@ -157,14 +244,10 @@ pub struct EnginePipeline {
     engine: Arc<Engine>,
     snapshot: Arc<Snapshot>,
     cache: FlowCache<Remembered>,
-    paths: Paths,
-    layout: Layout,
-    /// Of the frame in hand.
+    reader: Reader,
+    /// Of the frame in hand, when it was not foreseen.
     key: FlowKey,
-    foreseen: Vec<Foreseen>,
-    next_foreseen: usize,
-    /// What became of reading ahead: it means nothing, but that somebody has read.
-    touched: u64,
+    foreseen: Foreseen,
     packet: Box<Packet>,
     evaluation: Evaluation,
     outcomes: Outcomes,
@@ -192,12 +275,12 @@ impl EnginePipeline {
         Self {
             snapshot: engine.snapshot(),
             cache: FlowCache::new(config, seed),
-            paths: Paths::new(&state.program, &state.known),
-            layout: Layout::default(),
+            reader: Reader {
+                paths: Paths::new(&state.program, &state.known),
+                layout: Layout::default(),
+            },
             key: FlowKey::new(0, &[]),
-            foreseen: Vec::new(),
-            next_foreseen: 0,
-            touched: 0,
+            foreseen: Foreseen::new(),
             packet: Box::new(Packet::new(&[], state.program.metadata.len())),
             evaluation: Evaluation::default(),
             outcomes: Outcomes::new(),
@@ -239,59 +322,16 @@ impl EnginePipeline {
 
     /// How many paths of the parser are known.
     pub fn paths(&self) -> usize {
-        self.paths.len()
+        self.reader.paths.len()
     }
 
     /// Finds out a frame's headers as [`decide`](Decide::decide) does at first: the number of the path that its parse takes, if that
     /// is known.
     pub fn parse(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Option<u16> {
-        let known = self.read_key(in_port, start_of(frame), frame.frame_bytes);
-        known.ok().map(|()| self.key.path)
-    }
-
-    /// Reads a frame's key; or says how the parse ended that took a path which is not known.
-    #[inline]
-    fn read_key(
-        &mut self,
-        in_port: PortId,
-        bytes: &[u8],
-        frame_bytes: u32,
-    ) -> Result<(), ParseError> {
-        let Self { paths, key, .. } = self;
-        let likely = paths.likely(in_port.get(), (bytes, frame_bytes), key);
-        if likely.is_none() {
-            self.parse_whole(in_port, bytes, frame_bytes)?;
-        }
-        debug_assert_eq!(
-            self.parse_whole(in_port, bytes, frame_bytes),
-            Ok(self.key.path)
-        );
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn parse_whole(
-        &mut self,
-        in_port: PortId,
-        bytes: &[u8],
-        frame_bytes: u32,
-    ) -> Result<u16, ParseError> {
-        let Self {
-            engine,
-            paths,
-            layout,
-            key,
-            ..
-        } = self;
-        layout.clear();
-        let mut walk = paths.walk();
-        let input = as_it_came(bytes, frame_bytes);
-        let error = parse(&engine.state.program, input, layout, &mut walk);
-        let path = paths.known(walk, error).ok_or(error)?;
-        path.read(in_port.get(), bytes, key);
-        let path = path.number;
-        paths.expect(in_port.get(), path);
-        Ok(path)
+        let Self { engine, key, .. } = self;
+        let frame = (in_port, start_of(frame), frame.frame_bytes);
+        self.reader.read(&engine.state.program, frame, key).ok()?;
+        Some(key.path)
     }
 
     /// Decides on a frame by the tables, whatever is remembered, and remembers that.
@@ -336,32 +376,33 @@ impl EnginePipeline {
     #[inline]
     fn classify(&mut self, in_port: PortId, frame: &FrameInfo<'_>) -> Verdict {
         let bytes = start_of(frame);
-        let flow = self.foreseen_flow(in_port, bytes);
-        if flow.is_none()
-            && let Err(error) = self.read_key(in_port, bytes, frame.frame_bytes)
-        {
-            return self.decide_new_path(in_port, frame, error);
-        }
         let Self {
             engine,
             cache,
-            paths,
+            reader,
             key,
             foreseen,
-            next_foreseen,
             outcomes,
             now,
             ..
         } = self;
         let (engine, now) = (&**engine, *now);
         let generation = Self::generation(engine);
-        let foreseen = flow.zip(foreseen.get(next_foreseen.wrapping_sub(1)));
-        let (number, found) = match foreseen {
-            Some((flow, foreseen)) => (
-                foreseen.key.path,
-                cache.lookup_foreseen(&foreseen.key, flow),
-            ),
-            None => (key.path, cache.lookup(key)),
+        let (number, found) = match foreseen.take(in_port, bytes) {
+            Some(foreseen) => {
+                let found = match foreseen.flow {
+                    Some(flow) => cache.lookup_foreseen(&foreseen.key, flow),
+                    None => cache.lookup(&foreseen.key),
+                };
+                (foreseen.key.path, found)
+            }
+            None => {
+                let whole = (in_port, bytes, frame.frame_bytes);
+                if let Err(error) = reader.read(&engine.state.program, whole, key) {
+                    return self.decide_new_path(in_port, frame, error);
+                }
+                (key.path, cache.lookup(key))
+            }
         };
         let Some(found) = found else {
             return self.miss(in_port, frame, Some(number));
@@ -388,7 +429,7 @@ impl EnginePipeline {
         }
         flow.stamp = generation;
         if let Some(direction) = remembered.direction {
-            let tcp = paths.by_number(number).and_then(|path| path.tcp);
+            let tcp = reader.paths.by_number(number).and_then(|path| path.tcp);
             let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
             let packet = (segment.as_ref(), frame.frame_bytes);
             let conntrack = &engine.state.conntrack;
@@ -425,15 +466,6 @@ impl EnginePipeline {
         verdict
     }
 
-    /// The flow that was foreseen for this frame, if any was; its key is the one before the next then.
-    #[inline]
-    fn foreseen_flow(&mut self, in_port: PortId, bytes: &[u8]) -> Option<FlowRef> {
-        let foreseen = self.foreseen.get(self.next_foreseen)?;
-        let is_it = (foreseen.in_port, foreseen.start) == (in_port, Foreseen::start(bytes));
-        self.next_foreseen += 1;
-        foreseen.flow.filter(|_| is_it)
-    }
-
     fn note_uncounted(&mut self, flow: FlowRef) {
         if self.uncounted.len() >= MOST_UNCOUNTED {
             self.count_all();
@@ -464,11 +496,12 @@ impl EnginePipeline {
         );
         let (taken, found) = ((&*trail, error), (bytes, &layout));
         let path = self
+            .reader
             .paths
             .learn(in_port.get(), taken, (program, &state.known), found)
             .map(|path| path.number);
         if let Some(path) = path {
-            self.paths.expect(in_port.get(), path);
+            self.reader.paths.expect(in_port.get(), path);
         }
         self.trail = trail;
         if path.is_none() {
@@ -555,7 +588,7 @@ impl EnginePipeline {
             frame_bytes: frame.frame_bytes,
             wire_bytes: frame.wire_bytes,
             now: self.now,
-            headers: path.and_then(|path| self.paths.by_number(path)?.headers.as_deref()),
+            headers: path.and_then(|path| self.reader.paths.by_number(path)?.headers.as_deref()),
         };
         Evaluator::new(
             (&engine.state, &self.snapshot),
@@ -574,7 +607,7 @@ impl EnginePipeline {
         remembered: Remembered,
         generation: u64,
     ) {
-        let Some(path) = self.paths.by_number(path) else {
+        let Some(path) = self.reader.paths.by_number(path) else {
             return;
         };
         path.read(in_port.get(), header, &mut self.key);
@@ -785,8 +818,7 @@ fn copies_verdict(
 impl Decide for EnginePipeline {
     fn begin_batch(&mut self, now: Millis) {
         self.outcomes.clear();
-        self.foreseen.clear();
-        self.next_foreseen = 0;
+        self.foreseen.end = 0;
         if now != self.now {
             // At a time when some of those frames came.
             if now.since(self.counted_at) >= UNCOUNTED_FOR {
@@ -804,38 +836,51 @@ impl Decide for EnginePipeline {
     }
 
     fn foresee<'a>(&mut self, in_port: PortId, frames: impl Iterator<Item = FrameInfo<'a>>) {
-        self.foreseen.clear();
-        self.next_foreseen = 0;
-        if self.cache.stats().flows < FEW_FLOWS {
+        let Self {
+            engine,
+            cache,
+            reader,
+            foreseen,
+            ..
+        } = self;
+        (foreseen.in_port, foreseen.next) = (Some(in_port), 0);
+        // In short loops, for the processor to fetch for many frames at a time.
+        let mut end = 0;
+        for (frame, place) in frames.zip(&mut foreseen.frames) {
+            let bytes = start_of(&frame);
+            let whole = (in_port, bytes, frame.frame_bytes);
+            let read = reader.read(&engine.state.program, whole, &mut place.key);
+            place.is_known = read.is_ok();
+            place.start = ForeseenFrame::start(bytes);
+            place.flow = None;
+            end += 1;
+        }
+        foreseen.end = end;
+        if cache.stats().flows < FEW_FLOWS {
             return;
         }
-        // In short loops, for the processor to fetch for many frames at a time.
-        for frame in frames {
-            let bytes = start_of(&frame);
-            if self.read_key(in_port, bytes, frame.frame_bytes).is_err() {
-                self.key = FlowKey::new(0, &[]);
-            }
-            self.foreseen.push(Foreseen {
-                in_port,
-                start: Foreseen::start(bytes),
-                key: self.key.clone(),
-                flow: None,
-            });
-        }
+        let known = foreseen.frames.get_mut(..end).unwrap_or_default();
         let mut touched = 0;
-        for foreseen in &mut self.foreseen {
-            foreseen.flow = self.cache.foresee(&foreseen.key, &mut touched);
-        }
-        let conntrack = &self.engine.state.conntrack;
-        for foreseen in &self.foreseen {
-            let flow = foreseen.flow.and_then(|flow| self.cache.entry(flow));
-            if let Some(Flow { value, .. }) = flow
-                && value.direction.is_some()
-            {
-                touched ^= conntrack.touch(value.connection);
+        for frame in &mut *known {
+            if frame.is_known {
+                frame.flow = cache.foresee(&frame.key, &mut touched);
             }
         }
-        self.touched = touched;
+        for frame in &*known {
+            let flow = frame.flow.and_then(|flow| cache.entry(flow));
+            let Some(Flow { value, .. }) = flow else {
+                continue;
+            };
+            if value.direction.is_some() {
+                touched ^= engine.state.conntrack.touch(value.connection);
+            }
+            if matches!(value.decision, Short::None)
+                && let Decision::Output(_, Some(edits)) = &value.rest.decision
+            {
+                touched ^= Arc::strong_count(edits) as u64;
+            }
+        }
+        foreseen.touched = touched;
     }
 
     #[inline]
