@@ -11,8 +11,8 @@
 //!
 //! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may keep the tables busy
 //! for so long a second (`TABLES_NS_PER_SECOND`) whoever waits; one that has used that up sits out while another, which has most of it
-//! left, had frames within the last milliseconds. So whoever fills flow caches with nonsense (CVE-2019-25076) takes a twelfth of a worker from
-//! others, and new connections are made at full speed when nobody else wants the worker.
+//! left, had frames within the last milliseconds. So whoever fills flow caches with nonsense (CVE-2019-25076) takes a sixteenth of a
+//! worker from others, and new connections are made at full speed when nobody else wants the worker.
 //!
 //! This is start-time fair queueing (Goyal, Vin, Cheng 1997) in rounds, so that a turn costs the same however many wait.
 
@@ -27,10 +27,12 @@ const ROUND_BYTES: u32 = 512 * 1024;
 /// What a frame counts for at least: the shortest that Ethernet carries, without its check sequence (IEEE 802.3). Refused frames have
 /// no bytes; whoever sends those, or runts, would otherwise owe next to nothing, and the others' debts would never be forgiven.
 const MIN_FRAME_BYTES: u64 = 60;
-/// Time with the tables that a port may take however busy others are: a twelfth of a worker.
-const TABLES_NS_PER_SECOND: u64 = 80_000_000;
+/// Time with the tables that a port may take however busy others are: a sixteenth of a worker.
+const TABLES_NS_PER_SECOND: u64 = 60_000_000;
 /// How much of it at once.
-const TABLES_BURST_NS: u64 = 8_000_000;
+const TABLES_BURST_NS: u64 = 6_000_000;
+/// What a port that has used up half of that is served at once, for others not to wait long: some twenty short frames.
+const COSTLY_BATCH_BYTES: u32 = 1200;
 /// How long after somebody else's frames a port that has used it up sits out: between two of their bursts is no time to be filled.
 const SIT_OUT: Millis = Millis(2);
 /// Smaller turns would cost more than the bytes in them.
@@ -133,6 +135,11 @@ impl Schedule {
             // A port near its bound would hold itself back as often as it is given something.
             let is_frugal = used_ns < TABLES_BURST_NS / 2;
             if turns.debt_bytes == 0 {
+                let limit_bytes = if holds_back && !is_frugal {
+                    COSTLY_BATCH_BYTES
+                } else {
+                    limit_bytes
+                };
                 let served = turns.serve_next(limit_bytes, &mut serve);
                 if let (Some(served), Some(used)) = (served, used) {
                     *used = (*used + served.tables_ns).min(2 * TABLES_BURST_NS);

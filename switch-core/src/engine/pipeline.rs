@@ -35,8 +35,8 @@ const ATTEMPTS: usize = 8;
 /// Flows that a batch's sweep looks at.
 const SWEPT_PER_BATCH: usize = 4;
 /// Flows with frames that are not yet counted in their entries, at most, and how long they are not: a busy port's flows have several
-/// frames by then.
-const MOST_UNCOUNTED: usize = 16_384;
+/// frames by then. Those of more flows are counted when the sweep comes by.
+const MOST_UNCOUNTED: usize = 1024;
 const UNCOUNTED_FOR: Millis = Millis(16);
 
 /// Lengths that every frame is of.
@@ -253,6 +253,8 @@ pub struct EnginePipeline {
     outcomes: Outcomes,
     budgets: Vec<TokenBucket>,
     uncounted: Vec<FlowRef>,
+    /// There are more of them.
+    has_unnoted: bool,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
     /// When flows were counted for having waited.
@@ -286,6 +288,7 @@ impl EnginePipeline {
             outcomes: Outcomes::new(),
             budgets: Vec::new(),
             uncounted: Vec::new(),
+            has_unnoted: false,
             trail: Vec::new(),
             now: Millis(0),
             counted_at: Millis(0),
@@ -348,6 +351,22 @@ impl EnginePipeline {
 
     /// Adds what was counted here to entries and counters: before the worker sleeps, that nothing waits for the next frame.
     pub fn count_all(&mut self) {
+        self.count_noted();
+        let Self {
+            cache, engine, now, ..
+        } = self;
+        if std::mem::take(&mut self.has_unnoted) {
+            // From where it is to the end, and from the beginning.
+            for _ in 0..2 {
+                cache.sweep(cache.places(), |flow| {
+                    count(engine, flow, *now);
+                    true
+                });
+            }
+        }
+    }
+
+    fn count_noted(&mut self) {
         let Self {
             cache,
             uncounted,
@@ -467,10 +486,11 @@ impl EnginePipeline {
     }
 
     fn note_uncounted(&mut self, flow: FlowRef) {
-        if self.uncounted.len() >= MOST_UNCOUNTED {
-            self.count_all();
+        if self.uncounted.len() < MOST_UNCOUNTED {
+            self.uncounted.push(flow);
+        } else {
+            self.has_unnoted = true;
         }
-        self.uncounted.push(flow);
     }
 
     /// A frame whose path was not seen before.
@@ -822,7 +842,7 @@ impl Decide for EnginePipeline {
         if now != self.now {
             // At a time when some of those frames came.
             if now.since(self.counted_at) >= UNCOUNTED_FOR {
-                self.count_all();
+                self.count_noted();
                 self.counted_at = now;
             }
             self.now = now;
