@@ -11,7 +11,7 @@
 //!
 //! A frame that has to be decided by tables takes as long as dozens of others, whatever its bytes. Each port may keep the tables busy
 //! for so long a second (`TABLES_NS_PER_SECOND`) whoever waits; one that has used that up sits out while another, which has most of it
-//! left, had frames within the last milliseconds. So whoever fills flow caches with nonsense (CVE-2019-25076) takes a sixteenth of a
+//! left, had frames within the last milliseconds. So whoever fills flow caches with nonsense (CVE-2019-25076) takes a thirtieth of a
 //! worker from others, and new connections are made at full speed when nobody else wants the worker.
 //!
 //! This is start-time fair queueing (Goyal, Vin, Cheng 1997) in rounds, so that a turn costs the same however many wait.
@@ -27,10 +27,10 @@ const ROUND_BYTES: u32 = 512 * 1024;
 /// What a frame counts for at least: the shortest that Ethernet carries, without its check sequence (IEEE 802.3). Refused frames have
 /// no bytes; whoever sends those, or runts, would otherwise owe next to nothing, and the others' debts would never be forgiven.
 const MIN_FRAME_BYTES: u64 = 60;
-/// Time with the tables that a port may take however busy others are: a sixteenth of a worker.
-const TABLES_NS_PER_SECOND: u64 = 60_000_000;
+/// Time with the tables that a port may take however busy others are: a thirtieth of a worker.
+const TABLES_NS_PER_SECOND: u64 = 30_000_000;
 /// How much of it at once.
-const TABLES_BURST_NS: u64 = 6_000_000;
+const TABLES_BURST_NS: u64 = 3_000_000;
 /// What a port that has used up half of that is served at once, for others not to wait long: some twenty short frames.
 const COSTLY_BATCH_BYTES: u32 = 1200;
 /// How long after somebody else's frames a port that has used it up sits out: between two of their bursts is no time to be filled.
