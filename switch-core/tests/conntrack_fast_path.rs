@@ -51,7 +51,7 @@ impl Worker {
             .and_then(|places| places[direction.index()])
             .filter(|cached| {
                 let conn = cached.conn.expect("cached with a connection");
-                let refreshed = self.table.refresh(conn, cached.direction, (tcp, 100), now);
+                let refreshed = self.table.refresh(conn, cached.leg(), (tcp, 100), now);
                 refreshed == Refreshed::Valid
             });
         if let Some(cached) = cached {
@@ -63,7 +63,7 @@ impl Worker {
         };
         let packet = packet(tuple, transport);
         let mut tracked = self.table.track(&packet, now);
-        if tracked.state.contains(StateBits::NEW) {
+        if tracked.state.contains(StateBits::NEW) && tracked.conn.is_none() {
             tracked = open(&self.table, &packet, now);
         }
         place(&mut self.cached, tracked.cacheable.then_some(tracked));

@@ -16,7 +16,7 @@ use conntrack_packets::{
 use switch_core::Millis;
 use switch_core::conntrack::{
     CommitError, ConnId, ConnState, Conntrack, ConntrackConfig, Direction, ImportError,
-    InvalidReason, NatSpec, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP, Packet, Refreshed,
+    InvalidReason, Leg, NatSpec, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP, Packet, Refreshed,
     StateBits, Timeouts, TransportInfo, Tuple, Zone,
 };
 
@@ -51,7 +51,7 @@ fn a_packet_is_new_until_it_is_committed_and_answered() {
     let again = table.track(&there, NOW);
     assert_eq!(again.conn, conn);
     assert!(again.state.contains(StateBits::NEW));
-    assert!(!again.cacheable);
+    assert!(again.cacheable && again.leg() == Leg::Unanswered);
     let answer = table.track(&back, NOW);
     assert_eq!(answer.conn, conn);
     assert_eq!(

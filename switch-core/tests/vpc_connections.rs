@@ -182,6 +182,39 @@ fn an_echo_is_answered_but_not_asked_back() {
 }
 
 #[test]
+fn what_nobody_answers_is_cached_until_somebody_does() {
+    let mut lab = web();
+    lab.rule(
+        "ingress_rules",
+        1,
+        r#""policy": 1, "protocol": 17, "destination_port": 514"#,
+        "allow",
+    );
+    let (asking, answer) = (udp(forth(), 1000, 514), udp(back(), 514, 1000));
+    lab.passes(1, &asking);
+    lab.is_cached(1, &asking);
+    // Unanswered, it is forgotten soon unless it goes on; what comes from the cache counts.
+    for _ in 0..9 {
+        lab.wait(Millis::from_secs(20).0);
+        lab.once(1, &asking);
+    }
+    lab.is_cached(1, &asking);
+    lab.passes(2, &answer);
+    let before = lab.stats().misses;
+    // A verdict from when it was new would hold for new ones' rules.
+    lab.passes(1, &asking);
+    assert!(lab.stats().misses > before);
+    lab.is_cached(1, &asking);
+    lab.is_cached(2, &answer);
+    lab.remove_rule(
+        "ingress_rules",
+        1,
+        r#""policy": 1, "protocol": 17, "destination_port": 514"#,
+    );
+    lab.drops(1, &asking, DENIED);
+}
+
+#[test]
 fn udp_is_answered_until_it_is_quiet_for_long() {
     let mut lab = two_tenants();
     lab.rule(

@@ -297,12 +297,9 @@ fn new_of(record: &ConnRecord) -> Result<NewConnection, ImportError> {
     let mut status = Status(0).with_state(record.state);
     if record.seen_reply {
         status = status.with(Status::SEEN_REPLY);
-        if matches!(
-            record.state,
-            ConnState::Established | ConnState::UdpStream | ConnState::Icmp | ConnState::Generic
-        ) {
-            status = status.with(Status::FAST);
-        }
+    }
+    if !record.state.is_tcp() || record.seen_reply && record.state == ConnState::Established {
+        status = status.with(Status::FAST);
     }
     if record.assured {
         status = status.with(Status::ASSURED);

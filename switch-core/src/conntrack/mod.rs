@@ -43,7 +43,9 @@ pub use packet::{Packet, TcpFlags, TcpInfo, TransportInfo};
 pub use slot::ConnState;
 pub use table::{Commit, CommitError, Conntrack, ConntrackStats};
 pub use tcp::{IgnoredSyn, Side};
-pub use tracked::{ConnId, Endpoint, InvalidReason, Refreshed, StateBits, Tracked, Translation};
+pub use tracked::{
+    ConnId, Endpoint, InvalidReason, Leg, Refreshed, StateBits, Tracked, Translation,
+};
 pub use tuple::{
     Addresses, Direction, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Tuple, Zone,
 };

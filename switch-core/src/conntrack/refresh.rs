@@ -8,7 +8,7 @@ use super::packet::{TcpFlags, TcpInfo};
 use super::slot::{Slot, Status, Tick};
 use super::table::Conntrack;
 use super::tcp::{after, allowed_end, in_window, scaled_window};
-use super::tracked::{ConnId, Refreshed};
+use super::tracked::{ConnId, Leg, Refreshed};
 use super::tuple::Direction;
 use crate::time::Millis;
 
@@ -27,17 +27,19 @@ impl Conntrack {
     }
 
     /// Takes a packet of a cached verdict into account, if the verdict still holds: the connection is the same, was not changed
-    /// ([`Conntrack::set_mark`]), has not expired, and the packet is one that changes no state. `tcp` is the segment of a TCP packet.
+    /// ([`Conntrack::set_mark`]) nor answered since, has not expired, and the packet is one that changes no state. `tcp` is the segment of a TCP packet.
     ///
     /// Otherwise nothing is changed, and the packet is to be [tracked](Conntrack::track).
     #[inline]
     pub fn refresh(
         &self,
         conn: ConnId,
-        direction: Direction,
+        leg: impl Into<Leg>,
         (tcp, bytes): (Option<&TcpInfo>, u32),
         now: Millis,
     ) -> Refreshed {
+        let leg = leg.into();
+        let direction = leg.direction();
         let Some(slot) = self.slab.get(conn.index) else {
             return Refreshed::Changed;
         };
@@ -46,6 +48,7 @@ impl Conntrack {
         let counters = slot.counters(direction);
         if status.generation() != conn.generation
             || !status.has(Status::FAST)
+            || status.has(Status::SEEN_REPLY) == (leg == Leg::Unanswered)
             || self.is_overdue(slot, status, tick)
             || counters.is_full()
         {

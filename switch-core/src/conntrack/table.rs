@@ -684,7 +684,11 @@ impl NewConnection {
             port: commit.port.get(),
             mark: commit.mark,
             data: commit.data,
-            status: Status(0).with_state(state),
+            // What is no TCP changes its state with the first answer only.
+            status: match tcp {
+                Some(_) => Status(0).with_state(state),
+                None => Status(0).with_state(state).with(Status::FAST),
+            },
             tcp,
             counters: [(1, u64::from(packet.bytes)), (0, 0)],
             idle: Millis(0),

@@ -148,7 +148,47 @@ pub struct Tracked {
     pub invalid: Option<InvalidReason>,
 }
 
+/// What a cached verdict is for: packets of one direction, as long as their connection has been answered or has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// From the end that opened the connection, while nobody has answered.
+    Unanswered,
+    /// From that end later.
+    Original,
+    /// From the other one.
+    Reply,
+}
+
+impl Leg {
+    /// The direction.
+    #[inline]
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Unanswered | Self::Original => Direction::Original,
+            Self::Reply => Direction::Reply,
+        }
+    }
+}
+
+/// Of a connection that has been answered.
+impl From<Direction> for Leg {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Original => Self::Original,
+            Direction::Reply => Self::Reply,
+        }
+    }
+}
+
 impl Tracked {
+    /// What a verdict about this packet is for.
+    pub fn leg(&self) -> Leg {
+        match self.direction {
+            Direction::Original if self.state.contains(StateBits::NEW) => Leg::Unanswered,
+            direction => direction.into(),
+        }
+    }
+
     /// A packet without a connection.
     pub(crate) const fn unknown(state: StateBits, invalid: Option<InvalidReason>) -> Self {
         Self {

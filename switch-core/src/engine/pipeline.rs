@@ -19,7 +19,7 @@ use super::parse::{Input, Origin, ParseError, parse};
 use super::paths::{Paths, Words};
 use super::runtime::Engine;
 use super::state::{Seen, Snapshot};
-use crate::conntrack::{ConnId, Direction, Refreshed};
+use crate::conntrack::{ConnId, Leg, Refreshed};
 use crate::decide::{Decide, FrameInfo};
 use crate::drop_reason::DropReason;
 use crate::mac_table::EpochBucket;
@@ -70,7 +70,7 @@ struct Remembered {
     rest: Box<Rest>,
     valid_until: Millis,
     /// Of the connection, if the verdict depends on one.
-    direction: Option<Direction>,
+    leg: Option<Leg>,
     has_frame_lengths: bool,
     has_meters: bool,
     counts_something: bool,
@@ -447,12 +447,12 @@ impl EnginePipeline {
             return self.miss(in_port, frame, Some(number));
         }
         flow.stamp = generation;
-        if let Some(direction) = remembered.direction {
+        if let Some(leg) = remembered.leg {
             let tcp = reader.paths.by_number(number).and_then(|path| path.tcp);
             let segment = tcp.and_then(|tcp| tcp.read(bytes, frame.frame_bytes));
             let packet = (segment.as_ref(), frame.frame_bytes);
             let conntrack = &engine.state.conntrack;
-            let refreshed = conntrack.refresh(remembered.connection, direction, packet, now);
+            let refreshed = conntrack.refresh(remembered.connection, leg, packet, now);
             if refreshed == Refreshed::Changed {
                 return self.miss(in_port, frame, Some(number));
             }
@@ -561,15 +561,15 @@ impl EnginePipeline {
         match path.filter(|_| evaluation.is_repeatable) {
             Some(path) if engine.is_readable(&self.snapshot) => {
                 let conditions = &evaluation.conditions;
-                let (connection, direction) = match conditions.connection {
-                    Some((connection, direction)) => (connection, Some(direction)),
+                let (connection, leg) = match conditions.connection {
+                    Some((connection, leg)) => (connection, Some(leg)),
                     None => (ConnId::from_bits(0), None),
                 };
                 let frame_lengths = self.packet.frame_lengths;
                 let counts_something = !evaluation.seen.is_empty() || !evaluation.counts.is_empty();
                 let remembered = Remembered {
                     valid_until: conditions.valid_until,
-                    direction,
+                    leg,
                     has_frame_lengths: frame_lengths != ANY_LENGTH,
                     has_meters: !evaluation.meters.is_empty(),
                     counts_something,
@@ -891,7 +891,7 @@ impl Decide for EnginePipeline {
             let Some(Flow { value, .. }) = flow else {
                 continue;
             };
-            if value.direction.is_some() {
+            if value.leg.is_some() {
                 touched ^= engine.state.conntrack.touch(value.connection);
             }
             if matches!(value.decision, Short::None)

@@ -375,7 +375,7 @@ impl<O: Observer> Evaluator<'_, O> {
         match tracked.conn {
             // Two connections cannot both be asked about each frame.
             Some(conn) if tracked.cacheable && self.out.conditions.connection.is_none() => {
-                self.out.conditions.connection = Some((conn, tracked.direction));
+                self.out.conditions.connection = Some((conn, tracked.leg()));
             }
             _ => self.remember = false,
         }

@@ -25,7 +25,7 @@ use super::packet::{Packet, within};
 use super::params::Unpacked;
 use super::parse::{Origin, ParseError, compare};
 use super::state::{EntryAction, MeterSetting, Seen, Snapshot, State};
-use crate::conntrack::{ConnId, Direction, Tracked};
+use crate::conntrack::{ConnId, Leg, Tracked};
 use crate::drop_reason::DropReason;
 use crate::mac_table::EpochBucket;
 use crate::port::PortId;
@@ -109,7 +109,7 @@ pub(crate) struct Conditions {
     /// It holds before this instant.
     pub valid_until: Millis,
     /// The connection that has to agree to each frame.
-    pub connection: Option<(ConnId, Direction)>,
+    pub connection: Option<(ConnId, Leg)>,
 }
 
 impl Default for Conditions {

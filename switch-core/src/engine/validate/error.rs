@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A fault of a program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {reason}; {remedy}")]
+#[error("{}", self.line())]
 pub struct ProgramError {
     /// Where, as a path through the JSON form: `tables[3].key[0].field`. For faults of the JSON itself: line and column.
     pub place: String,
@@ -12,6 +12,14 @@ pub struct ProgramError {
     pub reason: String,
     /// What to do.
     pub remedy: String,
+}
+
+impl ProgramError {
+    /// What it quotes of the program may have several lines.
+    fn line(&self) -> String {
+        let whole = format!("{}: {}; {}", self.place, self.reason, self.remedy);
+        whole.replace(char::is_control, " ")
+    }
 }
 
 /// Everything that is wrong with a program; one fault a line.

@@ -89,8 +89,7 @@ impl Program {
             let reason = whole.split(" at line ").next().unwrap_or(&whole);
             ProgramErrors(vec![ProgramError {
                 place: format!("line {} column {}", error.line(), error.column()),
-                // What it quotes may have several lines.
-                reason: reason.replace(char::is_control, " "),
+                reason: reason.to_owned(),
                 remedy: "compare it with docs/program.schema.json".to_owned(),
             }])
         })?;
