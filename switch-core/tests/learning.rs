@@ -313,7 +313,8 @@ fn a_port_over_its_flow_rate_does_not_push_others_out_of_the_cache() {
     for number in 0..100 {
         send(&mut pipeline, 1, mac(500), mac(number));
     }
-    assert!(pipeline.stats().misses - before <= 10);
+    // Those that the other pushed out, and those that these push out coming back.
+    assert!(pipeline.stats().misses - before <= 20);
 }
 
 #[test]
