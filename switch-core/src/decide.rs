@@ -41,8 +41,11 @@ pub trait Decide {
         false
     }
 
-    /// No batch comes for a while: what was counted here is told to whoever may ask meanwhile.
-    fn rest(&mut self) {}
+    /// No batch comes for a while: what was counted here is told to whoever may ask meanwhile. `true` when there is more of it than can be
+    /// told at once: to be called again, if no batch came.
+    fn rest(&mut self) -> bool {
+        false
+    }
 
     /// The ports a flooded frame leaves by, each with its edit; never the one it came from. For a flood of this batch.
     fn flood_members(&self, flood: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_;

@@ -353,3 +353,51 @@ fn headers_that_are_too_long_to_be_remembered_are_not_taken_for_others() {
     }
     assert!(pipeline.stats().pathless > 0, "it is too long");
 }
+
+#[test]
+fn the_frames_of_many_flows_are_foreseen_and_all_counted_before_a_rest() {
+    const FLOWS: u16 = 6000;
+    let engine = engine();
+    let now = Millis(1);
+    let deny = r#"[{"insert": {"table": "acl", "key": {"tcp.dst_port": "1000..60000"}, "priority": 10, "action": "deny"}}]"#;
+    engine.write(&updates(deny), &Numbers, now).unwrap();
+    let mut pipeline = EnginePipeline::new(Arc::clone(&engine));
+    let frames: Vec<Vec<u8>> = (0..FLOWS)
+        .map(|flow| tcp([10, 0, 9, 9], 1000 + 9 * flow))
+        .collect();
+    let mut decide_all = |pipeline: &mut EnginePipeline| {
+        for batch in frames.chunks(64) {
+            pipeline.begin_batch(now);
+            pipeline.foresee(port(1), batch.iter().map(|frame| info(frame)));
+            for frame in batch {
+                let verdict = pipeline.decide(port(1), &info(frame));
+                assert_eq!(verdict, Verdict::Drop(DropReason::AclDenied));
+            }
+        }
+    };
+    decide_all(&mut pipeline);
+    let missed = pipeline.stats().misses;
+    assert!(pipeline.flows_of_port(port(1)) > 5000);
+    for _ in 0..2 {
+        decide_all(&mut pipeline);
+    }
+    assert_eq!(pipeline.stats().misses, missed);
+    assert!(pipeline.cache_stats().foreseen_hits > u64::from(FLOWS));
+    // Frames that were announced and others that come in their place, with the same port and from elsewhere.
+    pipeline.begin_batch(now);
+    pipeline.foresee(port(1), frames.iter().take(8).map(|frame| info(frame)));
+    let other = tcp([10, 0, 9, 9], 80);
+    assert!(!matches!(
+        pipeline.decide(port(1), &info(&other)),
+        Verdict::Drop(DropReason::AclDenied)
+    ));
+    let mut rests = 0;
+    while pipeline.rest() {
+        rests += 1;
+        assert!(rests < 100, "it never ends");
+    }
+    assert!(rests > 1, "{rests}");
+    let listed = engine.entries("acl", (None, 10), &Numbers).unwrap();
+    let counted = listed[0].counters.unwrap().frames;
+    assert_eq!(counted, 3 * u64::from(FLOWS));
+}

@@ -108,9 +108,9 @@ impl<D: Decide> BatchRunner<D> {
         }
     }
 
-    /// Before the worker sleeps: what it knows is told to whoever may ask meanwhile.
-    pub fn rest(&mut self) {
-        self.pipeline.rest();
+    /// Before the worker sleeps: what it knows is told to whoever may ask meanwhile. `true`: there is more, so it is not to sleep yet.
+    pub fn rest(&mut self) -> bool {
+        self.pipeline.rest()
     }
 
     /// The time that the next batches happen at.

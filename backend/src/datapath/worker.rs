@@ -381,10 +381,13 @@ impl<D: Decide> Worker<D> {
     /// Sleeps until something rings; the time it woke.
     fn sleep(&mut self) -> u64 {
         self.counters.sleeps.add(1);
-        self.runner.rest();
+        let timeout_ms = match (self.runner.rest(), self.kickless.is_empty()) {
+            (true, _) => 0,
+            (false, false) => KICKLESS_POLL_MS,
+            (false, true) => -1,
+        };
         let before = now_ns();
-        let kickless = !self.kickless.is_empty();
-        self.wait(if kickless { KICKLESS_POLL_MS } else { -1 }, before);
+        self.wait(timeout_ms, before);
         let now = now_ns();
         self.runner.set_time(Millis(now / 1_000_000));
         self.window.adapt(now.saturating_sub(before));

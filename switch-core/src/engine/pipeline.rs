@@ -38,6 +38,8 @@ const SWEPT_PER_BATCH: usize = 4;
 /// frames by then. Those of more flows are counted when the sweep comes by.
 const MOST_UNCOUNTED: usize = 1024;
 const UNCOUNTED_FOR: Millis = Millis(16);
+/// Places that are looked at for those at a time when no frames come: some tens of microseconds.
+const COUNTED_AT_REST: usize = 4096;
 
 /// Lengths that every frame is of.
 const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
@@ -253,8 +255,8 @@ pub struct EnginePipeline {
     outcomes: Outcomes,
     budgets: Vec<TokenBucket>,
     uncounted: Vec<FlowRef>,
-    /// There are more of them.
-    has_unnoted: bool,
+    /// There are more of them: how often the sweep has to come to its end until all are counted.
+    unnoted_laps: u8,
     trail: Vec<(u16, u16, Next)>,
     now: Millis,
     /// When flows were counted for having waited.
@@ -288,7 +290,7 @@ impl EnginePipeline {
             outcomes: Outcomes::new(),
             budgets: Vec::new(),
             uncounted: Vec::new(),
-            has_unnoted: false,
+            unnoted_laps: 0,
             trail: Vec::new(),
             now: Millis(0),
             counted_at: Millis(0),
@@ -351,19 +353,23 @@ impl EnginePipeline {
 
     /// Adds what was counted here to entries and counters: before the worker sleeps, that nothing waits for the next frame.
     pub fn count_all(&mut self) {
+        while self.count_more() {}
+    }
+
+    /// Counts what is noted, and some of what is not; whether there is more.
+    fn count_more(&mut self) -> bool {
         self.count_noted();
         let Self {
             cache, engine, now, ..
         } = self;
-        if std::mem::take(&mut self.has_unnoted) {
-            // From where it is to the end, and from the beginning.
-            for _ in 0..2 {
-                cache.sweep(cache.places(), |flow| {
-                    count(engine, flow, *now);
-                    true
-                });
-            }
+        if self.unnoted_laps > 0 {
+            let swept = cache.sweep(COUNTED_AT_REST, |flow| {
+                count(engine, flow, *now);
+                true
+            });
+            self.unnoted_laps -= u8::from(swept.wrapped);
         }
+        self.unnoted_laps > 0
     }
 
     fn count_noted(&mut self) {
@@ -489,7 +495,8 @@ impl EnginePipeline {
         if self.uncounted.len() < MOST_UNCOUNTED {
             self.uncounted.push(flow);
         } else {
-            self.has_unnoted = true;
+            // From where the sweep is to the end, and from the beginning.
+            self.unnoted_laps = 2;
         }
     }
 
@@ -914,8 +921,8 @@ impl Decide for EnginePipeline {
         std::mem::take(&mut self.has_missed)
     }
 
-    fn rest(&mut self) {
-        self.count_all();
+    fn rest(&mut self) -> bool {
+        self.count_more()
     }
 
     fn flood_members(&self, _: Flood) -> impl Iterator<Item = (PortId, VlanEdit)> + '_ {
