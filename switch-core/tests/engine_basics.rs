@@ -365,7 +365,7 @@ fn the_frames_of_many_flows_are_foreseen_and_all_counted_before_a_rest() {
     let frames: Vec<Vec<u8>> = (0..FLOWS)
         .map(|flow| tcp([10, 0, 9, 9], 1000 + 9 * flow))
         .collect();
-    let mut decide_all = |pipeline: &mut EnginePipeline| {
+    let decide_all = |pipeline: &mut EnginePipeline| {
         for batch in frames.chunks(64) {
             pipeline.begin_batch(now);
             pipeline.foresee(port(1), batch.iter().map(|frame| info(frame)));

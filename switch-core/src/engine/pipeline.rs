@@ -4,30 +4,28 @@
 //! path of the parse, the port, the bits that were looked at, ranges of lengths, counters of all that operators and stations can
 //! change, and a time; and where a connection is part of it, that is asked about every frame.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{CacheConfig, CacheStats, Flow, FlowCache, FlowKey, FlowRef, MOST_KEY_WORDS};
-use super::compile::{Compiled, Next};
-use super::edit::EditList;
-use super::evaluate::{
-    Effects, Evaluation, Evaluator, Frame, Metered, OutCopy, Target as OutTarget, Unobserved,
-};
+use super::compile::Next;
+use super::evaluate::{Effects, Evaluation, Evaluator, Frame, Unobserved};
+use super::foreseen::{Foreseen, ForeseenFrame, Reader, as_it_came, start_of};
 use super::layout::Layout;
-use super::packet::{PACKET_BYTES, Packet};
-use super::parse::{Input, Origin, ParseError, parse};
+use super::packet::Packet;
+use super::parse::{ParseError, parse};
 use super::paths::{Paths, Words};
+use super::remembered::{
+    ANY_LENGTH, Decision, Remembered, Rest, Short, count, decision, give, holds, over_rate,
+};
 use super::runtime::Engine;
-use super::state::{Seen, Snapshot};
-use crate::conntrack::{ConnId, Leg, Refreshed};
+use super::state::Snapshot;
+use crate::conntrack::{ConnId, Refreshed};
 use crate::decide::{Decide, FrameInfo};
-use crate::drop_reason::DropReason;
-use crate::mac_table::EpochBucket;
 use crate::outcomes::Outcomes;
 use crate::port::PortId;
 use crate::rate_limit::TokenBucket;
 use crate::time::Millis;
-use crate::verdict::{Flood, FrameCopy, HeaderEdit, Punt, PuntReason, Target, Verdict};
+use crate::verdict::{Flood, HeaderEdit, Verdict};
 use crate::vlan_edit::VlanEdit;
 
 /// How often an evaluation is begun again because tables changed faster than it could read them.
@@ -41,92 +39,8 @@ const UNCOUNTED_FOR: Millis = Millis(16);
 /// Places that are looked at for those at a time when no frames come: some tens of microseconds.
 const COUNTED_AT_REST: usize = 4096;
 
-/// Lengths that every frame is of.
-const ANY_LENGTH: (u32, u32) = (0, u32::MAX);
-
-/// Frames that are foreseen at most: a worker's batch.
-const MOST_FORESEEN: usize = 64;
 /// Flows that are at hand without being foreseen.
 const FEW_FLOWS: usize = 128;
-
-/// What is remembered of an evaluation.
-#[derive(Clone, Debug)]
-enum Decision {
-    Drop(DropReason),
-    Output(PortId, Option<Arc<EditList>>),
-    Copies(Arc<[OutCopy]>, Option<DropReason>),
-}
-
-/// The decisions that fit beside the key.
-#[derive(Clone, Copy, Debug)]
-enum Short {
-    Drop(DropReason),
-    Output(PortId),
-    /// It is a longer one.
-    None,
-}
-
-/// A remembered verdict: what is needed for each frame, to be read with the key's cache lines.
-#[derive(Debug)]
-struct Remembered {
-    rest: Box<Rest>,
-    valid_until: Millis,
-    /// Of the connection, if the verdict depends on one.
-    leg: Option<Leg>,
-    has_frame_lengths: bool,
-    has_meters: bool,
-    counts_something: bool,
-    decision: Short,
-    connection: ConnId,
-    wire_lengths: (u32, u32),
-}
-
-/// What the promise of cache lines counts on.
-const _: () = assert!(size_of::<Flow<Remembered>>() <= 56);
-
-/// What of it is not needed for each frame, or not for most.
-#[derive(Debug)]
-struct Rest {
-    decision: Decision,
-    frame_lengths: (u32, u32),
-    /// Change counters of tables, and their sum.
-    counters: Box<[u32]>,
-    sum: u32,
-    stations: Box<[EpochBucket]>,
-    station_sum: u32,
-    meters: Box<[Metered]>,
-    sends: usize,
-    seen: Box<[Arc<Seen>]>,
-    counts: Box<[(u16, u32)]>,
-}
-
-impl Rest {
-    /// Offers a frame to the meters, in order; which of its copies are not made, and why. Where a copy's way ends, so do its meters.
-    fn refused(&self, frame_bytes: u32, now: Millis) -> Vec<Refused> {
-        let mut refused: Vec<Refused> = Vec::new();
-        for metered in &self.meters {
-            if refused
-                .last()
-                .is_some_and(|last| metered.from < last.copies.end)
-            {
-                continue;
-            }
-            if !metered.setting.passes(frame_bytes, now) {
-                refused.push(Refused {
-                    copies: metered.from..metered.to.unwrap_or(usize::MAX),
-                    reason: metered.reason,
-                });
-            }
-        }
-        refused
-    }
-}
-
-/// Copies that a meter stopped.
-struct Refused {
-    copies: Range<usize>,
-    reason: DropReason,
-}
 
 /// How a pipeline came to its verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,106 +53,6 @@ pub struct EngineStats {
     pub unrepeatable: u64,
     /// Frames with more different headers than a path is kept for.
     pub pathless: u64,
-}
-
-/// Frames that will be decided on in this batch.
-struct Foreseen {
-    in_port: Option<PortId>,
-    frames: Vec<ForeseenFrame>,
-    /// How many of them are of this batch, and which is the next.
-    end: usize,
-    next: usize,
-    /// What became of reading ahead: it means nothing, but that somebody has read.
-    touched: u64,
-}
-
-struct ForeseenFrame {
-    /// Where its start is, and how long that is: what tells that it is the one.
-    start: (usize, usize),
-    is_known: bool,
-    key: FlowKey,
-    flow: Option<FlowRef>,
-}
-
-impl ForeseenFrame {
-    fn start(bytes: &[u8]) -> (usize, usize) {
-        (bytes.as_ptr().addr(), bytes.len())
-    }
-}
-
-impl Foreseen {
-    fn new() -> Self {
-        let nothing = || ForeseenFrame {
-            start: (0, 0),
-            is_known: false,
-            key: FlowKey::new(0, &[]),
-            flow: None,
-        };
-        Self {
-            in_port: None,
-            frames: std::iter::repeat_with(nothing)
-                .take(MOST_FORESEEN)
-                .collect(),
-            end: 0,
-            next: 0,
-            touched: 0,
-        }
-    }
-
-    /// What was found out about this frame, if it is the next that was foreseen.
-    #[inline]
-    fn take(&mut self, in_port: PortId, bytes: &[u8]) -> Option<&ForeseenFrame> {
-        let frame = self.frames.get(..self.end)?.get(self.next)?;
-        self.next += 1;
-        let is_it = Some(in_port) == self.in_port && frame.start == ForeseenFrame::start(bytes);
-        (is_it && frame.is_known).then_some(frame)
-    }
-}
-
-/// Finds out which headers frames have.
-struct Reader {
-    paths: Paths,
-    layout: Layout,
-}
-
-impl Reader {
-    /// Reads a frame's key; or says how the parse ended that took a path which is not known.
-    #[inline]
-    fn read(
-        &mut self,
-        program: &Compiled,
-        (in_port, bytes, frame_bytes): (PortId, &[u8], u32),
-        key: &mut FlowKey,
-    ) -> Result<(), ParseError> {
-        let frame = (in_port, bytes, frame_bytes);
-        let likely = (self.paths).likely(in_port.get(), (bytes, frame_bytes), key);
-        if likely.is_none() {
-            self.parse_whole(program, frame, key)?;
-        }
-        debug_assert_eq!(
-            self.parse_whole(program, frame, &mut key.clone()),
-            Ok(key.path)
-        );
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn parse_whole(
-        &mut self,
-        program: &Compiled,
-        (in_port, bytes, frame_bytes): (PortId, &[u8], u32),
-        key: &mut FlowKey,
-    ) -> Result<u16, ParseError> {
-        self.layout.clear();
-        let mut walk = self.paths.walk();
-        let input = as_it_came(bytes, frame_bytes);
-        let error = parse(program, input, &mut self.layout, &mut walk);
-        let path = self.paths.known(walk, error).ok_or(error)?;
-        path.read(in_port.get(), bytes, key);
-        let path = path.number;
-        self.paths.expect(in_port.get(), path);
-        Ok(path)
-    }
 }
 
 /// One worker's view of an [`Engine`].
@@ -662,183 +476,6 @@ impl EnginePipeline {
                 count(&self.engine, &mut gone, self.now);
             }
         }
-    }
-}
-
-impl Rest {
-    fn new((decision, frame_lengths): (Decision, (u32, u32)), evaluation: &mut Evaluation) -> Self {
-        let conditions = &evaluation.conditions;
-        Self {
-            decision,
-            frame_lengths,
-            counters: conditions.tables.counters().into(),
-            sum: conditions.tables.sum(),
-            stations: conditions.stations.as_slice().into(),
-            station_sum: conditions.station_sum,
-            meters: evaluation.meters.drain(..).collect(),
-            sends: evaluation.sends,
-            seen: evaluation.seen.drain(..).collect(),
-            counts: evaluation.counts.as_slice().into(),
-        }
-    }
-}
-
-/// Whether nothing has changed that a verdict depends on.
-fn holds(engine: &Engine, rest: &Rest) -> bool {
-    let epochs = engine.state.macs.epochs();
-    let stations = rest
-        .stations
-        .iter()
-        .fold(0u32, |sum, &bucket| sum.wrapping_add(epochs.get(bucket)));
-    engine.state.changes.sum(&rest.counters) == rest.sum && stations == rest.station_sum
-}
-
-/// Adds what a flow has counted to its entries and counters; the last frame of it came at `last`.
-fn count(engine: &Engine, flow: &mut Flow<Remembered>, last: Millis) {
-    if !flow.has_counted() {
-        return;
-    }
-    let (frames, bytes) = flow.take_counts();
-    for seen in &flow.value.rest.seen {
-        seen.add(frames, bytes, last);
-    }
-    for &(counter, index) in &flow.value.rest.counts {
-        if let Some(counts) = engine.state.counts.get(usize::from(counter)) {
-            counts.add(index, frames, bytes);
-        }
-    }
-}
-
-/// The part of a frame that programs can look at.
-#[inline]
-fn start_of<'a>(frame: &FrameInfo<'a>) -> &'a [u8] {
-    frame.header.get(..PACKET_BYTES).unwrap_or(frame.header)
-}
-
-/// What a first parse reads.
-#[inline]
-fn as_it_came(bytes: &[u8], frame_bytes: u32) -> Input<'_> {
-    Input {
-        bytes,
-        frame_bytes: frame_bytes as usize,
-        origin: Origin::AsItCame,
-    }
-}
-
-/// The verdict that a decision is, in this batch.
-#[inline]
-fn give(outcomes: &mut Outcomes, decision: &Decision) -> Verdict {
-    match decision {
-        Decision::Drop(reason) => Verdict::Drop(*reason),
-        Decision::Output(port, None) => Verdict::Output {
-            port: *port,
-            edit: HeaderEdit::NONE,
-        },
-        Decision::Output(port, Some(edits)) => match outcomes.add_list(edits) {
-            Ok(list) => Verdict::Output {
-                port: *port,
-                edit: HeaderEdit::List(list),
-            },
-            Err(reason) => Verdict::Drop(reason),
-        },
-        Decision::Copies(copies, drop) => copies_verdict(outcomes, copies, *drop),
-    }
-}
-
-/// The verdict without the copies that meters refused.
-#[cold]
-fn over_rate(outcomes: &mut Outcomes, rest: &Rest, refused: &[Refused]) -> Verdict {
-    let reason = refused
-        .last()
-        .map_or(DropReason::RateExceeded, |last| last.reason);
-    let Decision::Copies(copies, drop) = &rest.decision else {
-        return Verdict::Drop(reason);
-    };
-    let kept: Vec<OutCopy> = copies
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !refused.iter().any(|range| range.copies.contains(at)))
-        .map(|(_, copy)| copy.clone())
-        .collect();
-    let is_dropped =
-        refused.iter().any(|range| range.copies.end == usize::MAX) || refused.len() >= rest.sends;
-    let drop = if is_dropped { Some(reason) } else { *drop };
-    match drop {
-        Some(reason) if kept.is_empty() => Verdict::Drop(reason),
-        drop => copies_verdict(outcomes, &kept, drop),
-    }
-}
-
-impl Short {
-    fn of(decision: &Decision) -> Self {
-        match decision {
-            Decision::Drop(reason) => Self::Drop(*reason),
-            Decision::Output(port, None) => Self::Output(*port),
-            Decision::Output(_, Some(_)) | Decision::Copies(..) => Self::None,
-        }
-    }
-}
-
-/// Takes what is to be done to a single copy along.
-fn decision(drop: Option<DropReason>, copies: &mut [OutCopy]) -> Decision {
-    match (drop, copies) {
-        (Some(reason), []) => Decision::Drop(reason),
-        (None, []) => Decision::Drop(DropReason::NoDestination),
-        (
-            None,
-            [
-                OutCopy {
-                    target: OutTarget::Port(port),
-                    edits,
-                },
-            ],
-        ) => match PortId::new(*port) {
-            Some(port) => Decision::Output(port, edits.take()),
-            None => Decision::Drop(DropReason::NoDestination),
-        },
-        (drop, copies) => Decision::Copies((&*copies).into(), drop),
-    }
-}
-
-fn copies_verdict(
-    outcomes: &mut Outcomes,
-    copies: &[OutCopy],
-    drop: Option<DropReason>,
-) -> Verdict {
-    let mut listed = Vec::with_capacity(copies.len() + 1);
-    for copy in copies {
-        let edit = match copy.edits.as_ref().map(|edits| outcomes.add_list(edits)) {
-            None => HeaderEdit::NONE,
-            Some(Ok(list)) => HeaderEdit::List(list),
-            Some(Err(reason)) => return Verdict::Drop(reason),
-        };
-        let target = match &copy.target {
-            OutTarget::Port(port) => match PortId::new(*port) {
-                Some(port) => Target::Port(port),
-                None => continue,
-            },
-            OutTarget::Controller { reason, args } => {
-                let punt = Punt {
-                    reason: PuntReason(*reason),
-                    args: *args,
-                };
-                match outcomes.add_punt(punt) {
-                    Ok(punt) => Target::Controller(punt),
-                    Err(reason) => return Verdict::Drop(reason),
-                }
-            }
-        };
-        listed.push(FrameCopy { target, edit });
-    }
-    if let Some(reason) = drop {
-        listed.push(FrameCopy {
-            target: Target::Drop(reason),
-            edit: HeaderEdit::NONE,
-        });
-    }
-    match outcomes.add_copies(listed) {
-        Ok(copies) => Verdict::Copies(copies),
-        Err(reason) => Verdict::Drop(reason),
     }
 }
 
