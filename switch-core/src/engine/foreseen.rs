@@ -10,7 +10,8 @@ use crate::decide::FrameInfo;
 use crate::port::PortId;
 
 /// Frames that are foreseen at most: a worker's batch.
-pub(super) const MOST_FORESEEN: usize = 64;
+const MOST_FORESEEN: usize = 64;
+
 /// Frames that will be decided on in this batch.
 pub(super) struct Foreseen {
     pub(super) in_port: Option<PortId>,
@@ -93,7 +94,7 @@ impl Reader {
     }
 
     #[inline(never)]
-    pub(super) fn parse_whole(
+    fn parse_whole(
         &mut self,
         program: &Compiled,
         (in_port, bytes, frame_bytes): (PortId, &[u8], u32),
