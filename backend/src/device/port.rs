@@ -455,7 +455,7 @@ impl Port {
     /// Keeps since when the migration log is on.
     fn note_logging(&mut self) {
         match (self.device.is_logging(), &self.logging) {
-            (true, None) => self.logging = Some(Logging::new()),
+            (true, None) => self.logging = Some(Logging::begin()),
             (false, Some(_)) => self.logging = None,
             _ => return,
         }

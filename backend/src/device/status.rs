@@ -97,7 +97,7 @@ impl Logging {
     const WINDOW: Duration = Duration::from_secs(1);
 
     /// It is on from now.
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         let now = Instant::now();
         Self {
             since: now,
