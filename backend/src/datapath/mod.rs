@@ -13,12 +13,13 @@
 //! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
-//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`cpu_time`] whose
+//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
 //! frames took how long. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
 //! changes, by the [`loads`]. [`Datapath`] is all of it as the control side sees it.
 
 pub mod balance;
 pub mod batch;
+pub mod carried;
 pub mod counters;
 pub mod courier;
 pub mod cpu_time;
@@ -43,6 +44,7 @@ mod vhost_port;
 pub mod vnet_header;
 pub mod worker;
 
+pub use carried::PortTotals;
 pub use counters::{PortCounters, WorkerStats};
 pub use last_drops::DroppedFrame;
 pub use loads::SourceStats;
@@ -55,6 +57,7 @@ use crate::port::tap::Tap;
 use crate::ring::RingError;
 use arc_swap::ArcSwap;
 use balance::Move;
+use carried::CarriedTraffic;
 use counters::{QueueCounters, WorkerCounters};
 use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
 use last_drops::{DROPPED_HEADER_BYTES, Dropped, PortDrops};
@@ -347,6 +350,7 @@ impl Datapath {
             tap,
             from_host: QueueCounters::default(),
             to_host: Mutex::new(QueueCounters::default()),
+            carried: CarriedTraffic::default(),
             drops: PortDrops::default(),
         });
         self.add(id, Port::Tap(Arc::clone(&port)));
@@ -489,6 +493,13 @@ impl Datapath {
     /// A port's counters; `None` when there is no such port.
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
         self.shared.ports.load().get(id).map(Port::counters)
+    }
+
+    /// Lets a port's counters go on from what it had under an earlier process or on another host. Says whether the port is there.
+    pub fn add_totals(&self, id: PortId, totals: &PortTotals) -> bool {
+        let ports = self.shared.ports.load();
+        let port = ports.get(id);
+        port.inspect(|port| port.add_totals(totals)).is_some()
     }
 
     /// The frames that were dropped at a port of late, oldest first: all of them where there are few, a sample of many.
