@@ -25,6 +25,8 @@ mod positions;
 mod restart;
 #[path = "../end_to_end/rig.rs"]
 mod rig;
+#[path = "../end_to_end/upgrade.rs"]
+mod upgrade;
 #[path = "../end_to_end/vlan.rs"]
 mod vlan;
 
