@@ -49,7 +49,7 @@ pub fn run(site: &mut Site, mode: Mode, load: Load, number: u32) -> Result<Run> 
     let retransmits_before = all_retransmits(site)?;
     let probes = self::probes(site)?;
     probes.wait_more(PROBES_AROUND)?;
-    let (account, learnt) = move_guest(site, target, place, mode)?;
+    let (account, learnt) = move_to(site, target, place, mode)?;
     probes.wait_more(PROBES_AROUND)?;
     flows.wait_alive()?;
     let seen = probes.stop()?;
@@ -81,11 +81,17 @@ fn all_retransmits(site: &Site) -> Result<u64> {
     Ok(retransmits(peer)? + retransmits(guest)?)
 }
 
-/// Moves the guest to `target`. Also says how long after it ran there the switches had learnt so.
+/// Starts a QEMU at the next place and moves the guest there. Also says how long after it ran there the switches had learnt so.
 ///
 /// # Errors
 /// The migration fails.
-pub fn move_guest(
+pub fn move_guest(site: &mut Site, mode: Mode) -> Result<(Account, Duration)> {
+    let place = site.switches().after(site.place());
+    let target = site.incoming(place)?;
+    move_to(site, target, place, mode)
+}
+
+fn move_to(
     site: &mut Site,
     target: Incoming,
     place: Place,

@@ -154,15 +154,7 @@ impl Report {
     /// What is not as promised; nothing when all is.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let broken = self.sum(|run| run.casualties.connections_broken);
-        if broken > 0 {
-            faults.push(format!("{broken} TCP connections broken"));
-        }
-        let corrupted = self.sum(Run::bytes_corrupted);
-        if corrupted > 0 {
-            faults.push(format!("{corrupted} bytes corrupted at least"));
-        }
+        let mut faults = self.damage();
         let over_ms = self.median(Run::over_ms);
         if over_ms > BLACKOUT_OVER_DOWNTIME_MS {
             faults.push(format!(
@@ -170,6 +162,21 @@ impl Report {
             ));
         }
         faults
+    }
+
+    /// Those faults that no slow machine excuses.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        let mut damage = Vec::new();
+        let broken = self.sum(|run| run.casualties.connections_broken);
+        if broken > 0 {
+            damage.push(format!("{broken} TCP connections broken"));
+        }
+        let corrupted = self.sum(Run::bytes_corrupted);
+        if corrupted > 0 {
+            damage.push(format!("{corrupted} bytes corrupted at least"));
+        }
+        damage
     }
 
     /// The closing line, without the program's name.
