@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::protocol::{Job, Outcome, Progress};
+use crate::rate::Pace;
 use crate::{probe, rate, sniff, tcp, udp};
 
 /// How often a job that waits for the network looks whether it should stop.
@@ -124,14 +125,26 @@ impl Jobs {
 fn prepare(job: Job) -> io::Result<Body> {
     match job {
         Job::TcpReceive { port, seed } => tcp::receive(port, seed),
-        Job::TcpSend { to, seed, bytes } => Ok(tcp::send(to, seed, bytes)),
+        Job::TcpSend {
+            to,
+            seed,
+            bytes,
+            bytes_per_second,
+        } => Ok(tcp::send(to, seed, bytes, Pace::of(bytes_per_second))),
         Job::UdpReceive { port, seed } => udp::receive(port, seed),
         Job::UdpSend {
             to,
             seed,
             datagrams,
             payload_bytes,
-        } => udp::send(to, seed, datagrams, payload_bytes),
+            bytes_per_second,
+        } => udp::send(
+            to,
+            seed,
+            datagrams,
+            payload_bytes,
+            Pace::of(bytes_per_second),
+        ),
         Job::UdpPace {
             to,
             payload_bytes,
@@ -142,8 +155,7 @@ fn prepare(job: Job) -> io::Result<Body> {
             skip_bytes,
             bytes,
         } => rate::measure(port, skip_bytes, bytes),
-        Job::UdpEcho { port } => probe::echo(port),
-        Job::UdpProbe { to, interval_us } => probe::probe(to, interval_us),
+        Job::Probe { to, interval_us } => probe::probe(to, interval_us),
         Job::Shout {
             to,
             text,

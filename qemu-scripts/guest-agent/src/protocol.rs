@@ -2,7 +2,7 @@
 //!
 //! Answers carry the id of their question and come in any order: a long wait does not hold up a short question.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,8 @@ pub enum Job {
         seed: u64,
         /// How much; until stopped when absent.
         bytes: Option<u64>,
+        /// How fast at most; as it goes when absent.
+        bytes_per_second: Option<u64>,
     },
     /// Check numbered datagrams, and grant their sender credit.
     UdpReceive {
@@ -104,6 +106,8 @@ pub enum Job {
         datagrams: Option<u64>,
         /// UDP payload of each, at least [`crate::udp::HEADER_BYTES`].
         payload_bytes: u16,
+        /// How fast at most; as it goes when absent.
+        bytes_per_second: Option<u64>,
     },
     /// Send datagrams of zeroes at a steady rate until stopped, whatever becomes of them.
     UdpPace {
@@ -123,16 +127,11 @@ pub enum Job {
         /// UDP payload that is measured.
         bytes: u64,
     },
-    /// Send every datagram back to where it came from.
-    UdpEcho {
-        /// Port to bind, all addresses.
-        port: u16,
-    },
-    /// Send numbered probes to a [`Job::UdpEcho`] at a steady pace, and watch for how long no answer comes.
-    UdpProbe {
+    /// Send numbered pings at a steady pace, and watch for how long no answer comes.
+    Probe {
         /// Whom to.
-        to: SocketAddr,
-        /// Time between two probes; also the resolution of what is seen.
+        to: Ipv4Addr,
+        /// Time between two pings; also the resolution of what is seen.
         interval_us: u32,
     },
     /// Send the same text as UDP datagrams, broadcast addresses included, and expect nothing back.
@@ -185,7 +184,7 @@ pub enum Reply {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Payload bytes sent, received and found right, or frames sniffed, echoed or answered.
+    /// Payload bytes sent, received and found right, or frames sniffed, or pings answered.
     pub count: u64,
     /// Has it ended?
     pub ended: bool,
@@ -206,9 +205,9 @@ pub struct Outcome {
     pub reordered: u64,
     /// Datagrams that came again.
     pub duplicates: u64,
-    /// Probes sent, of which `frames` were answered.
+    /// Pings sent, of which `frames` were answered.
     pub sent: u64,
-    /// The longest time between two answers to probes.
+    /// The longest time between two answers to pings.
     pub longest_gap_seconds: f64,
     /// A TCP receiver's peer, as the receiver sees it; nothing for other jobs, or when nobody came.
     pub peer: Option<SocketAddr>,

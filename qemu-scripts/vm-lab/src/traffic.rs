@@ -1,6 +1,6 @@
 //! Traffic between two agents, verified where it arrives.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use guest_agent::protocol::{Job, Outcome};
@@ -130,14 +130,30 @@ pub struct TcpFlow {
 }
 
 impl TcpFlow {
-    /// Starts one of `bytes`, or without end.
+    /// Starts one of `bytes`, or without end, as fast as it goes.
     ///
     /// # Errors
     /// An agent cannot open its socket.
-    pub fn start(
+    pub fn start(ends: (&Agent, &Agent), address: IpAddr, bytes: Option<u64>) -> Result<Self> {
+        Self::begin(ends, address, (bytes, None))
+    }
+
+    /// Starts one without end that is not faster than that.
+    ///
+    /// # Errors
+    /// An agent cannot open its socket.
+    pub fn start_paced(
+        ends: (&Agent, &Agent),
+        address: IpAddr,
+        bytes_per_second: u64,
+    ) -> Result<Self> {
+        Self::begin(ends, address, (None, Some(bytes_per_second)))
+    }
+
+    fn begin(
         (from, to): (&Agent, &Agent),
         address: IpAddr,
-        bytes: Option<u64>,
+        (bytes, bytes_per_second): (Option<u64>, Option<u64>),
     ) -> Result<Self> {
         let (port, seed) = fresh_port_and_seed();
         let receiver = to.start(Job::TcpReceive { port, seed })?;
@@ -145,6 +161,7 @@ impl TcpFlow {
             to: SocketAddr::new(address, port),
             seed,
             bytes,
+            bytes_per_second,
         })?;
         Ok(Self { sender, receiver })
     }
@@ -202,7 +219,7 @@ pub fn udp(
     datagrams: u64,
     payload_bytes: u16,
 ) -> Result<UdpReport> {
-    UdpFlow::start((from, to), address, Some(datagrams), payload_bytes)?.finish()
+    UdpFlow::begin((from, to), address, payload_bytes, (Some(datagrams), None))?.finish()
 }
 
 /// Numbered datagrams under way, each byte of them checked.
@@ -212,15 +229,24 @@ pub struct UdpFlow {
 }
 
 impl UdpFlow {
-    /// Starts `datagrams` of them, or without end.
+    /// Starts them, without end, not faster than that.
     ///
     /// # Errors
     /// An agent cannot open its socket.
-    pub fn start(
+    pub fn start_paced(
+        ends: (&Agent, &Agent),
+        address: IpAddr,
+        payload_bytes: u16,
+        bytes_per_second: u64,
+    ) -> Result<Self> {
+        Self::begin(ends, address, payload_bytes, (None, Some(bytes_per_second)))
+    }
+
+    fn begin(
         (from, to): (&Agent, &Agent),
         address: IpAddr,
-        datagrams: Option<u64>,
         payload_bytes: u16,
+        (datagrams, bytes_per_second): (Option<u64>, Option<u64>),
     ) -> Result<Self> {
         let (port, seed) = fresh_port_and_seed();
         let receiver = to.start(Job::UdpReceive { port, seed })?;
@@ -229,6 +255,7 @@ impl UdpFlow {
             seed,
             datagrams,
             payload_bytes,
+            bytes_per_second,
         })?;
         Ok(Self { sender, receiver })
     }
@@ -262,23 +289,16 @@ impl UdpFlow {
     }
 }
 
-/// Probes under way, and whoever answers them.
-pub struct Probes {
-    prober: RunningJob,
-    echo: RunningJob,
-}
+/// Pings under way, at a steady pace.
+pub struct Probes(RunningJob);
 
 impl Probes {
-    /// Starts probing, one every `interval_us`.
+    /// Starts one every `interval_us`.
     ///
     /// # Errors
-    /// An agent cannot open its socket.
-    pub fn start((from, to): (&Agent, &Agent), address: IpAddr, interval_us: u32) -> Result<Self> {
-        let (port, _) = fresh_port_and_seed();
-        let echo = to.start(Job::UdpEcho { port })?;
-        let to = SocketAddr::new(address, port);
-        let prober = from.start(Job::UdpProbe { to, interval_us })?;
-        Ok(Self { prober, echo })
+    /// The agent cannot open its socket.
+    pub fn start(from: &Agent, to: Ipv4Addr, interval_us: u32) -> Result<Self> {
+        from.start(Job::Probe { to, interval_us }).map(Self)
     }
 
     /// Waits until so many more were answered.
@@ -286,18 +306,16 @@ impl Probes {
     /// # Errors
     /// They are not.
     pub fn wait_more(&self, answers: u64) -> Result<()> {
-        let so_far = self.prober.poll()?.count;
-        self.prober.wait_count(so_far + answers)
+        let so_far = self.0.poll()?.count;
+        self.0.wait_count(so_far + answers)
     }
 
-    /// Ends them, and returns the prober's account.
+    /// Ends them.
     ///
     /// # Errors
-    /// An agent does not answer.
+    /// The agent does not answer.
     pub fn stop(self) -> Result<Outcome> {
-        let seen = self.prober.stop()?;
-        self.echo.stop()?;
-        Ok(seen)
+        self.0.stop()
     }
 }
 

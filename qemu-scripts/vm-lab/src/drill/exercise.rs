@@ -72,8 +72,8 @@ pub fn run(site: &mut Site, mode: Mode, load: Load, number: u32) -> Result<Run> 
 
 /// The peer measures.
 fn probes(site: &Site) -> Result<Probes> {
-    let [(peer, _), (guest, address)] = site.ends();
-    Probes::start((peer, guest), address, PROBE_INTERVAL_US)
+    let [(peer, _), _] = site.ends();
+    Probes::start(peer, site.guest().spec().address(), PROBE_INTERVAL_US)
 }
 
 fn all_retransmits(site: &Site) -> Result<u64> {

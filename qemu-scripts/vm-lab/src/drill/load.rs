@@ -9,13 +9,15 @@ use crate::{Error, Result};
 /// What a flow must carry to count as going on.
 const SIGN_OF_LIFE_BYTES: u64 = 128 << 10;
 const UDP_PAYLOAD_BYTES: u16 = 1400;
+/// Of each flow. An emulated CPU can do more, but one without a pause answers probes late, migration or not.
+const BYTES_PER_SECOND: u64 = 2 << 20;
 
 /// What is sent, beside the probes that measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// A TCP connection each way, as fast as it goes.
+    /// A TCP connection each way.
     Tcp,
-    /// Datagrams each way, as fast as they are taken.
+    /// Datagrams each way.
     Udp,
     /// Nothing but the probes.
     Ping,
@@ -68,12 +70,17 @@ impl Flows {
         for (from, to) in [(left, right), (right, left)] {
             let agents = (from.0, to.0);
             if matches!(load, Load::Tcp | Load::All) {
-                flows.tcp.push(TcpFlow::start(agents, to.1, None)?);
+                flows
+                    .tcp
+                    .push(TcpFlow::start_paced(agents, to.1, BYTES_PER_SECOND)?);
             }
             if matches!(load, Load::Udp | Load::All) {
-                flows
-                    .udp
-                    .push(UdpFlow::start(agents, to.1, None, UDP_PAYLOAD_BYTES)?);
+                flows.udp.push(UdpFlow::start_paced(
+                    agents,
+                    to.1,
+                    UDP_PAYLOAD_BYTES,
+                    BYTES_PER_SECOND,
+                )?);
             }
         }
         flows.wait_alive()?;
