@@ -65,6 +65,11 @@ fn a_silent_guest_announces_itself_where_it_arrives() {
 
 /// With no frame from anyone but the announcement, to another port and then to the other switch.
 fn move_silently(site: &mut Site) -> Result<()> {
+    let [(peer, _), (guest, _)] = site.ends();
+    // Nobody asks the guest for anything, and it has nobody to look after.
+    peer.run("ip link set eth0 down")?;
+    guest.run("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
+    guest.run("ip neigh flush dev eth0")?;
     for _ in 0..2 {
         let (_, learnt) = exercise::move_guest(site, Mode::Precopy)?;
         eprintln!("  known there after {:.1} ms", learnt.as_secs_f64() * 1e3);
