@@ -137,14 +137,7 @@ fn prepare(job: Job) -> io::Result<Body> {
             seed,
             datagrams,
             payload_bytes,
-            bytes_per_second,
-        } => udp::send(
-            to,
-            seed,
-            datagrams,
-            payload_bytes,
-            Pace::of(bytes_per_second),
-        ),
+        } => udp::send(to, seed, datagrams, payload_bytes),
         Job::UdpPace {
             to,
             payload_bytes,

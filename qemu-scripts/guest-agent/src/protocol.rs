@@ -106,8 +106,6 @@ pub enum Job {
         datagrams: Option<u64>,
         /// UDP payload of each, at least [`crate::udp::HEADER_BYTES`].
         payload_bytes: u16,
-        /// How fast at most; as it goes when absent.
-        bytes_per_second: Option<u64>,
     },
     /// Send datagrams of zeroes at a steady rate until stopped, whatever becomes of them.
     UdpPace {

@@ -13,7 +13,6 @@ use rustix::net::sockopt;
 use crate::jobs::{Body, STOP_CHECK_INTERVAL, Watch};
 use crate::pattern::{Pattern, mix};
 use crate::protocol::Outcome;
-use crate::rate::Pace;
 use crate::tcp::{Timer, is_timeout};
 
 /// Number, then a checksum over number, length and seed: little endian, eight bytes each.
@@ -146,7 +145,6 @@ pub fn send(
     seed: u64,
     datagrams: Option<u64>,
     payload_bytes: u16,
-    pace: Pace,
 ) -> io::Result<Body> {
     if payload_bytes < HEADER_BYTES {
         return Err(io::Error::new(
@@ -163,9 +161,6 @@ pub fn send(
         let mut timer = Timer::default();
         let mut outcome = Outcome::default();
         while outcome.frames < datagrams.unwrap_or(u64::MAX) && !watch.stop_requested() {
-            if !pace.allows(outcome.bytes) {
-                continue;
-            }
             let number = outcome.frames;
             if number >= credited + WINDOW {
                 credited = await_credit(&socket, credited).unwrap_or(number);
@@ -268,7 +263,6 @@ mod tests {
                 seed: 9,
                 datagrams: Some(1000),
                 payload_bytes: 1400,
-                bytes_per_second: None,
             })
             .unwrap();
         assert_eq!(jobs.wait(sender).unwrap().frames, 1000);

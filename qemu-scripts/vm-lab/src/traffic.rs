@@ -219,7 +219,7 @@ pub fn udp(
     datagrams: u64,
     payload_bytes: u16,
 ) -> Result<UdpReport> {
-    UdpFlow::begin((from, to), address, payload_bytes, (Some(datagrams), None))?.finish()
+    UdpFlow::start((from, to), address, Some(datagrams), payload_bytes)?.finish()
 }
 
 /// Numbered datagrams under way, each byte of them checked.
@@ -229,24 +229,15 @@ pub struct UdpFlow {
 }
 
 impl UdpFlow {
-    /// Starts them, without end, not faster than that.
+    /// Starts `datagrams` of them, or without end, as fast as they are taken.
     ///
     /// # Errors
     /// An agent cannot open its socket.
-    pub fn start_paced(
-        ends: (&Agent, &Agent),
-        address: IpAddr,
-        payload_bytes: u16,
-        bytes_per_second: u64,
-    ) -> Result<Self> {
-        Self::begin(ends, address, payload_bytes, (None, Some(bytes_per_second)))
-    }
-
-    fn begin(
+    pub fn start(
         (from, to): (&Agent, &Agent),
         address: IpAddr,
+        datagrams: Option<u64>,
         payload_bytes: u16,
-        (datagrams, bytes_per_second): (Option<u64>, Option<u64>),
     ) -> Result<Self> {
         let (port, seed) = fresh_port_and_seed();
         let receiver = to.start(Job::UdpReceive { port, seed })?;
@@ -255,7 +246,6 @@ impl UdpFlow {
             seed,
             datagrams,
             payload_bytes,
-            bytes_per_second,
         })?;
         Ok(Self { sender, receiver })
     }

@@ -9,15 +9,15 @@ use crate::{Error, Result};
 /// What a flow must carry to count as going on.
 const SIGN_OF_LIFE_BYTES: u64 = 128 << 10;
 const UDP_PAYLOAD_BYTES: u16 = 1400;
-/// Of each flow. An emulated CPU can do more, but one without a pause answers probes late, migration or not.
-const BYTES_PER_SECOND: u64 = 2 << 20;
+/// Of each connection. An emulated CPU can do more, but one without a pause answers probes late, migration or not.
+const TCP_BYTES_PER_SECOND: u64 = 2 << 20;
 
 /// What is sent, beside the probes that measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
     /// A TCP connection each way.
     Tcp,
-    /// Datagrams each way.
+    /// Datagrams each way, as fast as they are taken: some are in the guest's buffers, unread, whenever it is stopped.
     Udp,
     /// Nothing but the probes.
     Ping,
@@ -73,15 +73,12 @@ impl Flows {
             if matches!(load, Load::Tcp | Load::All) {
                 flows
                     .tcp
-                    .push(TcpFlow::start_paced(agents, to.1, BYTES_PER_SECOND)?);
+                    .push(TcpFlow::start_paced(agents, to.1, TCP_BYTES_PER_SECOND)?);
             }
             if matches!(load, Load::Udp | Load::All) {
-                flows.udp.push(UdpFlow::start_paced(
-                    agents,
-                    to.1,
-                    UDP_PAYLOAD_BYTES,
-                    BYTES_PER_SECOND,
-                )?);
+                flows
+                    .udp
+                    .push(UdpFlow::start(agents, to.1, None, UDP_PAYLOAD_BYTES)?);
             }
         }
         flows.wait_alive()?;
