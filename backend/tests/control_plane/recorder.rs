@@ -159,12 +159,19 @@ impl TestSwitch {
         tables: Option<Tables>,
         services: Option<ServicesHandle>,
     ) -> Self {
+        Self::with_ports(DesiredPorts::default(), (limits, tables, services))
+    }
+
+    /// With ports.
+    pub fn with_ports(
+        desired: DesiredPorts,
+        (limits, tables, services): (Limits, Option<Tables>, Option<ServicesHandle>),
+    ) -> Self {
         let folder =
             TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
         let socket = folder.as_path().join("admin.sock");
         let record = Record::default();
         let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
-        let desired = DesiredPorts::default();
         let engine = RecordingEngine(record.clone());
         let control = ControlThread::start(engine, desired, admin, tables.clone()).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
