@@ -157,12 +157,12 @@ fn verify(home: &Home, told: &mut Told, round: usize) {
 fn round(home: &Home, random: &mut Random, told: &mut Told, daemon: &mut crate::process::Daemon) {
     let (wanted, pause_us) = (random.below(9), random.below(4_000));
     let (sender, acknowledged): (Sender<()>, Receiver<()>) = channel();
-    let mut of_ports = told.clone();
-    let mut of_tables = told.clone();
+    let (mut of_ports, mut of_tables) = (told.clone(), told.clone());
     std::thread::scope(|scope| {
         let (for_ports, for_tables) = (sender.clone(), sender);
-        let ports = scope.spawn(|| change_ports(home, random, &mut of_ports, &for_ports));
-        let tables = scope.spawn(|| change_tables(home, &mut of_tables, &for_tables));
+        let (told_ports, told_tables) = (&mut of_ports, &mut of_tables);
+        let ports = scope.spawn(move || change_ports(home, random, told_ports, &for_ports));
+        let tables = scope.spawn(move || change_tables(home, told_tables, &for_tables));
         for _ in 0..wanted {
             acknowledged.recv_timeout(WITHIN).unwrap();
         }
