@@ -28,6 +28,7 @@ fn open(folder: &Path, engine: &Arc<FakeEngine>) -> Tables {
             by_tenant: BTreeMap::from([("small".to_owned(), 2)]),
             ..Quotas::default()
         },
+        ..TablesOptions::default()
     };
     Tables::start(Arc::clone(engine) as _, options).unwrap()
 }

@@ -356,16 +356,15 @@ fn a_port_offers_what_it_did_before_whatever_this_version_would() {
     // What a later version knew cannot be offered any more.
     let (_, mut record) = offers(&home).remove(0);
     let bits = record["offer"]["virtio"].as_u64().unwrap();
-    record["offer"]["virtio"] = json!(bits | 1 << 40 | 1 << 60);
+    record["offer"]["virtio"] = json!(bits | 1 << 40 | 1 << 62);
     set_row(
         &home,
         RowKind::Offer,
         "vm1",
         Some(record.to_string().as_bytes()),
     );
-    // And a port that is gone from the file offers nothing.
     let _daemon = home.start(&[]);
-    assert!(home.log().contains("RING_RESET, bit 60"), "{}", home.log());
+    assert!(home.log().contains("RING_RESET, bit 62"), "{}", home.log());
     assert_eq!(attach("vm1").unwrap().offered(), offered);
 }
 
@@ -450,7 +449,7 @@ fn configuration() -> Configuration {
 fn what_cannot_be_made_durable_is_refused_and_not_done() {
     let fails = Arc::new(AtomicBool::new(false));
     let store = Arc::new(Store::over(FailingDisk::new(&fails)).unwrap());
-    let desired = DesiredPorts::open(&configuration(), Some(store)).unwrap();
+    let desired = DesiredPorts::open(&configuration(), Some(store), None).unwrap();
     let switch = TestSwitch::with_ports(desired, (Limits::default(), None, None));
     let port = |name: &str| json!({"name": name, "type": "vhost-user", "socket": format!("/run/{name}.sock")});
     assert_eq!(switch.post(&port("vm1")).status, 201);
