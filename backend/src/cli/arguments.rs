@@ -243,7 +243,7 @@ pub struct Settings {
     /// What the switch does with frames: l2, vpc, or the absolute path of a program's JSON file [default: l2].
     #[arg(long, value_name = "PROGRAM")]
     pub program: Option<String>,
-    /// The folder where table entries and port numbers are durable [default: nowhere].
+    /// The folder where what is changed at run time is durable: ports, table entries and more [default: nowhere].
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<String>,
     /// The services' configuration to begin with, a JSON file (docs/services.md). Once set otherwise, and durable, it is not used.
