@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 
 use super::control::{ConnRecord, ImportError};
+use super::slot::Status;
 use super::table::{Conntrack, ConntrackStats, Key};
 use super::tuple::Direction;
 use crate::time::Millis;
@@ -67,6 +68,9 @@ impl Conntrack {
         let before = found.cold.port;
         if before != record.port && self.limits.take(record.port, record.zone).is_ok() {
             found.cold.port = record.port;
+            if !found.slot.status().has(Status::ASSURED) {
+                self.recent.note(record.port, found.id());
+            }
             self.limits.give_back(before, record.zone);
         }
         true
