@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::control::{ConnRecord, ImportError};
 use super::slot::Status;
@@ -15,7 +15,7 @@ use super::tuple::Direction;
 use crate::time::Millis;
 
 /// What became of connections that were to be restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnsRestored {
     /// In the table now.
     pub taken: u64,
