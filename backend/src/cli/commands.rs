@@ -5,9 +5,7 @@ use super::exit::CliError;
 use super::{render, table_commands};
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
 use crate::daemon::{self, DaemonError, Ending};
-use crate::rest::wire::{
-    Fdb, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
-};
+use crate::rest::wire::{Fdb, MoveRequest, Moved, Port, PortList, StatsReport, WorkerList};
 use hyper::body::Bytes;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -108,6 +106,7 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
             show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
         }
         Command::Port { command } => port(command, client, format).await,
+        Command::Config { command } => super::config_commands::ask(command, client, format).await,
         Command::Worker { command } => worker(command, client, format).await,
     }
 }
@@ -158,9 +157,7 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
             let fields = flags::parse_port(port)?;
             // Checked here too, so that a slip is a usage error even when the daemon is away.
             PortConfig::from_fields(fields.clone())?;
-            let body = client
-                .post("/v1/ports", encode(&NewPort::from(fields))?)
-                .await?;
+            let body = client.post("/v1/ports", encode(&fields)?).await?;
             show(client, format, &body, |port: &Port| {
                 format!("port {} is {}\n", port.name, port.state)
             })

@@ -1,9 +1,11 @@
 //! Typed requests to the control thread, each with the place for its reply, and the handle that sends them.
 //!
 //! Sent from the runtime that serves the admin socket, never blocking it: a queue that is full is an answer, not a wait.
+use super::config_diff::ConfigView;
+use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
 use super::{MAX_PORTS, PortId};
-use crate::config::{PortConfig, PortName};
+use crate::config::{ConfigFile, PortConfig, PortName};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
 use crate::metrics::Stats;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -39,6 +41,10 @@ pub enum Command {
     LastDrops(PortName, Reply<Vec<DropView>>),
     /// Every learnt address.
     Fdb(Reply<Vec<FdbEntry>>),
+    /// What runs, and what the configuration file has.
+    Config(Reply<ConfigView>),
+    /// The configuration file was written anew.
+    ConfigSaved(ConfigFile, Reply<()>),
     /// Drain and end.
     Stop(Reply<()>),
 }
@@ -50,6 +56,8 @@ pub struct PortView {
     pub id: PortId,
     /// As asked for.
     pub config: PortConfig,
+    /// Where it comes from.
+    pub origin: PortOrigin,
     /// How it fares.
     pub health: PortHealth,
     /// Its counters.
@@ -133,7 +141,7 @@ pub enum CommandError {
     /// The outside world refused it.
     #[error(transparent)]
     Refused(StepError),
-    /// The port's number cannot be made durable.
+    /// What was asked for cannot be made durable.
     #[error("{0}")]
     Store(String),
     /// As many ports as there can be.
@@ -212,6 +220,16 @@ impl ControlHandle {
     /// Every learnt address.
     pub async fn fdb(&self) -> Result<Vec<FdbEntry>, CommandError> {
         self.ask(Command::Fdb).await
+    }
+
+    /// What runs, and what the configuration file has.
+    pub async fn config(&self) -> Result<ConfigView, CommandError> {
+        self.ask(Command::Config).await
+    }
+
+    /// The configuration file was written anew: what it says now is no change at run time any more. No port changes.
+    pub async fn config_saved(&self, file: ConfigFile) -> Result<(), CommandError> {
+        self.ask(|reply| Command::ConfigSaved(file, reply)).await
     }
 
     /// Drains and ends the control thread.

@@ -4,6 +4,7 @@
 use super::PortId;
 use super::clock::monotonic_now;
 use super::engine::{Engine, PortHealth, StepError};
+use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
 use super::services::ServicesHandle;
 use super::tables::DefaultTables;
@@ -105,6 +106,8 @@ pub struct LiveEngine {
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
     lost_uplinks: LostUplinks,
+    /// What ports offer, as it was before this process.
+    offers: FrozenOffers,
     /// What answers frames for the controller, where a program sends some.
     services: Option<ServicesHandle>,
 }
@@ -140,6 +143,7 @@ impl LiveEngine {
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
+            offers: FrozenOffers::default(),
             services: None,
         })
     }
@@ -153,6 +157,12 @@ impl LiveEngine {
     #[must_use]
     pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
         Self { services, ..self }
+    }
+
+    /// Has ports offer what they did before.
+    #[must_use]
+    pub fn with_offers(self, offers: FrozenOffers) -> Self {
+        Self { offers, ..self }
     }
 
     /// The default program's tables, if it is what runs.
@@ -203,6 +213,7 @@ impl LiveEngine {
                     queue_pairs: queue_pairs.get(),
                     mtu: port.mtu.map(Mtu::get),
                     packed: packed.then(|| self.ring_state.clone()),
+                    offer: self.offers.get(&port.name),
                 };
                 self.devices
                     .add_port(&self.datapath, spec)

@@ -5,16 +5,14 @@
 //! ```
 //! Everything up to READY=1 either succeeds whole or leaves nothing behind.
 use super::{notify, process};
-use crate::config::{
-    Configuration, Origin, PortConfig, PortName, ProgramFault, ProgramSource, SwitchConfig,
-};
+use crate::config::{Configuration, Origin, PortName, ProgramFault, ProgramSource, SwitchConfig};
 use crate::control::execute::ExecuteError;
 use crate::control::live::LiveEngine;
 use crate::control::services::{
     ServicesFileFault, ServicesHandle, ServicesOptions, StartServicesError, document,
 };
 use crate::control::tables::{Store, StoreError, Tables, TablesOptions};
-use crate::control::{ControlHandle, ControlThread, StartError};
+use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
 use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
 use std::io;
 use std::sync::Arc;
@@ -84,7 +82,6 @@ pub enum Ending {
 /// Runs the daemon until a signal ends it.
 pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     process::end_on_panic();
-    process::raise_descriptor_limit(configuration.ports.iter().map(|port| &port.config));
     let admin = AdminSocket::claim(configuration.switch.admin.as_path())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,21 +98,27 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         (signals, listener)
     };
     let engine = start_engine(&configuration.switch)?;
+    let folder = configuration.switch.state_dir.as_deref();
+    let store = folder.map(Store::open).transpose()?.map(Arc::new);
+    let desired = DesiredPorts::open(configuration, store.clone())?;
+    process::raise_descriptor_limit(desired.configured().iter().chain(&desired.changed()));
     let tables = engine
         .clone()
-        .map(|engine| start_tables(&configuration.switch, engine))
+        .map(|engine| start_tables(&configuration.switch, engine, store))
         .transpose()?;
-    let live =
-        LiveEngine::start(&configuration.switch, engine.clone()).map_err(DaemonError::Engine)?;
+    let live = LiveEngine::start(&configuration.switch, engine.clone())
+        .map_err(DaemonError::Engine)?
+        .with_offers(desired.offers());
     let tables = match live.default_tables() {
         // Nothing of them is stored: they follow from the ports.
         Some(shown) => Some(Tables::start(shown, TablesOptions::default())?),
         None => tables,
     };
-    let (control, services) = start_control(configuration, (live, engine), tables.clone())?;
+    let ports = desired.configured().len() + desired.changed().len();
+    let (control, services) =
+        start_control(configuration, desired, (live, engine), tables.clone())?;
     log::info!(
-        "ready: {} ports, {} workers, admin socket {}",
-        configuration.ports.len(),
+        "ready: {ports} ports, {} workers, admin socket {}",
         configuration.switch.workers,
         configuration.switch.admin
     );
@@ -163,8 +166,11 @@ fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonErro
 }
 
 /// Gives the engine what the store has.
-fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, DaemonError> {
-    let store = switch.state_dir.as_deref().map(Store::open).transpose()?;
+fn start_tables(
+    switch: &SwitchConfig,
+    engine: Arc<Engine>,
+    store: Option<Arc<Store>>,
+) -> Result<Tables, DaemonError> {
     let options = TablesOptions {
         store,
         quotas: switch.quotas.clone(),
@@ -183,6 +189,7 @@ fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, Da
 
 fn start_control(
     configuration: &Configuration,
+    desired: DesiredPorts,
     (live, engine): (LiveEngine, Option<Arc<Engine>>),
     tables: Option<Tables>,
 ) -> Result<(ControlThread, Option<ServicesHandle>), DaemonError> {
@@ -197,19 +204,14 @@ fn start_control(
         _ => None,
     };
     let live = live.with_services(services.clone());
-    let ports: Vec<PortConfig> = configuration
-        .ports
-        .iter()
-        .map(|port| port.config.clone())
-        .collect();
-    let control = ControlThread::start(live, &ports, configuration.switch.admin.clone(), tables)
+    let control = ControlThread::start(live, desired, configuration.switch.admin.clone(), tables)
         .map_err(|error| match error {
-            StartError::Execute(source) => DaemonError::Port {
-                origin: origin_of(configuration, &source.port),
-                source: Box::new(source),
-            },
-            other => DaemonError::Start(Box::new(other)),
-        })?;
+        StartError::Execute(source) => DaemonError::Port {
+            origin: origin_of(configuration, &source.port),
+            source: Box::new(source),
+        },
+        other => DaemonError::Start(Box::new(other)),
+    })?;
     Ok((control, services))
 }
 

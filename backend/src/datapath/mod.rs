@@ -67,6 +67,8 @@ use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
 use ports::{Port, PortTable, TapPort, VhostQueues};
 use queue::{ActiveRing, Queue};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use switch_core::engine::pipeline::EnginePipeline;
@@ -238,6 +240,8 @@ pub struct Datapath {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Serialises changes of the port table.
     changing: Mutex<()>,
+    /// TAPs are not read: another process does, or will.
+    holds_taps: AtomicBool,
 }
 
 /// A worker's life, on its thread.
@@ -278,6 +282,7 @@ impl Datapath {
             loads: Mutex::new(Loads::new(count)),
             threads: Mutex::new(Vec::new()),
             changing: Mutex::new(()),
+            holds_taps: AtomicBool::new(false),
         };
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let started = datapath.start_worker(index, mailbox, options);
@@ -349,7 +354,41 @@ impl Datapath {
             drops: PortDrops::default(),
         });
         self.add(id, Port::Tap(Arc::clone(&port)));
-        self.workers.watch(&Source::Tap(port));
+        if !self.holds_taps.load(Ordering::Acquire) {
+            self.workers.watch(&Source::Tap(port));
+        }
+    }
+
+    /// Reads no TAP from now on, those that are added included: what comes waits in the kernel. When this returns no worker reads one.
+    pub fn hold_taps(&self) {
+        self.holds_taps.store(true, Ordering::Release);
+        self.each_tap(|workers, tap| workers.forget(tap));
+        self.settle();
+    }
+
+    /// Reads them again.
+    pub fn release_taps(&self) {
+        self.holds_taps.store(false, Ordering::Release);
+        self.each_tap(Workers::watch);
+    }
+
+    fn each_tap(&self, tell: impl Fn(&Workers, &Source)) {
+        let ports = self.shared.ports.load();
+        let sources = Source::of_all(&ports);
+        for tap in sources.filter(|source| matches!(source, Source::Tap(_))) {
+            tell(&self.workers, &tap);
+        }
+    }
+
+    /// The open interface of a TAP port, once more.
+    ///
+    /// # Errors
+    /// No descriptor can be had; `None`: no such port, or it is no TAP.
+    pub fn share_tap(&self, id: PortId) -> Option<io::Result<OwnedFd>> {
+        match self.shared.ports.load().get(id)? {
+            Port::Tap(port) => Some(port.tap.share()),
+            Port::Vhost(_) => None,
+        }
     }
 
     /// Puts a port into the table, its sources where there is least to do.

@@ -1,8 +1,9 @@
 //! What a port offers to its front-end, and the names people know the bits by.
 //!
 //! The device state answers GET_FEATURES and GET_PROTOCOL_FEATURES from an [`Offer`]; `port show` prints the names.
-//! Kept true: an offer is computed once, when the port is made, and never changes while the port lives. A front-end that
-//! reconnects and misses a feature it had before gives up for good (QEMU: "vhost lacks feature mask").
+//! Kept true: an offer is computed once, when the port is made, and never changes while the port lives, through restarts and other
+//! versions where there is a state folder (`control::frozen_offers`). A front-end that reconnects and misses a feature it had before
+//! gives up for good (QEMU: "vhost lacks feature mask").
 
 use serde::{Deserialize, Serialize};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -18,6 +19,9 @@ pub const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// VHOST_USER_F_PROTOCOL_FEATURES: without it, rings start enabled (vhost-user: Ring states).
 pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
+/// VIRTIO_F_RING_PACKED.
+pub const RING_PACKED: u64 = 1 << VIRTIO_F_RING_PACKED;
+
 /// Virtio features whose meaning the data path implements or that front-ends serve themselves once the back-end lets them.
 ///
 /// * CTRL_VQ: Cloud Hypervisor serves the control queue itself but shows it to the guest only if the back-end offers it, and
@@ -26,8 +30,9 @@ pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bi
 /// * MTU: shown to a guest only if the front-end was given an MTU.
 /// * ANY_LAYOUT: legacy guests may then share one descriptor between header and data; modern ones always may.
 ///
-/// RING_PACKED is offered where it is wanted and the rings' positions can be kept. Not offered: LOG_ALL and ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset,
-/// so freed rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
+/// RING_PACKED is offered where it is wanted and the rings' positions can be kept. LOG_ALL goes to the front-end alone: with LOG_SHMFD it
+/// lets the VM migrate. Not offered: ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset, so freed
+/// rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
 const OFFERED_BITS: &[u32] = &[
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_GUEST_CSUM,
@@ -70,6 +75,9 @@ pub struct Offer {
     pub virtio: u64,
     /// VHOST_USER_PROTOCOL_F_* bits.
     pub protocol: u64,
+    /// Memory regions that may be added one by one.
+    #[serde(default = "memory_slots")]
+    pub memory_slots: u64,
 }
 
 impl Offer {
@@ -77,14 +85,15 @@ impl Offer {
     pub fn new(queue_pairs: u16, packed: &PackedOffer) -> Self {
         let mut virtio = OFFERED_BITS
             .iter()
-            .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
+            .fold(PROTOCOL_FEATURES | LOG_ALL, |bits, bit| bits | 1 << bit);
         if queue_pairs > 1 {
             virtio |= 1 << VIRTIO_NET_F_MQ;
         }
         if *packed == PackedOffer::Made {
-            virtio |= 1 << VIRTIO_F_RING_PACKED;
+            virtio |= RING_PACKED;
         }
         let protocol = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RARP
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MTU
@@ -93,8 +102,24 @@ impl Offer {
         Self {
             virtio,
             protocol: protocol.bits(),
+            memory_slots: memory_slots(),
         }
     }
+
+    /// What of an offer made earlier, maybe by another version, this one does not have, in words; nothing: it can be made again.
+    pub fn lacks_of(&self, earlier: &Self) -> Vec<String> {
+        let mut lacking = virtio_names(earlier.virtio & !self.virtio);
+        lacking.extend(protocol_names(earlier.protocol & !self.protocol));
+        if earlier.memory_slots > self.memory_slots {
+            lacking.push(format!("{} memory slots", earlier.memory_slots));
+        }
+        lacking
+    }
+}
+
+/// Those of every version so far.
+fn memory_slots() -> u64 {
+    MAX_MEMORY_SLOTS as u64
 }
 
 /// Names of virtio feature bits, lowest bit first; a bit without a name is shown as `bit N`.
@@ -186,7 +211,6 @@ mod tests {
     fn what_is_not_implemented_is_not_offered() {
         let offer = Offer::new(4, &PackedOffer::Withheld(String::new()));
         for bit in [
-            26,
             VIRTIO_F_RING_PACKED,
             VIRTIO_F_ACCESS_PLATFORM,
             VIRTIO_F_RING_RESET,
@@ -200,6 +224,7 @@ mod tests {
             protocol_names(offer.protocol),
             [
                 "MQ",
+                "LOG_SHMFD",
                 "RARP",
                 "REPLY_ACK",
                 "NET_MTU",
@@ -218,6 +243,26 @@ mod tests {
         assert_ne!(
             Offer::new(2, &PackedOffer::Made).virtio & (1 << VIRTIO_NET_F_MQ),
             0
+        );
+    }
+
+    #[test]
+    fn an_earlier_offer_can_be_made_again_unless_it_had_more() {
+        let now = Offer::new(1, &PackedOffer::NotWanted);
+        let fewer = Offer {
+            virtio: now.virtio & !(1 << VIRTIO_NET_F_CSUM),
+            protocol: 0,
+            memory_slots: 8,
+        };
+        assert!(now.lacks_of(&now).is_empty() && now.lacks_of(&fewer).is_empty());
+        let more = Offer {
+            virtio: now.virtio | 1 << VIRTIO_F_RING_RESET,
+            protocol: now.protocol | 1 << 16,
+            memory_slots: 510,
+        };
+        assert_eq!(
+            now.lacks_of(&more),
+            ["RING_RESET", "STATUS", "510 memory slots"]
         );
     }
 

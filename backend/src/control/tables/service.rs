@@ -29,7 +29,7 @@ pub const QUEUE_CAPACITY: usize = 256;
 #[derive(Default)]
 pub struct TablesOptions {
     /// Where they are durable; `None`: nowhere.
-    pub store: Option<Store>,
+    pub store: Option<Arc<Store>>,
     /// How many entries each tenant may have.
     pub quotas: Quotas,
 }
@@ -48,7 +48,7 @@ pub struct Tables {
 impl Tables {
     /// Gives the engine what the store has, then starts the thread that changes tables.
     pub fn start(engine: Arc<dyn TableEngine>, options: TablesOptions) -> Result<Self, StoreError> {
-        let store = options.store.map(Arc::new);
+        let store = options.store;
         let names = store.as_ref().map(|store| store.port_names()).transpose()?;
         let registry = Arc::new(PortRegistry::with(names.unwrap_or_default()));
         let shapes: Shapes = engine
