@@ -9,9 +9,9 @@
 //! `length` is that of the whole. This frame is the same in every version, so damage is told from news. A writer says which version
 //! a reader must at least know. A part may be there several times. One that a reader does not know is skipped, unless it is
 //! flagged as needed.
+use super::PortState;
 use super::crc32c::crc32c;
 use super::parts::Origin;
-use super::PortState;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,7 +45,9 @@ pub enum BlobError {
     #[error("this is not a port's state: give what `ringswitch port export` wrote")]
     NotAState,
     /// Not all of it.
-    #[error("the state is cut short or has something behind it: {have} bytes of {length}; transfer it again")]
+    #[error(
+        "the state is cut short or has something behind it: {have} bytes of {length}; transfer it again"
+    )]
     Length {
         /// Bytes there are.
         have: u64,
@@ -59,7 +61,9 @@ pub enum BlobError {
     #[error("the state is damaged: its checksum does not fit; transfer it again")]
     Damaged,
     /// Written by a newer switch, which says that this one cannot read it.
-    #[error("the state has format {version} and needs a switch that knows format {reader} (this one knows {VERSION}): upgrade this switch first")]
+    #[error(
+        "the state has format {version} and needs a switch that knows format {reader} (this one knows {VERSION}): upgrade this switch first"
+    )]
     Newer {
         /// Its version.
         version: u16,
@@ -67,10 +71,14 @@ pub enum BlobError {
         reader: u16,
     },
     /// A part that this version does not know, and has to.
-    #[error("the state has a part {0:?} that this version has to know and does not: upgrade this switch first")]
+    #[error(
+        "the state has a part {0:?} that this version has to know and does not: upgrade this switch first"
+    )]
     UnknownPart(String),
     /// A part that does not read.
-    #[error("part {part} of the state cannot be read: {reason}; export it again, with the version of this switch if another wrote it")]
+    #[error(
+        "part {part} of the state cannot be read: {reason}; export it again, with the version of this switch if another wrote it"
+    )]
     Part {
         /// Which.
         part: &'static str,
@@ -112,7 +120,10 @@ pub fn write(state: &PortState) -> Result<Vec<u8>, BlobError> {
     };
     let mut first = Vec::new();
     part(&mut first, ORIGIN, &origin)?;
-    Ok(framed((VERSION, OLDEST_READER), &[&first, &others, &connections]))
+    Ok(framed(
+        (VERSION, OLDEST_READER),
+        &[&first, &others, &connections],
+    ))
 }
 
 /// Reads a state that any version wrote which this one can read.
@@ -210,7 +221,11 @@ fn next_part(bytes: &[u8]) -> Option<(&str, u32, &[u8], &[u8])> {
     Some((name, u32::from_le_bytes(*flags), json, rest))
 }
 
-fn parts<T: Serialize>(bytes: &mut Vec<u8>, name: &'static str, all: &[T]) -> Result<(), BlobError> {
+fn parts<T: Serialize>(
+    bytes: &mut Vec<u8>,
+    name: &'static str,
+    all: &[T],
+) -> Result<(), BlobError> {
     all.chunks(PER_PART)
         .try_for_each(|chunk| part(bytes, name, &chunk))
 }

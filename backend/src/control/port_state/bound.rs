@@ -106,7 +106,9 @@ fn collect_meters(json: &serde_json::Value, found: &mut BTreeSet<String>) {
             {
                 found.insert(meter.to_owned());
             }
-            fields.values().for_each(|value| collect_meters(value, found));
+            fields
+                .values()
+                .for_each(|value| collect_meters(value, found));
         }
         serde_json::Value::Array(values) => {
             values.iter().for_each(|value| collect_meters(value, found));

@@ -53,7 +53,10 @@ impl PortStates {
         let mut from = Some(0);
         while let Some(next) = from {
             let now = monotonic_now();
-            let MacPage { stations: page, next } = match &self.engine {
+            let MacPage {
+                stations: page,
+                next,
+            } = match &self.engine {
                 Some(engine) => engine.mac_page(Some(port.id), next, now),
                 None => self.switch.mac_page(Some(port.id), next, now),
             };
@@ -92,8 +95,9 @@ fn entries(engine: &Engine, port: &NamedPort, tables: &Tables) -> Vec<BoundEntry
             let Some(last) = page.last() else { break };
             let next = Some(last.handle);
             let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-            let is_bound =
-                |listed: &ListedEntry| !listed.constant && fields.names(&listed.entry, port.name.as_str());
+            let is_bound = |listed: &ListedEntry| {
+                !listed.constant && fields.names(&listed.entry, port.name.as_str())
+            };
             if page.iter().any(is_bound) {
                 seen = seen_of(engine, tables, (&table.name, after));
             }
@@ -112,7 +116,11 @@ fn entries(engine: &Engine, port: &NamedPort, tables: &Tables) -> Vec<BoundEntry
 }
 
 /// What the entries of a page have seen.
-fn seen_of(engine: &Engine, tables: &Tables, (table, after): (&str, Option<u64>)) -> BTreeMap<String, Seen> {
+fn seen_of(
+    engine: &Engine,
+    tables: &Tables,
+    (table, after): (&str, Option<u64>),
+) -> BTreeMap<String, Seen> {
     let at = (tables.port_names(), monotonic_now());
     let page = engine.entries_seen(table, (after, PAGE), at);
     let entries = page.map(|page| page.entries).unwrap_or_default();
@@ -143,7 +151,9 @@ fn settings(engine: &Engine, port: &NamedPort, tables: &Tables) -> Settings {
             .map(|group| group.group)
             .collect(),
         meters: meters
-            .filter(|meter| meter.index == u32::from(port.id.get()) && arrays.contains(&meter.meter))
+            .filter(|meter| {
+                meter.index == u32::from(port.id.get()) && arrays.contains(&meter.meter)
+            })
             .map(|meter| (meter.meter, meter.rate))
             .collect(),
     }

@@ -54,7 +54,9 @@ pub enum ImportError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// It is of another program.
-    #[error("the state is of program {there}, and this switch runs {here}: import it where that program runs")]
+    #[error(
+        "the state is of program {there}, and this switch runs {here}: import it where that program runs"
+    )]
     Program {
         /// Which it is of.
         there: String,
@@ -73,7 +75,9 @@ pub enum ImportError {
         first: String,
     },
     /// The program has an entry with this key.
-    #[error("the program itself has {0}, which cannot be changed: change the program, or delete the entry where the state comes from")]
+    #[error(
+        "the program itself has {0}, which cannot be changed: change the program, or delete the entry where the state comes from"
+    )]
     Constant(String),
     /// The batch.
     #[error(transparent)]

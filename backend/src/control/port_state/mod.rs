@@ -16,7 +16,7 @@ mod import;
 mod parts;
 
 pub use blob::{BlobError, MAX_BYTES};
-pub use import::{Conflicts, Imported, ImportError};
+pub use import::{Conflicts, ImportError, Imported};
 pub use parts::{BoundEntry, Connection, Origin, Settings, Station};
 
 use crate::config::PortName;
@@ -63,11 +63,7 @@ pub struct PortStates {
 
 impl PortStates {
     /// Of a running switch.
-    pub fn new(
-        datapath: Arc<Datapath>,
-        switch: Arc<Switch>,
-        engine: Option<Arc<Engine>>,
-    ) -> Self {
+    pub fn new(datapath: Arc<Datapath>, switch: Arc<Switch>, engine: Option<Arc<Engine>>) -> Self {
         Self {
             datapath,
             switch,

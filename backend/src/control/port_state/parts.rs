@@ -217,19 +217,18 @@ impl Tcp {
             }),
             scales: self.s,
             liberal: self.l,
-            ignored_syn: self
-                .y
-                .map_or_else(IgnoredSyn::default, |(end, window, scale, direction)| {
-                    IgnoredSyn {
-                        end,
-                        window,
-                        scale,
-                        direction: Some(match direction {
-                            0 => Direction::Original,
-                            _ => Direction::Reply,
-                        }),
-                    }
-                }),
+            ignored_syn: self.y.map_or_else(
+                IgnoredSyn::default,
+                |(end, window, scale, direction)| IgnoredSyn {
+                    end,
+                    window,
+                    scale,
+                    direction: Some(match direction {
+                        0 => Direction::Original,
+                        _ => Direction::Reply,
+                    }),
+                },
+            ),
         }
     }
 }
@@ -245,16 +244,12 @@ fn ends(tuple: &Tuple) -> Ends {
 
 fn tuple(protocol: u8, (source, port, destination, to_port): Ends) -> Option<Tuple> {
     match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => Some(Tuple::v4(
-            protocol,
-            (source, port),
-            (destination, to_port),
-        )),
-        (IpAddr::V6(source), IpAddr::V6(destination)) => Some(Tuple::v6(
-            protocol,
-            (source, port),
-            (destination, to_port),
-        )),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            Some(Tuple::v4(protocol, (source, port), (destination, to_port)))
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            Some(Tuple::v6(protocol, (source, port), (destination, to_port)))
+        }
         _ => None,
     }
 }

@@ -18,7 +18,9 @@ use crate::control::clock::monotonic_now;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use switch_core::engine::control::{ListedEntry, ListedTable, Trace, Update, WriteError};
+use switch_core::engine::control::{
+    ListedEntry, ListedTable, PortNames, Trace, Update, WriteError,
+};
 use switch_core::engine::model::Program;
 use tokio::sync::oneshot;
 
@@ -120,18 +122,32 @@ impl Tables {
         self.ask(Job::DiscardAside).await
     }
 
+    /// As [`Self::write`], for a thread that may wait, of no runtime.
+    pub fn write_waiting(&self, updates: Vec<Update>) -> Result<Written, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Write(updates, reply))?;
+        answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Job,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .try_send(job(reply))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => Refusal::Busy,
-                TrySendError::Disconnected(_) => Refusal::Stopping,
-            })?;
+        self.send(job(reply))?;
         answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+
+    fn send(&self, job: Job) -> Result<(), Refusal> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy,
+            TrySendError::Disconnected(_) => Refusal::Stopping,
+        })
+    }
+
+    /// The names of ports, as entries are written with.
+    pub fn port_names(&self) -> &dyn PortNames {
+        &*self.registry
     }
 
     /// Every table.
@@ -215,13 +231,11 @@ impl Tables {
 
     /// The number of a port's name, if it has one.
     pub fn port_id(&self, name: &PortName) -> Option<PortId> {
-        use switch_core::engine::control::PortNames;
         self.registry.id(name.as_str())
     }
 
     /// The name of a port's number, if one has it.
     pub fn port_name(&self, id: PortId) -> Option<String> {
-        use switch_core::engine::control::PortNames;
         self.registry.name(id)
     }
 
