@@ -97,25 +97,13 @@ impl From<ImportError> for Problem {
             ImportError::Blob(_) | ImportError::Connection(_) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::CONFLICT,
         };
-        let text = error.to_string();
-        // The remedy stands behind the last separator of such a text.
-        let (detail, remedy) = text
-            .rsplit_once([';', ':'])
-            .map_or((text.as_str(), ""), |(detail, remedy)| {
-                (detail, remedy.trim())
-            });
+        let (detail, remedy) = (error.to_string(), error.remedy());
         match error {
-            ImportError::Refused(refusal) => {
-                // An update of the batch is none that the client has sent.
-                let problem = Self::from(refusal);
-                Self {
-                    update: None,
-                    ..problem
-                }
-            }
-            ImportError::Conflict { .. } => Self::new(status, text.clone()).remedy(
-                "import with conflicts=replace (`--replace`) to have those of the state, with conflicts=keep (`--keep`) to have those there are",
-            ),
+            // An update of the batch is none that the client has sent.
+            ImportError::Refused(refusal) => Self {
+                update: None,
+                ..refusal.into()
+            },
             _ => Self::new(status, detail).remedy(remedy),
         }
     }

@@ -42,11 +42,11 @@ const SETTINGS: &str = "settings";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
     /// Something else.
-    #[error("this is not a port's state: give what `ringswitch port export` wrote")]
+    #[error("this is not a port's state")]
     NotAState,
     /// Not all of it.
     #[error(
-        "the state is cut short or has something behind it: {have} bytes of {length}; transfer it again"
+        "the state is cut short or has something behind it: it has {have} bytes and says {length}"
     )]
     Length {
         /// Bytes there are.
@@ -55,14 +55,14 @@ pub enum BlobError {
         length: u64,
     },
     /// Too much.
-    #[error("the state is larger than {MAX_BYTES} bytes, which no switch writes; export it again")]
+    #[error("the state is larger than {MAX_BYTES} bytes")]
     TooLarge,
     /// Bytes are not those that were written.
-    #[error("the state is damaged: its checksum does not fit; transfer it again")]
+    #[error("the state is damaged: its checksum does not fit")]
     Damaged,
     /// Written by a newer switch, which says that this one cannot read it.
     #[error(
-        "the state has format {version} and needs a switch that knows format {reader} (this one knows {VERSION}): upgrade this switch first"
+        "the state has format {version} and needs a switch that knows format {reader}; this one knows {VERSION}"
     )]
     Newer {
         /// Its version.
@@ -71,20 +71,31 @@ pub enum BlobError {
         reader: u16,
     },
     /// A part that this version does not know, and has to.
-    #[error(
-        "the state has a part {0:?} that this version has to know and does not: upgrade this switch first"
-    )]
+    #[error("the state has a part {0:?}, which this version would have to know")]
     UnknownPart(String),
     /// A part that does not read.
-    #[error(
-        "part {part} of the state cannot be read: {reason}; export it again, with the version of this switch if another wrote it"
-    )]
+    #[error("part {part} of the state cannot be read: {reason}")]
     Part {
         /// Which.
         part: &'static str,
         /// Why.
         reason: String,
     },
+}
+
+impl BlobError {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotAState => "give what `ringswitch port export` wrote",
+            Self::Length { .. } | Self::Damaged => "transfer it again",
+            Self::TooLarge => "have fewer entries name the port: a state has 64 MiB at most",
+            Self::Newer { .. } | Self::UnknownPart(_) => "upgrade this switch first",
+            Self::Part { .. } => {
+                "export it again; if another version did, upgrade this switch first"
+            }
+        }
+    }
 }
 
 /// Writes a state. Connections that it has no room for are left out, and counted.
@@ -255,5 +266,162 @@ fn fault(part: &'static str, error: &serde_json::Error) -> BlobError {
     BlobError::Part {
         part,
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::PortTotals;
+
+    fn state() -> PortState {
+        let parse = |json| serde_json::from_str(json).unwrap();
+        PortState {
+            origin: parse(r#"{"port": "vm1", "program": "vpc", "version": "9", "connections_left_out": 0}"#),
+            totals: PortTotals {
+                guest_tx_frames: 7,
+                drops: [("no_destination".to_owned(), 3)].into(),
+                ..PortTotals::default()
+            },
+            stations: serde_json::from_str(r#"[{"domain": 5, "mac": "02:00:00:00:00:01", "age_ms": 9}]"#).unwrap(),
+            connections: serde_json::from_str(
+                r#"[{"z": 1, "p": 17, "a": ["10.0.0.1", 5, "10.0.0.2", 53], "s": "udp_stream", "e": 1, "f": 3, "n": [1, 2, 3, 4], "i": 64}]"#,
+            )
+            .unwrap(),
+            entries: serde_json::from_str(
+                r#"[{"entry": {"table": "t", "key": {"port": "vm1"}, "action": "a"}}]"#,
+            )
+            .unwrap(),
+            settings: serde_json::from_str(r#"{"multicast": [1]}"#).unwrap(),
+        }
+    }
+
+    /// A part of any name and flags.
+    fn by_hand(name: &[u8; 8], flags: u32, json: &str) -> Vec<u8> {
+        let mut bytes = name.to_vec();
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend((json.len() as u32).to_le_bytes());
+        bytes.extend(json.bytes());
+        bytes
+    }
+
+    const BY_HAND: &str = r#"{"port": "vm1", "program": "l2"}"#;
+
+    #[test]
+    fn a_state_reads_as_what_was_written() {
+        let bytes = write(&state()).unwrap();
+        assert_eq!(read(&bytes).unwrap(), state());
+        let many = PortState {
+            connections: vec![state().connections[0].clone(); 3 * PER_PART + 1],
+            ..state()
+        };
+        assert_eq!(read(&write(&many).unwrap()).unwrap(), many);
+    }
+
+    #[test]
+    fn a_state_with_any_bit_turned_over_is_refused() {
+        let bytes = write(&state()).unwrap();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(read(&damaged).is_err(), "byte {at}, bit {bit}");
+            }
+            let mut damaged = bytes.clone();
+            damaged[at] = !damaged[at];
+            assert!(read(&damaged).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_state_cut_short_or_drawn_out_is_refused() {
+        let bytes = write(&state()).unwrap();
+        for length in 0..bytes.len() {
+            assert!(read(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        let length = bytes.len() as u64;
+        let longer = [&bytes[..], b"\n"].concat();
+        let have = length + 1;
+        assert_eq!(read(&longer), Err(BlobError::Length { have, length }));
+        assert_eq!(read(b"{\"port\": \"vm1\"}"), Err(BlobError::NotAState));
+    }
+
+    #[test]
+    fn an_older_state_has_less() {
+        let origin = by_hand(b"origin\0\0", 1, BY_HAND);
+        // The first version that a reader could meet, without what came later; fields that were not there are empty.
+        let connection = by_hand(
+            b"conns\0\0\0",
+            1,
+            r#"[{"z": 1, "p": 17, "a": ["10.0.0.1", 5, "10.0.0.2", 53], "s": "udp_stream", "e": 1}]"#,
+        );
+        let read = read(&framed((0, 0), &[&origin, &connection])).unwrap();
+        assert_eq!(
+            (read.origin.port.as_str(), &*read.origin.version),
+            ("vm1", "")
+        );
+        assert_eq!((read.connections.len(), read.entries.len()), (1, 0));
+        assert_eq!(read.totals, PortTotals::default());
+    }
+
+    #[test]
+    fn a_newer_state_is_read_as_far_as_it_allows() {
+        let origin = by_hand(
+            b"origin\0\0",
+            1,
+            r#"{"port": "vm1", "program": "l2", "colour": "red"}"#,
+        );
+        let extra = by_hand(b"flavour\0", 0, r#"["sweet"]"#);
+        let newer = framed((VERSION + 6, VERSION), &[&origin, &extra]);
+        assert_eq!(read(&newer).unwrap().origin.port, "vm1");
+        let needed = by_hand(b"flavour\0", NEEDED, r#"["sweet"]"#);
+        let refused = read(&framed((VERSION + 6, VERSION), &[&origin, &needed]));
+        assert_eq!(refused, Err(BlobError::UnknownPart("flavour".to_owned())));
+        let (version, reader) = (VERSION + 6, VERSION + 1);
+        let refused = read(&framed((version, reader), &[&origin]));
+        assert_eq!(refused, Err(BlobError::Newer { version, reader }));
+        assert!(refused.unwrap_err().remedy().contains("upgrade"));
+    }
+
+    #[test]
+    fn parts_that_do_not_read_are_refused_though_their_checksum_fits() {
+        let origin = by_hand(b"origin\0\0", 1, BY_HAND);
+        for (name, json) in [
+            (b"conns\0\0\0", r#"[{"z": 1}]"#),
+            (b"totals\0\0", "[]"),
+            (b"stations", "7"),
+            (b"entries\0", "{"),
+            (b"settings", r#"{"multicast": [65536]}"#),
+        ] {
+            let part = by_hand(name, 1, json);
+            let refused = read(&framed((1, 1), &[&origin, &part]));
+            assert!(
+                matches!(refused, Err(BlobError::Part { .. })),
+                "{json}: {refused:?}"
+            );
+        }
+        let mut long = by_hand(b"totals\0\0", 1, "{}");
+        long[12] = 200;
+        assert_eq!(
+            read(&framed((1, 1), &[&origin, &long])),
+            Err(BlobError::Damaged)
+        );
+        assert!(matches!(
+            read(&framed((1, 1), &[])),
+            Err(BlobError::Part { part: ORIGIN, .. })
+        ));
+    }
+
+    #[test]
+    fn connections_without_room_are_left_out_and_counted() {
+        let mut state = state();
+        let each = serde_json::to_vec(&state.connections[0]).unwrap().len();
+        state.connections = vec![state.connections[0].clone(); MAX_BYTES / each + 2 * PER_PART];
+        let bytes = write(&state).unwrap();
+        assert!(bytes.len() <= MAX_BYTES);
+        let again = read(&bytes).unwrap();
+        let left_out = again.origin.connections_left_out as usize;
+        assert!(left_out > 0);
+        assert_eq!(again.connections.len() + left_out, state.connections.len());
     }
 }

@@ -54,9 +54,7 @@ pub enum ImportError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// It is of another program.
-    #[error(
-        "the state is of program {there}, and this switch runs {here}: import it where that program runs"
-    )]
+    #[error("the state is of program {there}, and this switch runs {here}")]
     Program {
         /// Which it is of.
         there: String,
@@ -64,7 +62,7 @@ pub enum ImportError {
         here: String,
     },
     /// A connection that cannot be.
-    #[error("a connection of the state has {0}: export it again")]
+    #[error("a connection of the state has {0}")]
     Connection(&'static str),
     /// Entries that are there do something else.
     #[error("{count} entries or settings are there and say something else, such as {first}")]
@@ -75,13 +73,29 @@ pub enum ImportError {
         first: String,
     },
     /// The program has an entry with this key.
-    #[error(
-        "the program itself has {0}, which cannot be changed: change the program, or delete the entry where the state comes from"
-    )]
+    #[error("the program itself has {0}, which cannot be changed")]
     Constant(String),
     /// The batch.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+impl ImportError {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Blob(error) => error.remedy(),
+            Self::Program { .. } => "import it where that program runs",
+            Self::Connection(_) => "export it again",
+            Self::Conflict { .. } => {
+                "import with --replace (conflicts=replace) to have those of the state, or with --keep (conflicts=keep) to have those there are"
+            }
+            Self::Constant(_) => {
+                "delete it where the state comes from, or import with --keep (conflicts=keep)"
+            }
+            Self::Refused(_) => "correct what the batch says, or import into an empty switch",
+        }
+    }
 }
 
 impl PortStates {
