@@ -76,6 +76,15 @@ pub enum Command {
     },
     /// Show which address was learnt where.
     Fdb,
+    /// Replace the running daemon by another version, or by itself with a changed configuration, while guests notice nothing.
+    Upgrade {
+        /// The program to start; otherwise the one that runs, as it is on disk now.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// How long it may take to be ready, in milliseconds, at most 10000.
+        #[arg(long, value_name = "MS", default_value_t = 5000)]
+        timeout: i64,
+    },
     /// Show and check programs: what the switch does with frames.
     Program {
         /// What to do with programs.

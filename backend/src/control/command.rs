@@ -8,6 +8,7 @@ use super::port_state::{NamedPort, PortStates};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortName};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
+use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use switch_core::{DropReason, MacAddress, VlanId};
@@ -48,6 +49,8 @@ pub enum Command {
     Config(Reply<ConfigView>),
     /// The configuration file was written anew.
     ConfigSaved(ConfigFile, Reply<()>),
+    /// Hand everything over to another process.
+    Upgrade(UpgradeRequest, Reply<Upgraded>),
     /// Drain and end.
     Stop(Reply<()>),
 }
@@ -150,6 +153,9 @@ pub enum CommandError {
     /// As many ports as there can be.
     #[error("there are {MAX_PORTS} ports already, which is the most")]
     Full,
+    /// This process goes on.
+    #[error("{0}")]
+    NotUpgraded(String),
     /// Too many requests wait.
     #[error("the control thread has {QUEUE_CAPACITY} requests waiting")]
     Busy,
@@ -241,6 +247,11 @@ impl ControlHandle {
     /// The configuration file was written anew: what it says now is no change at run time any more. No port changes.
     pub async fn config_saved(&self, file: ConfigFile) -> Result<(), CommandError> {
         self.ask(|reply| Command::ConfigSaved(file, reply)).await
+    }
+
+    /// Hands everything over to another process. When it answers, that one serves all ports, and this one is to end.
+    pub async fn upgrade(&self, request: UpgradeRequest) -> Result<Upgraded, CommandError> {
+        self.ask(|reply| Command::Upgrade(request, reply)).await
     }
 
     /// Drains and ends the control thread.

@@ -20,6 +20,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod handover;
+
+pub use handover::HandedPorts;
+
 /// Where a port comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,10 +139,12 @@ impl PortChange {
 }
 
 impl DesiredPorts {
-    /// What is configured, with the changes that the store has. When it returns, every port's offer is durable.
+    /// What is configured, with the changes that the process before has handed over, or the store has. When it returns, every port's offer
+    /// is durable.
     pub fn open(
         configuration: &Configuration,
         store: Option<Arc<Store>>,
+        handed: Option<HandedPorts>,
     ) -> Result<Self, StoreError> {
         let is_flag = |port: &&crate::config::SourcedPort| matches!(port.origin, Origin::Flag(_));
         let flags = configuration.ports.iter().filter(is_flag);
@@ -151,9 +157,8 @@ impl DesiredPorts {
             desired.file = Some(file.path.clone());
             desired.file_ports.clone_from(&file.ports);
         }
-        let mut changes = BTreeMap::new();
-        let mut offers = BTreeMap::new();
-        if let Some(store) = &desired.store {
+        let (mut changes, mut offers) = handed.unwrap_or_default().read()?;
+        if let (Some(store), true) = (&desired.store, changes.is_empty() && offers.is_empty()) {
             for (name, bytes) in store.rows(RowKind::PortChange)? {
                 let (name, change) = PortChange::read(&name, &bytes)?;
                 changes.insert(name, change);

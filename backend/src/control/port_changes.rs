@@ -28,13 +28,21 @@ impl<E: Engine> Control<E> {
     pub(super) fn bring_up(&mut self) -> Result<(), StartError> {
         let configured = self.desired.configured();
         let changed = self.desired.changed();
-        let reserved = self.reserve(&configured)?;
-        let changes = plan::plan(&self.table, &configured, &reserved)?;
+        // Those that are in place were handed over by the process before.
+        let in_place = changed.iter().filter(|port| {
+            let there = self.table.find(&port.name);
+            there.is_some_and(|(_, there)| there == *port)
+        });
+        let first: Vec<PortConfig> = configured.iter().chain(in_place).cloned().collect();
+        let reserved = self.reserve(&first)?;
+        let changes = plan::plan(&self.table, &first, &reserved)?;
         execute(&mut self.engine, &mut self.table, &changes)?;
         // So that one that has to wait has its number; one without waits for that.
         let _ = self.reserve(&changed);
         for port in changed {
-            self.open_or_wait(port);
+            if self.table.find(&port.name).is_none() {
+                self.open_or_wait(port);
+            }
         }
         Ok(())
     }

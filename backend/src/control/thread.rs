@@ -3,11 +3,11 @@
 //! Started by the daemon, which hands it the ports to begin with; ends on [`Command::Stop`] or when every handle is gone.
 use super::PortId;
 use super::command::{
-    Command, CommandError, ControlHandle, DropView, FdbEntry, QUEUE_CAPACITY, SourceView,
+    Command, CommandError, ControlHandle, DropView, FdbEntry, QUEUE_CAPACITY, Reply, SourceView,
     WorkersView,
 };
 use super::desired_ports::DesiredPorts;
-use super::engine::Engine;
+use super::engine::{Engine, Kept};
 use super::execute::ExecuteError;
 use super::plan::PlanError;
 use super::port_changes::WaitingPort;
@@ -16,6 +16,7 @@ use super::port_table::PortTable;
 use super::tables::Tables;
 use crate::config::{PortConfig, PortName, SocketPath};
 use crate::datapath::{Destination, DroppedFrame, SourceStats};
+use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::{PortStats, Stats};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -68,16 +69,17 @@ pub(super) struct Control<E> {
 }
 
 impl ControlThread {
-    /// Brings ports up, those that are configured all or none, then starts the thread. On an error the engine is stopped.
+    /// Brings ports up, those that are configured all or none, then starts the thread. `table` has those that are up already. On an error
+    /// the engine is stopped.
     pub fn start<E: Engine>(
-        engine: E,
+        (engine, table): (E, PortTable),
         desired: DesiredPorts,
         admin: SocketPath,
         tables: Option<Tables>,
     ) -> Result<Self, StartError> {
         let mut control = Control {
             engine,
-            table: PortTable::default(),
+            table,
             desired,
             waiting: BTreeMap::new(),
             admin,
@@ -160,7 +162,41 @@ impl<E: Engine> Control<E> {
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Config(reply) => drop(reply.send(Ok(self.config()))),
             Command::ConfigSaved(file, reply) => drop(reply.send(self.config_saved(file))),
+            Command::Upgrade(request, reply) => self.upgrade(&request, reply),
             Command::Stop(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    /// Answers once another process serves everything, and then never does anything again; or says why not.
+    fn upgrade(&mut self, request: &UpgradeRequest, reply: Reply<Upgraded>) {
+        let control = match self.desired.hand_over().map(serde_json::to_value) {
+            Ok(Ok(control)) => control,
+            Ok(Err(error)) => return drop(reply.send(Err(CommandError::Store(error.to_string())))),
+            Err(error) => return drop(reply.send(Err(error.into()))),
+        };
+        let ports = self.table.iter().map(|(id, port)| (id, port.clone()));
+        let kept = Kept {
+            ports: ports.collect(),
+            control,
+        };
+        log::info!("handing over to another process");
+        let mut reply = Some(reply);
+        let mut leave = |upgraded: Upgraded| {
+            log::info!(
+                "process {} serves all ports; nobody did for {} us",
+                upgraded.pid,
+                upgraded.gap.as_micros()
+            );
+            reply.take().map(|reply| reply.send(Ok(upgraded)));
+            // The ports are another's: nothing here may touch them until the process ends.
+            loop {
+                std::thread::park();
+            }
+        };
+        if let Err(error) = self.engine.upgrade(request, kept, &mut leave) {
+            log::warn!("not upgraded: {error}");
+            let refused = CommandError::NotUpgraded(error.to_string());
+            reply.map(|reply| reply.send(Err(refused)));
         }
     }
 

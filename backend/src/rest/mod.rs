@@ -23,6 +23,7 @@ pub mod routes;
 pub mod server;
 pub mod services;
 pub mod tables;
+mod upgrade;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};

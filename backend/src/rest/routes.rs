@@ -6,6 +6,7 @@ use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
+use super::upgrade::routes as upgrade_routes;
 use super::wire::{Fdb, Health, MoveRequest, Moved, Port, PortList, StatsReport, WorkerList};
 use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
@@ -70,6 +71,7 @@ pub fn router(
         .merge(explain_routes())
         .merge(services_routes())
         .merge(port_state_routes())
+        .merge(upgrade_routes())
         .merge(config_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

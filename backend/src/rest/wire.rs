@@ -4,10 +4,12 @@
 pub mod config;
 pub mod services;
 pub mod tables;
+pub mod upgrade;
 
 pub use self::config::*;
 pub use self::services::*;
 pub use self::tables::*;
+pub use self::upgrade::*;
 use crate::config::{PortConfig, PortKind, VlanFields};
 use crate::control::{FdbEntry, PortOrigin, PortView, SourceView, WorkersView};
 use crate::datapath::{PortCounters, WorkerStats};

@@ -121,7 +121,7 @@ fn seen_of(
     tables: &Tables,
     (table, after): (&str, Option<u64>),
 ) -> BTreeMap<String, Seen> {
-    let at = (tables.port_names(), monotonic_now());
+    let at = (tables.names(), monotonic_now());
     let page = engine.entries_seen(table, (after, PAGE), at);
     let entries = page.map(|page| page.entries).unwrap_or_default();
     let seen = entries.into_iter().map(|seen| {

@@ -196,7 +196,7 @@ fn write(
         imported.written = written.updates;
         imported.durable = written.durable;
     }
-    engine.restore_seen(&seen, (tables.port_names(), monotonic_now()));
+    engine.restore_seen(&seen, (tables.names(), monotonic_now()));
     Ok(())
 }
 
@@ -214,7 +214,7 @@ impl Batch {
         tables: &Tables,
         entry: TableEntry,
     ) -> Result<(), ImportError> {
-        match (engine.existing(&entry, tables.port_names()), self.conflicts) {
+        match (engine.existing(&entry, tables.names()), self.conflicts) {
             (Existing::None, _) => self.updates.push(Update::Insert(entry)),
             (Existing::Same, _) | (Existing::Other | Existing::Constant, Conflicts::Keep) => {
                 self.unchanged += 1;

@@ -43,9 +43,9 @@ pub mod writer;
 
 pub use engine::{KeyShape, TableEngine};
 pub use l2::DefaultTables;
-pub use port_names::PortRegistry;
+pub use port_names::{NamesOfBatch, PortRegistry};
 pub use quota::Quotas;
-pub use service::{Tables, TablesOptions};
+pub use service::{InPlace, Tables, TablesOptions};
 pub use store::{Store, StoreError};
 pub use writer::{Refusal, Written};
 
