@@ -165,6 +165,27 @@ pub enum PortCommand {
         /// The port.
         name: String,
     },
+    /// Write what the switch knows of a port: counters, stations, connections, and the entries that name it.
+    Export {
+        /// The port.
+        name: String,
+        /// Where to, instead of standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Give a port what another had, of this switch or of another: all of it, or nothing.
+    Import {
+        /// The port.
+        name: String,
+        /// What `port export` wrote; standard input without it.
+        file: Option<PathBuf>,
+        /// Where an entry is there already and says something else, put the imported one in its place.
+        #[arg(long, conflicts_with = "keep")]
+        replace: bool,
+        /// Where an entry is there already and says something else, keep it.
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 /// What to do with the configuration.
