@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
+use super::dirty_log::DirtyLog;
 use super::options::{NicOptions, Refill, Settle};
 use super::order::{MessageOrder, Negotiation, RingBase, Start, Stop};
 use super::session::{Ack, RingState, Session, connect};
+use super::vmm::{LogState, Vmm};
 use crate::driver::{GuestRx, GuestTx};
 use crate::error::Error;
 use crate::features::Features;
@@ -66,6 +68,14 @@ pub struct Nic {
     acked: Features,
     pairs: Vec<QueuePair>,
     stopped_at: Vec<u32>,
+    logging: Option<LogState>,
+}
+
+/// Whether rings that start while pages are logged are told where, or held by the back-end until they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LogBase {
+    Told,
+    Withheld,
 }
 
 impl Nic {
@@ -106,6 +116,7 @@ impl Nic {
             acked,
             pairs,
             stopped_at: Vec::new(),
+            logging: None,
         };
         nic.stopped_at = nic.start_bases();
         Ok(nic)
@@ -116,11 +127,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn start(&mut self) -> Result<(), Error> {
-        let base = match self.options.order {
-            MessageOrder::Qemu => RingBase::Stopped,
-            MessageOrder::CloudHypervisor => RingBase::AvailIndex,
-        };
-        self.start_from(base)
+        self.start_from(RingBase::known_to(self.options.order))
     }
 
     /// The same with these ring bases.
@@ -128,6 +135,20 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn start_from(&mut self, base: RingBase) -> Result<(), Error> {
+        self.start_rings(base, LogBase::Told)
+    }
+
+    /// QEMU's start while pages are logged, up to the moment before SET_LOG_BASE: the back-end has to hold the rings until that comes, with
+    /// [`Vmm::set_log_base`].
+    ///
+    /// # Errors
+    /// What the session says.
+    pub fn start_without_log(&mut self, base: RingBase) -> Result<(), Error> {
+        self.start_rings(base, LogBase::Withheld)
+    }
+
+    fn start_rings(&mut self, base: RingBase, log_base: LogBase) -> Result<(), Error> {
+        let (acked, log) = self.log_to_start(log_base)?;
         let mut starts = Vec::new();
         for ring in self.rings() {
             let base = match base {
@@ -150,7 +171,10 @@ impl Nic {
             session: &mut self.session,
             options: &self.options,
         }
-        .start(&self.memory, &starts, self.acked)?;
+        .start(&self.memory, &starts, acked, log.as_ref())?;
+        if let (Some(state), Some(log)) = (&mut self.logging, log) {
+            state.replace(log)?;
+        }
         if self.options.refill == Refill::Automatic {
             self.refill()?;
         }
@@ -158,6 +182,19 @@ impl Nic {
             self.session.get_features()?;
         }
         Ok(())
+    }
+
+    /// What rings start with: QEMU makes a new log for them, Cloud Hypervisor forgets that pages are logged.
+    fn log_to_start(&self, log_base: LogBase) -> Result<(Features, Option<DirtyLog>), Error> {
+        let logged = self.acked | Features::LOG_ALL;
+        Ok(match (self.options.order, log_base) {
+            (MessageOrder::Qemu, LogBase::Withheld) => (logged, None),
+            (MessageOrder::Qemu, LogBase::Told) if self.logging.is_some() => {
+                let log = DirtyLog::covering(&self.memory, MessageOrder::Qemu)?;
+                (logged, Some(log))
+            }
+            _ => (self.acked, None),
+        })
     }
 
     /// Posts receive buffers on every pair.
@@ -176,7 +213,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn pause(&mut self) -> Result<(), Error> {
-        self.stop(Stop::Pause)
+        self.vmm().pause()
     }
 
     /// The VM goes on after [`Self::pause`].
@@ -195,7 +232,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn reset(&mut self) -> Result<(), Error> {
-        self.stop(Stop::Reset)?;
+        self.vmm().stop(Stop::Reset)?;
         self.forget_rings()
     }
 
@@ -204,7 +241,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn shut_down(mut self) -> Result<(), Error> {
-        self.stop(Stop::Shutdown)
+        self.vmm().stop(Stop::Shutdown)
     }
 
     /// Rings in memory as a driver leaves them after a reset, without a message.
@@ -262,15 +299,7 @@ impl Nic {
     /// # Errors
     /// When the layout is wrong or the back-end refuses.
     pub fn add_region(&mut self, layout: RegionLayout, how: MemoryUpdate) -> Result<usize, Error> {
-        let index = self.memory.add_region(layout)?;
-        match how {
-            MemoryUpdate::WholeTable => self.session.set_mem_table(&self.memory, Ack::Wanted)?,
-            MemoryUpdate::OneRegion => {
-                let message = self.memory.region(index)?.message_region();
-                self.session.add_mem_reg(&message, Ack::Wanted)?;
-            }
-        }
-        Ok(index)
+        self.vmm().add_region(layout, how)
     }
 
     /// Unplugs memory while the rings run. Buffers in it must not be with the device.
@@ -305,7 +334,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn enable_all(&mut self, state: RingState) -> Result<(), Error> {
-        (0..self.options.queue_pairs).try_for_each(|pair| self.enable_pair(pair, state))
+        self.vmm().enable_all(state)
     }
 
     /// What the driver acked.
@@ -349,6 +378,65 @@ impl Nic {
     /// Every queue pair.
     pub fn pairs(&mut self) -> &mut [QueuePair] {
         &mut self.pairs
+    }
+
+    /// The VMM's half and the guest's, so that one thread can migrate while others move frames.
+    pub fn halves(&mut self) -> (Vmm<'_>, &mut [QueuePair]) {
+        let rings = self.pairs.iter();
+        let rings = rings.flat_map(|pair| [pair.guest_rx.ring(), pair.guest_tx.ring()]);
+        let vmm = Vmm {
+            rings: rings.map(|ring| ring.memory().clone()).collect(),
+            session: &mut self.session,
+            options: &self.options,
+            memory: &self.memory,
+            acked: self.acked,
+            stopped_at: &mut self.stopped_at,
+            logging: &mut self.logging,
+        };
+        (vmm, &mut self.pairs)
+    }
+
+    /// The VMM's half.
+    pub fn vmm(&mut self) -> Vmm<'_> {
+        self.halves().0
+    }
+
+    /// Has the back-end mark the pages it writes from now on: [`Vmm::take_logged`] reads them, [`Vmm::stop_logging`] ends it.
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`] when it cannot, or what the session says.
+    pub fn start_logging(&mut self) -> Result<(), Error> {
+        self.vmm().start_logging()
+    }
+
+    /// The guest goes on where it has migrated to: in `memory`, which has the bytes of the memory it was in, on another connection. Rings
+    /// start with the bases that this front-end knows there; nothing is logged any more.
+    ///
+    /// # Errors
+    /// As [`Self::reconnect`]; and when that memory has another shape.
+    pub fn arrive(&mut self, memory: &GuestMemory, stream: UnixStream) -> Result<(), Error> {
+        let base = RingBase::known_to(self.options.order);
+        self.arrive_from(memory, stream, base)
+    }
+
+    /// The same with other ring bases.
+    ///
+    /// # Errors
+    /// As [`Self::arrive`].
+    pub fn arrive_from(
+        &mut self,
+        memory: &GuestMemory,
+        stream: UnixStream,
+        base: RingBase,
+    ) -> Result<(), Error> {
+        memory.adopt_allocations(&self.memory);
+        self.memory = memory.clone();
+        self.logging = None;
+        for pair in &mut self.pairs {
+            pair.guest_rx.move_to(memory)?;
+            pair.guest_tx.move_to(memory)?;
+        }
+        self.reconnect_from(stream, base)
     }
 
     /// The session and the queue pairs apart, so that messages can go out while other threads move frames.
@@ -413,18 +501,5 @@ impl Nic {
 
     fn start_bases(&self) -> Vec<u32> {
         self.rings().iter().map(|ring| ring.start_base()).collect()
-    }
-
-    fn stop(&mut self, how: Stop) -> Result<(), Error> {
-        let rings = 2 * self.options.queue_pairs;
-        let mut negotiation = Negotiation {
-            session: &mut self.session,
-            options: &self.options,
-        };
-        let bases = negotiation.stop(rings, how)?;
-        if !bases.is_empty() {
-            self.stopped_at = bases;
-        }
-        Ok(())
     }
 }

@@ -20,11 +20,12 @@ use vhost::vhost_user::{
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::dirty_log::DirtyLog;
 use crate::driver::wait::Patience;
 use crate::error::{Doing, Error};
 use crate::features::Features;
 use crate::memory::GuestMemory;
-use crate::message::{RawFrontend, Request};
+use crate::message::{RawFrontend, Request, named};
 
 /// As many rings as `Frontend` may name; what the back-end has is asked with GET_QUEUE_NUM.
 const MAX_RINGS: u64 = 1024;
@@ -343,6 +344,33 @@ impl Session {
         self.told_regions
             .retain(|&told| told != region.guest_phys_addr);
         Ok(())
+    }
+
+    /// SET_LOG_BASE with a log; the reply must repeat the request's 16 bytes, as Cloud Hypervisor expects it.
+    ///
+    /// # Errors
+    /// When the back-end refuses, or answers anything else.
+    pub fn set_log_base(&mut self, log: &DirtyLog) -> Result<(), Error> {
+        // `Frontend` takes any answer, and none where it should wait.
+        let request = Request::SET_LOG_BASE;
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&log.bytes().to_le_bytes());
+        if self.asks_for_reply(Ack::NotWanted) {
+            self.raw
+                .send_needing_reply(request, &body, &[log.descriptor()])?;
+        } else {
+            self.raw.send(request, &body, &[log.descriptor()])?;
+        }
+        let reply = self
+            .raw
+            .receive(self.deadline)
+            .map_err(|error| named(error, request))?;
+        reply.expect(request, &body)
+    }
+
+    /// Whether a log may be passed as a descriptor.
+    pub(crate) fn logs_are_shared(&self) -> bool {
+        self.has(VhostUserProtocolFeatures::LOG_SHMFD)
     }
 
     /// SET_VRING_NUM.
