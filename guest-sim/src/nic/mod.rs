@@ -5,6 +5,8 @@
 
 pub mod device;
 pub mod dirty_log;
+#[cfg(test)]
+mod logging_tests;
 pub mod options;
 pub mod order;
 #[cfg(test)]
