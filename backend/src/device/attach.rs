@@ -4,14 +4,18 @@
 //! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
 //! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
 
+use super::state::DeviceState;
 use crate::datapath::{QueueIndex, VhostPort};
+use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{
-    EventSink, EventSource, GuestMemory, MemoryError, RecordFile, RegionLayout, RingAddresses,
-    RingConfig, RingError, is_packed,
+    DirtyLog, EventSink, EventSource, GuestMemory, LogCounts, LogError, LogLayout, MemoryError,
+    RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, is_packed,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why an effect did not happen.
@@ -20,6 +24,9 @@ pub enum AttachError {
     /// A region could not be mapped or found.
     #[error("guest memory cannot be mapped: {0}")]
     Memory(#[from] MemoryError),
+    /// The migration log could not be mapped.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The data path does not take the ring.
     #[error("the ring does not start: {0}")]
     Ring(#[from] RingError),
@@ -73,6 +80,12 @@ pub trait Attachment: Send {
     ) -> Result<Vec<LostRing>, AttachError>;
     /// Unmaps one region, given exactly as it was added. On error nothing changes.
     fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError>;
+    /// Marks what rings write in this log from now on, instead of another. On error nothing changes.
+    fn set_log(&mut self, layout: LogLayout, file: OwnedFd) -> Result<(), AttachError>;
+    /// Stops that; when this returns nothing touches the log.
+    fn drop_log(&mut self);
+    /// What was counted since the first of the present run of logs.
+    fn log_counts(&self) -> Option<Arc<LogCounts>>;
     /// Whether the front-end truncated memory that it shares.
     fn memory_lost(&self) -> bool;
     /// Keeps the ring's kick, also on a live ring; `None`: the ring is polled.
@@ -99,6 +112,43 @@ pub trait Attachment: Send {
     fn forget_session(&mut self);
     /// Where rings were is of no use to anybody any more.
     fn discard_positions(&mut self) {}
+    /// What is attached, and its descriptors once more.
+    fn hand_over(&self, _descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What is attached to a port, on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedAttachment {
+    memory: Vec<(RegionLayout, Slot)>,
+    log: Option<Slot>,
+    events: Vec<HandedEvents>,
+    records: Option<Slot>,
+}
+
+impl HandedAttachment {
+    /// Where packed rings keep their positions, for a port of that name; `None` without any.
+    ///
+    /// # Errors
+    /// The descriptor did not come.
+    pub fn records(
+        &self,
+        descriptors: &mut Incoming,
+        (folder, name): (&Path, &str),
+    ) -> io::Result<Option<RecordFile>> {
+        let file = descriptors.take_some(self.records)?;
+        Ok(file.map(|file| RecordFile::adopt(file, folder, name)))
+    }
+}
+
+/// A ring's eventfds, on their way.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedEvents {
+    queue: u16,
+    kick: Option<Slot>,
+    call: Option<Slot>,
+    error: Option<Slot>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +162,7 @@ struct RingEvents {
 pub struct DatapathAttachment {
     port: Arc<VhostPort>,
     memory: Option<Arc<GuestMemory>>,
+    log: Option<Arc<DirtyLog>>,
     events: BTreeMap<QueueIndex, RingEvents>,
     records: Option<RecordFile>,
 }
@@ -122,21 +173,74 @@ impl DatapathAttachment {
         Self {
             port,
             memory: None,
+            log: None,
             events: BTreeMap::new(),
             records,
         }
     }
 
-    fn install(&mut self, memory: Arc<GuestMemory>) -> Vec<LostRing> {
+    /// Moves the running rings into `memory`, with the log that there is.
+    fn install(&mut self, memory: &GuestMemory) -> Vec<LostRing> {
+        let memory = memory.with_log(self.log.clone());
         let lost = self.port.replace_memory(&memory);
         self.memory = Some(memory);
         lost_rings(lost)
+    }
+
+    /// The running rings stay where they are, so none is lost.
+    fn install_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        self.log = log;
+        if let Some(memory) = self.memory.clone() {
+            self.install(&memory);
+        }
+    }
+
+    /// Attaches what was handed over, but starts no ring. `device` is as it was handed over with it.
+    ///
+    /// # Errors
+    /// A descriptor did not come, or memory cannot be mapped.
+    pub fn adopt(
+        &mut self,
+        handed: HandedAttachment,
+        device: &DeviceState,
+        descriptors: &mut Incoming,
+    ) -> io::Result<()> {
+        let regions = handed.memory.into_iter();
+        let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
+        let regions = regions.collect::<io::Result<Vec<_>>>()?;
+        if !regions.is_empty() {
+            self.set_memory(regions).map_err(io::Error::other)?;
+        }
+        if let (Some(layout), Some(slot)) = (device.session().log, handed.log) {
+            self.set_log(layout, descriptors.take(slot)?)
+                .map_err(io::Error::other)?;
+        }
+        for events in handed.events {
+            let queue = QueueIndex(events.queue);
+            for (kind, slot) in [
+                (Self::set_kick as SetEvent, events.kick),
+                (Self::set_call, events.call),
+                (Self::set_error, events.error),
+            ] {
+                let descriptor = descriptors.take_some(slot)?;
+                kind(self, queue, descriptor).map_err(io::Error::other)?;
+            }
+        }
+        for (index, ring) in (0..).zip(&device.session().rings) {
+            if ring.enabled {
+                self.enable_ring(QueueIndex(index));
+            }
+        }
+        Ok(())
     }
 
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
 }
+
+/// One of `set_kick`, `set_call` and `set_error`.
+type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
 fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
     lost.into_iter()
@@ -160,7 +264,7 @@ impl Attachment for DatapathAttachment {
         regions: Vec<(RegionLayout, OwnedFd)>,
     ) -> Result<Vec<LostRing>, AttachError> {
         let memory = GuestMemory::map(regions)?;
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
     }
 
     fn add_region(
@@ -172,13 +276,34 @@ impl Attachment for DatapathAttachment {
             Some(memory) => memory.with_region(layout, file)?,
             None => GuestMemory::map(vec![(layout, file)])?,
         };
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
     }
 
     fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError> {
         let memory = self.memory.as_ref().ok_or(AttachError::NoMemory)?;
         let memory = memory.without_region(layout)?;
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
+    }
+
+    fn set_log(&mut self, layout: LogLayout, file: OwnedFd) -> Result<(), AttachError> {
+        let before = self.log_counts();
+        let counts = before.clone().unwrap_or_default();
+        let log = DirtyLog::map(layout, file, counts)?;
+        if let Some(counts) = before {
+            counts.begin_round();
+        }
+        self.install_log(Some(log));
+        Ok(())
+    }
+
+    fn drop_log(&mut self) {
+        if self.log.is_some() {
+            self.install_log(None);
+        }
+    }
+
+    fn log_counts(&self) -> Option<Arc<LogCounts>> {
+        self.log.as_ref().map(|log| Arc::clone(log.counts()))
     }
 
     fn memory_lost(&self) -> bool {
@@ -268,6 +393,35 @@ impl Attachment for DatapathAttachment {
     fn forget_session(&mut self) {
         self.events.clear();
         self.memory = None;
+        self.log = None;
+    }
+
+    fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        let memory = self.memory.as_ref().map(|memory| memory.share());
+        let memory = memory.transpose()?.unwrap_or_default().into_iter();
+        let memory = memory.map(|(layout, file)| (layout, descriptors.add(file)));
+        let memory = memory.collect();
+        let mut add = |shared: Option<io::Result<OwnedFd>>| {
+            let descriptor = shared.transpose()?;
+            Ok::<_, io::Error>(descriptor.map(|descriptor| descriptors.add(descriptor)))
+        };
+        let log = add(self.log.as_ref().map(|log| log.share()))?;
+        let records = add(self.records.as_ref().map(RecordFile::share))?;
+        let events = self.events.iter().map(|(queue, events)| {
+            Ok(HandedEvents {
+                queue: queue.0,
+                kick: add(events.kick.as_ref().map(|kick| kick.share()))?,
+                call: add(events.call.as_ref().map(|call| call.share()))?,
+                error: add(events.error.as_ref().map(|error| error.share()))?,
+            })
+        });
+        let events = events.collect::<io::Result<_>>()?;
+        Ok(HandedAttachment {
+            memory,
+            log,
+            events,
+            records,
+        })
     }
 
     fn discard_positions(&mut self) {

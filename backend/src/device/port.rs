@@ -9,13 +9,19 @@
 //!               \________accept__________^                        \____________connect___________________^
 //! ```
 
+mod handover;
+
+pub use handover::HandedPort;
+
 use super::attach::Attachment;
 use super::features::PackedOffer;
 use super::listener::{self, Listener};
 use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
 use super::state::DeviceState;
-use super::status::{ConnectionCounters, DeviceStatus, LastMessage, Surroundings, describe};
+use super::status::{
+    ConnectionCounters, DeviceStatus, LastMessage, Logging, Surroundings, describe,
+};
 use super::{PortChange, PortEvent, PortEventSink, PortId, SocketMode, VhostPortSpec};
 use crate::datapath::{DatapathEvent, QueueIndex};
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -108,6 +114,9 @@ pub struct Port {
     attachment: Box<dyn Attachment>,
     events: PortEventSink,
     up: bool,
+    logging: Option<Logging>,
+    /// Adopted from another process, which may still serve it.
+    waits_to_go: bool,
     connections: ConnectionCounters,
     connect_error: Option<String>,
     last_disconnect: Option<String>,
@@ -136,6 +145,8 @@ impl Port {
             attachment,
             events,
             up: false,
+            logging: None,
+            waits_to_go: false,
             connections: ConnectionCounters::default(),
             connect_error: None,
             last_disconnect: None,
@@ -144,7 +155,10 @@ impl Port {
     }
 
     /// For `port show`.
-    pub fn status(&self) -> DeviceStatus {
+    pub fn status(&mut self) -> DeviceStatus {
+        let counts = self.attachment.log_counts();
+        let logging = self.logging.as_mut().zip(counts.as_ref());
+        let logging = logging.map(|(logging, counts)| logging.status(counts));
         let last_message = self
             .connected
             .as_ref()
@@ -162,6 +176,8 @@ impl Port {
             }),
             last_disconnect: self.last_disconnect.clone(),
             connect_error: self.connect_error.clone(),
+            logging,
+            log_overrun: counts.is_some_and(|counts| counts.has_overrun()),
             connections: self.connections.clone(),
         };
         describe(&self.device, around)
@@ -385,6 +401,20 @@ impl Port {
 
     // The event loop.
 
+    fn watch_endpoint(&mut self, ops: &mut EventOps) {
+        let timer = Token::Timer.watch(&self.timer, EventSet::IN);
+        let watched = match &self.endpoint {
+            Endpoint::Server(listener) => ops
+                .add(timer)
+                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
+            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
+        };
+        if let Err(error) = watched {
+            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
+            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
+        }
+    }
+
     fn watch_listener(&self, set: EventSet, ops: &mut EventOps) {
         let Endpoint::Server(listener) = &self.endpoint else {
             return;
@@ -426,6 +456,7 @@ impl Port {
     }
 
     fn tell_change(&mut self, reason: &str) {
+        self.note_logging();
         let up = self.device.any_ring_runs();
         if up != std::mem::replace(&mut self.up, up) {
             let change = if up {
@@ -439,6 +470,19 @@ impl Port {
                 port: self.id,
                 change,
             });
+        }
+    }
+
+    /// Keeps since when the migration log is on.
+    fn note_logging(&mut self) {
+        match (self.device.is_logging(), &self.logging) {
+            (true, None) => self.logging = Some(Logging::since(Instant::now())),
+            (false, Some(_)) => self.logging = None,
+            _ => return,
+        }
+        if self.may_log() {
+            let state = if self.logging.is_some() { "on" } else { "off" };
+            log::info!("{}: the migration log is {state}", self.name);
         }
     }
 
@@ -465,17 +509,10 @@ impl MutEventSubscriber for Port {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let timer = Token::Timer.watch(&self.timer, EventSet::IN);
-        let watched = match &self.endpoint {
-            Endpoint::Server(listener) => ops
-                .add(timer)
-                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
-            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
-        };
-        if let Err(error) = watched {
-            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
-            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
+        if self.waits_to_go {
+            return;
         }
+        self.watch_endpoint(ops);
         if let Endpoint::Client(_) = self.endpoint {
             self.connect(ops);
         }
