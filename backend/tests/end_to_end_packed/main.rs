@@ -16,6 +16,8 @@ mod malformed_frames;
 mod many_ports;
 #[path = "../end_to_end/matrix.rs"]
 mod matrix;
+#[path = "../end_to_end/migration.rs"]
+mod migration;
 #[path = "../end_to_end/multiqueue.rs"]
 mod multiqueue;
 #[path = "../end_to_end/offload.rs"]
