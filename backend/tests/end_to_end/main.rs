@@ -13,6 +13,7 @@ mod malformed_frames;
 mod many_ports;
 mod matrix;
 mod migration;
+mod migration_log;
 mod multiqueue;
 mod offload;
 mod restart;

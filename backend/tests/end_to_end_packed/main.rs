@@ -18,6 +18,8 @@ mod many_ports;
 mod matrix;
 #[path = "../end_to_end/migration.rs"]
 mod migration;
+#[path = "../end_to_end/migration_log.rs"]
+mod migration_log;
 #[path = "../end_to_end/multiqueue.rs"]
 mod multiqueue;
 #[path = "../end_to_end/offload.rs"]
