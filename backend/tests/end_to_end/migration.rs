@@ -55,6 +55,12 @@ pub fn on(order: MessageOrder, options: NicOptions) -> NicOptions {
     }
 }
 
+/// Little memory is soon compared.
+pub fn small_memory() -> GuestMemory {
+    let layout = GuestMemoryLayout::around_pci_hole(16 << 20, 8 << 20);
+    GuestMemory::new(&layout).unwrap()
+}
+
 /// Two guests in conversation: one on `vm1`, which migrates, and its peer on `vm2`. Nobody is on `vm3`.
 pub struct Scene {
     pub switch: Switch,
@@ -128,18 +134,13 @@ impl Scene {
         };
         let switch = Switch::new(&["vm1", "vm2", "vm3"].map(port), &["--workers", "2"]);
         let mut dice = Dice::shaken();
-        // Little memory is soon compared.
-        let memory = || {
-            let layout = GuestMemoryLayout::around_pci_hole(16 << 20, 8 << 20);
-            GuestMemory::new(&layout).unwrap()
-        };
-        let nic = switch.guest_in(&memory(), "vm1", case.options.clone());
+        let nic = switch.guest_in(&small_memory(), "vm1", case.options.clone());
         let options = NicOptions {
             queue_pairs: case.options.queue_pairs,
             guest_rx_ring_size: 256,
             ..guest_options()
         };
-        let peer = switch.guest_in(&memory(), "vm2", options);
+        let peer = switch.guest_in(&small_memory(), "vm2", options);
         let pairs = usize::from(case.options.queue_pairs);
         let ends = ((mac(1), pairs), (mac(2), pairs));
         let (talker, other) = conversation(ends.0, ends.1, &case.load, &mut dice);

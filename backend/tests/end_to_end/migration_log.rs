@@ -14,7 +14,7 @@ use guest_sim::{
     MemoryUpdate, MessageOrder, Nic, NicOptions, Refill, RegionLayout, RingBase, RingState,
 };
 
-use crate::migration::{Case, Director, ORDERS, Scene, on};
+use crate::migration::{Case, Director, ORDERS, Scene, on, small_memory};
 use crate::rig::{
     Bystanders, PACKED, Switch, WITHIN, arrival, exchange, guest_options, named, numbered, one_way,
     settle, until, verify_arrival,
@@ -79,9 +79,7 @@ fn migrate_without(missing: Missing, order: MessageOrder) -> Result<(), Error> {
         buffer_regions: vec![0],
         ..guest_options()
     };
-    let layout = GuestMemoryLayout::around_pci_hole(16 << 20, 8 << 20);
-    let memory = GuestMemory::new(&layout).unwrap();
-    let mut nic = switch.guest_in(&memory, "vm1", on(order, options));
+    let mut nic = switch.guest_in(&small_memory(), "vm1", on(order, options));
     let mut peer = switch.guest("vm2", guest_options());
     exchange((1, &mut nic), (2, &mut peer));
     let pages = missing.pages(&nic);
@@ -332,7 +330,7 @@ fn plug(order: MessageOrder, how: MemoryUpdate) {
 #[test]
 fn a_driver_that_resets_while_it_migrates_misses_no_mark() {
     let switch = Switch::of(&["vm1", "vm2"]);
-    let mut nic = switch.guest("vm1", guest_options());
+    let mut nic = switch.guest_in(&small_memory(), "vm1", guest_options());
     let mut peer = switch.guest("vm2", guest_options());
     let mut migration = Migration::begin(&mut nic.vmm()).unwrap();
     for _ in 0..5 {
@@ -349,7 +347,7 @@ fn a_driver_that_resets_while_it_migrates_misses_no_mark() {
 #[test]
 fn rings_that_have_no_log_yet_write_nothing_until_they_have_it() {
     let switch = Switch::of(&["vm1", "vm2"]);
-    let mut nic = switch.guest("vm1", guest_options());
+    let mut nic = switch.guest_in(&small_memory(), "vm1", guest_options());
     let mut peer = switch.guest("vm2", guest_options());
     exchange((1, &mut nic), (2, &mut peer));
     nic.start_logging().unwrap();
