@@ -6,6 +6,8 @@
 mod hostile_front_end;
 #[path = "../end_to_end/hostile_guest.rs"]
 mod hostile_guest;
+#[path = "../end_to_end/hostile_log.rs"]
+mod hostile_log;
 #[path = "../end_to_end/idle.rs"]
 mod idle;
 #[path = "../end_to_end/life.rs"]

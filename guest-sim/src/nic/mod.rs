@@ -13,6 +13,12 @@ pub mod order;
 mod order_tests;
 pub mod session;
 pub mod vmm;
+mod watchdog;
+
+#[cfg(test)]
+mod logging_tests;
+#[cfg(test)]
+mod order_tests;
 
 pub use device::{MemoryUpdate, Nic, QueuePair};
 pub use dirty_log::DirtyLog;
