@@ -1,4 +1,5 @@
-//! The life of a migration's log: it grows, is replaced, withheld, cancelled, lost with a connection; and the comparison of all memory, on which `migration` rests, notices every kind of mark that is missing.
+//! The life of a migration's log: it grows, is replaced, withheld, cancelled, lost with a connection; and the comparison of all memory, on
+//! which `migration` rests, notices every kind of mark that is missing.
 
 use std::time::Duration;
 
