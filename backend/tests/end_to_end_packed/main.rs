@@ -6,6 +6,8 @@
 mod hostile_front_end;
 #[path = "../end_to_end/hostile_guest.rs"]
 mod hostile_guest;
+#[path = "../end_to_end/hostile_log.rs"]
+mod hostile_log;
 #[path = "../end_to_end/idle.rs"]
 mod idle;
 #[path = "../end_to_end/life.rs"]
@@ -16,6 +18,10 @@ mod malformed_frames;
 mod many_ports;
 #[path = "../end_to_end/matrix.rs"]
 mod matrix;
+#[path = "../end_to_end/migration.rs"]
+mod migration;
+#[path = "../end_to_end/migration_log.rs"]
+mod migration_log;
 #[path = "../end_to_end/multiqueue.rs"]
 mod multiqueue;
 #[path = "../end_to_end/offload.rs"]
