@@ -1,10 +1,11 @@
 //! The daemon as a process, between simulated guests: what the hypervisor and the guests see of it, and nothing of its insides.
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
-//! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart` (of the daemon) -> `hostile_guest`,
+//! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart` and `crash` (of the daemon) -> `hostile_guest`,
 //! `malformed_frames`, `hostile_front_end` -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
+mod crash;
 mod hostile_front_end;
 mod hostile_guest;
 mod idle;
