@@ -53,6 +53,8 @@ pub struct GuestSpec {
     pub backend: Backend,
     /// Further properties of the NIC, as after `-device virtio-net-pci,`.
     pub nic_properties: Vec<String>,
+    /// Further arguments of QEMU's command line, after all others.
+    pub arguments: Vec<String>,
     /// What QEMU's command line is given to, such as `taskset --cpu-list 0`; nothing for most.
     pub launcher: Vec<String>,
 }
@@ -323,6 +325,6 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         nic.push(',');
         nic += property;
     }
-    command.args(["-device", &nic]);
+    command.args(["-device", &nic]).args(&spec.arguments);
     command
 }
