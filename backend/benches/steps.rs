@@ -121,8 +121,8 @@ fn copy(criterion: &mut Criterion) {
                 chain: from.chain(all(&from)),
                 skip_bytes: 0,
             };
-            let copied =
-                ChainWriter::new(to.chain(all(&to))).copy_from(&mut payload.cursor(), bytes);
+            let mut writer = ChainWriter::new(to.chain(all(&to)), receiver.ring.marks());
+            let copied = writer.copy_from(&mut payload.cursor(), bytes);
             assert_eq!(copied, bytes);
         });
     }

@@ -10,8 +10,9 @@ use super::outbox::Parcel;
 use super::queue::ActiveRing;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::vnet_header::{Fit, NetFeatures, Offload, set_num_buffers};
+use crate::ring::dirty_log::Marks;
 use crate::ring::segment::{ChainWriter, PayloadCursor};
-use crate::ring::{BurstEnd, BurstLimit, Chain, ChainHead, RingError, SegmentArena, SegmentRange};
+use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena, SegmentRange};
 use switch_core::{DropReason, Outcomes};
 
 /// Guest-rx chains one frame may be spread over. A frame of 64 KiB needs 64 of 1 KiB or 1,024 of 64 bytes; smaller buffers
@@ -117,14 +118,16 @@ impl Writer {
         if is_plain && frame.len_bytes <= self.max_frame_bytes {
             let header_bytes = active.features.header_bytes();
             let needed = frame.len_bytes + header_bytes as u32;
-            if let Some((chain, mut writer)) = self.chains.lone(needed) {
+            if let Some(chain) = self.chains.lone(needed) {
+                let mut writer = self.chains.writer(chain.segments, active.ring.marks());
                 writer.write(PLAIN_VNET.get(..header_bytes).unwrap_or_default());
                 writer.write(header.frame());
                 if frame.rest_bytes > 0 {
                     let mut rest = frame.rest(&batch.arena, &batch.local);
                     writer.copy_from(&mut rest, frame.rest_bytes as usize);
                 }
-                active.ring.push_used(chain, needed);
+                drop(writer);
+                active.ring.push_used(chain.head, needed);
                 self.chains.filled += 1;
                 written.frames += 1;
                 written.bytes += u64::from(frame.len_bytes);
@@ -217,10 +220,14 @@ impl Default for ChainSet {
 impl ChainSet {
     /// The next chain, if it is there and alone holds `needed` bytes.
     #[inline(always)]
-    fn lone(&self, needed: u32) -> Option<(ChainHead, ChainWriter<'_>)> {
+    fn lone(&self, needed: u32) -> Option<Chain> {
         let chain = self.taken.get(self.filled)?;
-        let writer = ChainWriter::new(self.arena.chain(chain.segments));
-        (chain.len_bytes >= u64::from(needed)).then_some((chain.head, writer))
+        (chain.len_bytes >= u64::from(needed)).then_some(*chain)
+    }
+
+    #[inline(always)]
+    fn writer<'a>(&'a self, segments: SegmentRange, marks: &'a mut Marks) -> ChainWriter<'a> {
+        ChainWriter::new(self.arena.chain(segments), marks)
     }
 
     /// Writes a frame with its virtio-net header into as many chains as it needs, or leaves the ring as it was.
@@ -237,11 +244,12 @@ impl ChainSet {
         let to_come = self.expected.saturating_sub(written.frames);
         let (end, segments) = self.reserve(active, needed, to_come)?;
         set_num_buffers(&mut vnet, (end - self.filled) as u16);
-        let mut writer = ChainWriter::new(self.arena.chain(segments));
+        let mut writer = self.writer(segments, active.ring.marks());
         writer.write(header.with_vnet(&vnet, header_bytes));
         if payload_bytes > 0 {
             writer.copy_from(&mut payload, payload_bytes as usize);
         }
+        drop(writer);
         let mut left = needed;
         for chain in self.taken.get(self.filled..end).unwrap_or_default() {
             let used = left.min(chain.len_bytes);

@@ -6,8 +6,8 @@
 
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::ring::{
-    EventSink, EventSource, GuestMemory, MemoryError, RecordFile, RegionLayout, RingAddresses,
-    RingConfig, RingError, is_packed,
+    DirtyLog, EventSink, EventSource, GuestMemory, LogCounts, LogError, LogLayout, MemoryError,
+    RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, is_packed,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -20,6 +20,9 @@ pub enum AttachError {
     /// A region could not be mapped or found.
     #[error("guest memory cannot be mapped: {0}")]
     Memory(#[from] MemoryError),
+    /// The migration log could not be mapped.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The data path does not take the ring.
     #[error("the ring does not start: {0}")]
     Ring(#[from] RingError),
@@ -73,6 +76,12 @@ pub trait Attachment: Send {
     ) -> Result<Vec<LostRing>, AttachError>;
     /// Unmaps one region, given exactly as it was added. On error nothing changes.
     fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError>;
+    /// Marks what rings write in this log from now on, instead of another. On error nothing changes.
+    fn set_log(&mut self, layout: LogLayout, file: OwnedFd) -> Result<(), AttachError>;
+    /// Stops that; when this returns nothing touches the log.
+    fn drop_log(&mut self);
+    /// What was counted since the first of the present run of logs.
+    fn log_counts(&self) -> Option<Arc<LogCounts>>;
     /// Whether the front-end truncated memory that it shares.
     fn memory_lost(&self) -> bool;
     /// Keeps the ring's kick, also on a live ring; `None`: the ring is polled.
@@ -112,6 +121,7 @@ struct RingEvents {
 pub struct DatapathAttachment {
     port: Arc<VhostPort>,
     memory: Option<Arc<GuestMemory>>,
+    log: Option<Arc<DirtyLog>>,
     events: BTreeMap<QueueIndex, RingEvents>,
     records: Option<RecordFile>,
 }
@@ -122,15 +132,26 @@ impl DatapathAttachment {
         Self {
             port,
             memory: None,
+            log: None,
             events: BTreeMap::new(),
             records,
         }
     }
 
-    fn install(&mut self, memory: Arc<GuestMemory>) -> Vec<LostRing> {
+    /// Moves the running rings into `memory`, with the log that there is.
+    fn install(&mut self, memory: &GuestMemory) -> Vec<LostRing> {
+        let memory = memory.with_log(self.log.clone());
         let lost = self.port.replace_memory(&memory);
         self.memory = Some(memory);
         lost_rings(lost)
+    }
+
+    /// The running rings stay where they are, so none is lost.
+    fn install_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        self.log = log;
+        if let Some(memory) = self.memory.clone() {
+            self.install(&memory);
+        }
     }
 
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
@@ -160,7 +181,7 @@ impl Attachment for DatapathAttachment {
         regions: Vec<(RegionLayout, OwnedFd)>,
     ) -> Result<Vec<LostRing>, AttachError> {
         let memory = GuestMemory::map(regions)?;
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
     }
 
     fn add_region(
@@ -172,13 +193,34 @@ impl Attachment for DatapathAttachment {
             Some(memory) => memory.with_region(layout, file)?,
             None => GuestMemory::map(vec![(layout, file)])?,
         };
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
     }
 
     fn remove_region(&mut self, layout: RegionLayout) -> Result<Vec<LostRing>, AttachError> {
         let memory = self.memory.as_ref().ok_or(AttachError::NoMemory)?;
         let memory = memory.without_region(layout)?;
-        Ok(self.install(memory))
+        Ok(self.install(&memory))
+    }
+
+    fn set_log(&mut self, layout: LogLayout, file: OwnedFd) -> Result<(), AttachError> {
+        let before = self.log_counts();
+        let counts = before.clone().unwrap_or_default();
+        let log = DirtyLog::map(layout, file, counts)?;
+        if let Some(counts) = before {
+            counts.begin_round();
+        }
+        self.install_log(Some(log));
+        Ok(())
+    }
+
+    fn drop_log(&mut self) {
+        if self.log.is_some() {
+            self.install_log(None);
+        }
+    }
+
+    fn log_counts(&self) -> Option<Arc<LogCounts>> {
+        self.log.as_ref().map(|log| Arc::clone(log.counts()))
     }
 
     fn memory_lost(&self) -> bool {
@@ -268,6 +310,7 @@ impl Attachment for DatapathAttachment {
     fn forget_session(&mut self) {
         self.events.clear();
         self.memory = None;
+        self.log = None;
     }
 
     fn discard_positions(&mut self) {

@@ -26,8 +26,9 @@ pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bi
 /// * MTU: shown to a guest only if the front-end was given an MTU.
 /// * ANY_LAYOUT: legacy guests may then share one descriptor between header and data; modern ones always may.
 ///
-/// RING_PACKED is offered where it is wanted and the rings' positions can be kept. Not offered: LOG_ALL and ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset,
-/// so freed rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
+/// RING_PACKED is offered where it is wanted and the rings' positions can be kept. LOG_ALL goes to the front-end alone: with LOG_SHMFD it
+/// lets the VM migrate. Not offered: ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset, so freed
+/// rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
 const OFFERED_BITS: &[u32] = &[
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_GUEST_CSUM,
@@ -77,7 +78,7 @@ impl Offer {
     pub fn new(queue_pairs: u16, packed: &PackedOffer) -> Self {
         let mut virtio = OFFERED_BITS
             .iter()
-            .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
+            .fold(PROTOCOL_FEATURES | LOG_ALL, |bits, bit| bits | 1 << bit);
         if queue_pairs > 1 {
             virtio |= 1 << VIRTIO_NET_F_MQ;
         }
@@ -85,6 +86,7 @@ impl Offer {
             virtio |= 1 << VIRTIO_F_RING_PACKED;
         }
         let protocol = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RARP
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MTU
@@ -186,7 +188,6 @@ mod tests {
     fn what_is_not_implemented_is_not_offered() {
         let offer = Offer::new(4, &PackedOffer::Withheld(String::new()));
         for bit in [
-            26,
             VIRTIO_F_RING_PACKED,
             VIRTIO_F_ACCESS_PLATFORM,
             VIRTIO_F_RING_RESET,
@@ -200,6 +201,7 @@ mod tests {
             protocol_names(offer.protocol),
             [
                 "MQ",
+                "LOG_SHMFD",
                 "RARP",
                 "REPLY_ACK",
                 "NET_MTU",

@@ -7,7 +7,7 @@
 //! All numbers are in the host's byte order (vhost-user: Message specification). The request numbers are `vhost`'s; its header type
 //! is private, so the header is decoded here.
 
-use crate::ring::RegionLayout;
+use crate::ring::{LogLayout, RegionLayout};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::{
@@ -182,8 +182,8 @@ pub enum Request {
     ResetOwner,
     /// The whole memory map, with a file for each region.
     SetMemTable(Vec<(RegionLayout, OwnedFd)>),
-    /// The migration log.
-    SetLogBase,
+    /// The migration log; none when it came without its one file.
+    SetLogBase(LogLayout, Option<OwnedFd>),
     /// Ring size in descriptors.
     SetVringNum {
         /// Ring index as sent.
@@ -304,7 +304,7 @@ impl Message {
             }
             // Some front-ends attach the region's file, which is closed (vhost-user: VHOST_USER_REM_MEM_REG).
             R::REM_MEM_REG => Request::RemMemReg(self.single_region()?),
-            R::SET_LOG_BASE => Request::SetLogBase,
+            R::SET_LOG_BASE => self.log()?,
             _ => Request::Unsupported,
         })
     }
@@ -346,6 +346,20 @@ impl Message {
             (value & VRING_INDEX_MASK) as u32,
             self.descriptors.into_iter().next(),
         ))
+    }
+
+    /// vhost-user: Log description.
+    fn log(self) -> Result<Request, Malformed> {
+        let [size_bytes, mmap_offset] = self.words()?;
+        let layout = LogLayout {
+            size_bytes,
+            mmap_offset,
+        };
+        if self.descriptors.len() > 1 {
+            return Err(self.wrong_descriptors());
+        }
+        let file = self.descriptors.into_iter().next();
+        Ok(Request::SetLogBase(layout, file))
     }
 
     /// vhost-user: Single memory region description. Eight bytes of padding come first.
@@ -465,24 +479,21 @@ pub enum Reply {
         /// Next available index.
         base: u32,
     },
+    /// SET_LOG_BASE's own body: QEMU takes any, Cloud Hypervisor waits for these 16 bytes.
+    Log(LogLayout),
 }
 
 impl Reply {
     /// The whole message that answers `request`.
-    pub fn encode(self, request: RequestCode) -> [u8; HEADER_BYTES + 8] {
-        let body = match self {
-            Self::Value(value) => value.to_ne_bytes(),
-            Self::Vring { index, base } => {
-                let ([a, b, c, d], [e, f, g, h]) = (index.to_ne_bytes(), base.to_ne_bytes());
-                [a, b, c, d, e, f, g, h]
-            }
+    pub fn encode(self, request: RequestCode) -> Vec<u8> {
+        let body: Vec<u8> = match self {
+            Self::Value(value) => value.to_ne_bytes().to_vec(),
+            Self::Vring { index, base } => [index, base].map(u32::to_ne_bytes).concat(),
+            Self::Log(log) => [log.size_bytes, log.mmap_offset]
+                .map(u64::to_ne_bytes)
+                .concat(),
         };
-        let mut message = [0; HEADER_BYTES + 8];
-        let fields = [request.0, VERSION | FLAG_REPLY, 8].map(u32::to_ne_bytes);
-        let bytes = fields.as_flattened().iter().chain(&body);
-        for (to, from) in message.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        message
+        let fields = [request.0, VERSION | FLAG_REPLY, body.len() as u32];
+        [fields.map(u32::to_ne_bytes).as_flattened(), &body].concat()
     }
 }

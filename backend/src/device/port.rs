@@ -15,7 +15,9 @@ use super::listener::{self, Listener};
 use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
 use super::state::DeviceState;
-use super::status::{ConnectionCounters, DeviceStatus, LastMessage, Surroundings, describe};
+use super::status::{
+    ConnectionCounters, DeviceStatus, LastMessage, Logging, Surroundings, describe,
+};
 use super::{PortChange, PortEvent, PortEventSink, PortId, SocketMode, VhostPortSpec};
 use crate::datapath::{DatapathEvent, QueueIndex};
 use event_manager::{EventOps, Events, MutEventSubscriber};
@@ -108,6 +110,7 @@ pub struct Port {
     attachment: Box<dyn Attachment>,
     events: PortEventSink,
     up: bool,
+    logging: Option<Logging>,
     connections: ConnectionCounters,
     connect_error: Option<String>,
     last_disconnect: Option<String>,
@@ -136,6 +139,7 @@ impl Port {
             attachment,
             events,
             up: false,
+            logging: None,
             connections: ConnectionCounters::default(),
             connect_error: None,
             last_disconnect: None,
@@ -144,7 +148,10 @@ impl Port {
     }
 
     /// For `port show`.
-    pub fn status(&self) -> DeviceStatus {
+    pub fn status(&mut self) -> DeviceStatus {
+        let counts = self.attachment.log_counts();
+        let logging = self.logging.as_mut().zip(counts.as_ref());
+        let logging = logging.map(|(logging, counts)| logging.status(counts));
         let last_message = self
             .connected
             .as_ref()
@@ -162,6 +169,8 @@ impl Port {
             }),
             last_disconnect: self.last_disconnect.clone(),
             connect_error: self.connect_error.clone(),
+            logging,
+            log_overrun: counts.is_some_and(|counts| counts.has_overrun()),
             connections: self.connections.clone(),
         };
         describe(&self.device, around)
@@ -426,6 +435,7 @@ impl Port {
     }
 
     fn tell_change(&mut self, reason: &str) {
+        self.note_logging();
         let up = self.device.any_ring_runs();
         if up != std::mem::replace(&mut self.up, up) {
             let change = if up {
@@ -439,6 +449,19 @@ impl Port {
                 port: self.id,
                 change,
             });
+        }
+    }
+
+    /// Keeps since when the migration log is on.
+    fn note_logging(&mut self) {
+        match (self.device.is_logging(), &self.logging) {
+            (true, None) => self.logging = Some(Logging::begin()),
+            (false, Some(_)) => self.logging = None,
+            _ => return,
+        }
+        if self.may_log() {
+            let state = if self.logging.is_some() { "on" } else { "off" };
+            log::info!("{}: the migration log is {state}", self.name);
         }
     }
 

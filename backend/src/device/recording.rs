@@ -5,7 +5,7 @@
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use crate::datapath::QueueIndex;
-use crate::ring::{RegionLayout, is_packed};
+use crate::ring::{LogCounts, LogError, LogLayout, RegionLayout, is_packed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,6 +18,8 @@ pub enum Effect {
     SetMemory(Vec<RegionLayout>),
     AddRegion(RegionLayout),
     RemoveRegion(RegionLayout),
+    SetLog(LogLayout),
+    DropLog,
     SetKick(QueueIndex, bool),
     SetCall(QueueIndex, bool),
     SetError(QueueIndex, bool),
@@ -38,6 +40,7 @@ pub struct Recording {
     pub running: BTreeMap<QueueIndex, RingStart>,
     pub enabled: BTreeSet<QueueIndex>,
     pub memory: Vec<RegionLayout>,
+    pub log: Option<LogLayout>,
     /// Descriptors in hand: kicks, calls, errors, by kind and ring.
     pub descriptors: BTreeMap<(&'static str, QueueIndex), OwnedFd>,
     /// Final indices to answer `stop_ring` with.
@@ -174,6 +177,27 @@ impl Attachment for RecordingAttachment {
         Ok(recording.lose_rings())
     }
 
+    fn set_log(&mut self, layout: LogLayout, _file: OwnedFd) -> Result<(), AttachError> {
+        let mut recording = self.recording();
+        if layout.size_bytes == 0 {
+            return Err(LogError::NotMemory.into());
+        }
+        recording.note(Effect::SetLog(layout));
+        recording.log = Some(layout);
+        Ok(())
+    }
+
+    fn drop_log(&mut self) {
+        let mut recording = self.recording();
+        assert!(recording.log.is_some(), "only a log that is there goes");
+        recording.log = None;
+        recording.note(Effect::DropLog);
+    }
+
+    fn log_counts(&self) -> Option<Arc<LogCounts>> {
+        None
+    }
+
     fn memory_lost(&self) -> bool {
         self.recording().memory_is_lost
     }
@@ -266,6 +290,7 @@ impl Attachment for RecordingAttachment {
             "every ring is stopped before its memory goes"
         );
         recording.memory.clear();
+        recording.log = None;
         recording.descriptors.clear();
         recording.note(Effect::ForgetSession);
     }

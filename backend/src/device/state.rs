@@ -7,21 +7,22 @@
 //! What QEMU and Cloud Hypervisor do and depend on:
 //! * SET_VRING_ENABLE comes before SET_FEATURES, and stays. SET_FEATURES comes once per queue pair, while rings are live: it changes
 //!   neither indices nor enablement.
-//! * QEMU calls `abort()` when a SET_FEATURES with LOG_ALL is refused, and sends it only if LOG_ALL was offered. It is not, so a
-//!   refusal reaches nobody who means well.
+//! * QEMU calls `abort()` when a SET_FEATURES with LOG_ALL is refused, so it is not, once it was offered.
 //! * GET_QUEUE_NUM is pairs to QEMU and rings to Cloud Hypervisor: see [`FrontEnd`].
 //! * Memory, descriptors and protocol features outlive RESET_DEVICE and GET_VRING_BASE: QEMU does not send them again.
-//! * The migration log belongs here: with LOG_ALL acked and no log mapped, `try_start` has to hold the rings back.
+//! * `migration`: with LOG_ALL acked and no log mapped, rings are held back.
+
+mod migration;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use super::features::{
-    LOG_ALL, MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, protocol_names, virtio_names,
+    MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, protocol_names, virtio_names,
 };
 use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_used_ring};
 use super::rarp::{self, RARP_FRAME_BYTES};
 use super::ring_state::{RingPhase, RingState};
 use crate::datapath::QueueIndex;
-use crate::ring::{RegionLayout, RingAddresses, is_packed};
+use crate::ring::{LogLayout, RegionLayout, RingAddresses, is_packed};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -105,8 +106,12 @@ pub enum Refusal {
     Mtu { mtu: u64, limit: u16 },
     #[error("SEND_RARP for an address that no guest can have")]
     RarpAddress,
-    #[error("the migration log was not offered")]
+    #[error("a migration log, but LOG_SHMFD is not acked")]
     NoLog,
+    #[error("a migration log without its file")]
+    LogWithoutFile,
+    #[error("{0}; rings wait until there is a log, or LOG_ALL is taken back")]
+    Log(AttachError),
     #[error("this request was not offered")]
     Unsupported,
 }
@@ -118,6 +123,8 @@ enum Outcome {
     Reply(Reply),
     /// Done; answered only if the front-end asks for it.
     Done,
+    /// Not done, and the reply cannot say so.
+    Refused(Reply, Refusal),
 }
 
 type Handled = Result<Outcome, Refusal>;
@@ -146,6 +153,8 @@ pub struct SessionState {
     pub rings: Vec<RingState>,
     /// The memory map.
     pub memory: Vec<RegionLayout>,
+    /// SET_LOG_BASE, while the log is mapped.
+    pub log: Option<LogLayout>,
     /// NET_SET_MTU.
     pub mtu: Option<u16>,
     /// SEND_RARP that waits for a ring to run.
@@ -244,6 +253,13 @@ impl DeviceState {
                 reply: wants_ack.then_some(Reply::Value(0)),
                 refusal: None,
             },
+            Ok(Outcome::Refused(reply, refusal)) => {
+                self.note_refusal(header.request, &refusal);
+                Answer {
+                    reply: Some(reply),
+                    refusal: Some(refusal),
+                }
+            }
             Err(refusal) => {
                 self.note_refusal(header.request, &refusal);
                 self.counters.nacks += u64::from(wants_ack);
@@ -325,8 +341,7 @@ impl DeviceState {
             Request::SendRarp(address) => self.send_rarp(address, attachment),
             Request::NetSetMtu(mtu) => self.set_mtu(mtu),
             Request::ResetDevice => Ok(self.reset_device(attachment)),
-            // With LOG_SHMFD its reply would be its own (16 bytes back); without, it is a request like any other.
-            Request::SetLogBase => Err(Refusal::NoLog),
+            Request::SetLogBase(layout, file) => self.set_log(layout, file, attachment),
             Request::Unsupported => Err(Refusal::Unsupported),
         }
     }
@@ -339,8 +354,9 @@ impl DeviceState {
             virtio_names,
             Refusal::Features,
         )?;
-        debug_assert_eq!(features & LOG_ALL, 0, "LOG_ALL is never offered");
+        let logged = self.wants_log();
         self.session.features = Some(features);
+        self.log_after_features(logged, attachment);
         let lost = if self.any_ring_runs() {
             attachment.set_features(features)
         } else {
@@ -555,6 +571,7 @@ impl DeviceState {
                 if let Some(ring) = self.ring_mut(queue) {
                     ring.base_is_final = true;
                 }
+                self.log_after_stop(attachment);
                 self.base_of(queue)
             }
             // The request has only its own reply, so a ring that does not exist is told as one that never moved.
@@ -638,6 +655,9 @@ impl DeviceState {
         else {
             return Ok(Outcome::Done);
         };
+        if self.is_held() {
+            return Ok(Outcome::Done);
+        }
         let base = self.base_of(queue);
         let Some(ring) = self
             .ring_mut(queue)

@@ -7,9 +7,11 @@ use super::SocketMode;
 use super::features::{PackedOffer, protocol_names, virtio_names};
 use super::ring_state::{RingPhase, RingState};
 use super::state::{DeviceCounters, DeviceState, FrontEnd, SessionState};
+use crate::ring::LogCounts;
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// A port in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,6 +71,65 @@ pub struct RingStatus {
     pub fault: Option<String>,
 }
 
+/// The log of a migration that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LoggingStatus {
+    /// Since what rings write is marked.
+    pub since_ms: u64,
+    /// Pages marked that were clear.
+    pub pages_marked: u64,
+    /// The same a second, of late.
+    pub pages_per_second: u64,
+    /// How often the front-end was seen to have read the log out.
+    pub rounds: u64,
+}
+
+/// What the port knows of a log that is on.
+#[derive(Debug)]
+pub struct Logging {
+    since: Instant,
+    /// When pages were last counted, how many there were, and how many a second came before.
+    counted: (Instant, u64, u64),
+}
+
+impl Logging {
+    /// The least time over which pages a second are told.
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    /// It is on from now.
+    pub fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            counted: (now, 0, 0),
+        }
+    }
+
+    /// For `port show`.
+    pub fn status(&mut self, counts: &LogCounts) -> LoggingStatus {
+        let pages_marked = counts.pages_marked();
+        let (at, before, rate) = self.counted;
+        let elapsed = at.elapsed();
+        let is_first = at == self.since;
+        let pages_per_second = if elapsed >= Self::WINDOW || is_first {
+            let pages = u128::from(pages_marked.saturating_sub(before));
+            let rate = pages * 1000 / elapsed.as_millis().max(1);
+            u64::try_from(rate).unwrap_or(u64::MAX)
+        } else {
+            rate
+        };
+        if elapsed >= Self::WINDOW {
+            self.counted = (Instant::now(), pages_marked, pages_per_second);
+        }
+        LoggingStatus {
+            since_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            pages_marked,
+            pages_per_second,
+            rounds: counts.rounds(),
+        }
+    }
+}
+
 /// What happened to the port's socket over its life.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConnectionCounters {
@@ -117,6 +178,8 @@ pub struct DeviceStatus {
     pub memory_regions: usize,
     /// Their sizes added up.
     pub memory_bytes: u64,
+    /// While a migration has what rings write marked.
+    pub logging: Option<LoggingStatus>,
     /// Connections.
     pub connections: ConnectionCounters,
     /// Requests.
@@ -138,6 +201,10 @@ pub struct Surroundings {
     pub last_disconnect: Option<String>,
     /// Why there is no connection although there should be one.
     pub connect_error: Option<String>,
+    /// The log of a migration.
+    pub logging: Option<LoggingStatus>,
+    /// Whether that log is too small for the memory.
+    pub log_overrun: bool,
     /// Connections.
     pub connections: ConnectionCounters,
 }
@@ -146,11 +213,11 @@ pub struct Surroundings {
 pub fn describe(device: &DeviceState, around: Surroundings) -> DeviceStatus {
     let session = device.session();
     let state = port_state(session, &around);
-    let reason = (state != PortState::Up).then(|| explain(session, &around));
+    let reason = (state != PortState::Up).then(|| explain(device, &around));
     DeviceStatus {
         state: state.to_string(),
         reason,
-        notes: notes(device, &around.connections),
+        notes: notes(device, &around),
         front_end: session.front_end,
         features_offered: virtio_names(device.offer().virtio),
         features_acked: session.features.map(virtio_names),
@@ -172,6 +239,7 @@ pub fn describe(device: &DeviceState, around: Surroundings) -> DeviceStatus {
         connected_ms: around.connected_ms,
         last_message: around.last_message,
         last_disconnect: around.last_disconnect,
+        logging: around.logging,
         connections: around.connections,
     }
 }
@@ -212,7 +280,8 @@ fn port_state(session: &SessionState, around: &Surroundings) -> PortState {
 }
 
 /// Why the port is not up, with what to do about it.
-fn explain(session: &SessionState, around: &Surroundings) -> String {
+fn explain(device: &DeviceState, around: &Surroundings) -> String {
+    let session = device.session();
     if around.connected_ms.is_none() {
         return explain_unconnected(around);
     }
@@ -244,6 +313,11 @@ fn explain(session: &SessionState, around: &Surroundings) -> String {
     {
         return format!(
             "rings run, but the front-end keeps them disabled (SET_VRING_ENABLE 0; is the VM paused?); {last}"
+        );
+    }
+    if device.is_held() {
+        return format!(
+            "rings wait for the migration log: the front-end acked LOG_ALL, but no usable SET_LOG_BASE came; {last}"
         );
     }
     let waiting = (0..)
@@ -282,8 +356,8 @@ fn explain_unconnected(around: &Surroundings) -> String {
     }
 }
 
-fn notes(device: &DeviceState, connections: &ConnectionCounters) -> Vec<String> {
-    let session = device.session();
+fn notes(device: &DeviceState, around: &Surroundings) -> Vec<String> {
+    let (session, connections) = (device.session(), &around.connections);
     let mut notes = Vec::new();
     if let PackedOffer::Withheld(reason) = device.packed() {
         notes.push(format!("packed rings are not offered: {reason}"));
@@ -302,6 +376,11 @@ fn notes(device: &DeviceState, connections: &ConnectionCounters) -> Vec<String> 
     }
     if let Some(refusal) = &session.last_refusal {
         notes.push(format!("last request refused: {refusal}"));
+    }
+    if around.log_overrun {
+        notes.push(
+            "the migration log has no bits for some of the memory: those pages do not migrate; cancel the migration".to_owned(),
+        );
     }
     if connections.rejected > 0 {
         notes.push(format!(

@@ -106,7 +106,7 @@ fn serve(mut ring: Ring, direction: Direction) {
                 .cursor()
                 .read(&mut bytes);
             } else {
-                ChainWriter::new(segments).write(&[0xa5; 300]);
+                ChainWriter::new(segments, ring.marks()).write(&[0xa5; 300]);
             }
             ring.push_used(chain.head, chain.len_bytes as u32);
         }

@@ -4,29 +4,20 @@
 //! that `Arc` beside every host address they derive from it, so an address never outlives its mapping. A map never
 //! changes: a changed table is a new map that shares the mappings that stayed.
 
+use super::dirty_log::DirtyLog;
+use super::mapping::{MAX_TOTAL_BYTES, MapFault, Mapping};
 use super::record::RingIdentity;
-use super::sigbus::Watch;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use vm_memory::FileOffset;
-use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 
 /// Memory slots a front-end may fill (VHOST_USER_GET_MAX_MEM_SLOTS); QEMU's own limit is 509 or 512 by accelerator.
 pub const MAX_REGIONS: usize = 509;
 
 /// Address space that one VM's memory may take here: larger than any VM.
 const MAX_MAP_BYTES: u64 = 8 << 40;
-/// Address space that all VMs' memory may take: half of what a process has on x86-64. Sparse files cost nothing, so without
-/// bounds one front-end could leave no room for anybody's next mapping.
-const MAX_TOTAL_BYTES: u64 = 64 << 40;
-/// What is mapped now, over all ports.
-static TOTAL_BYTES: AtomicU64 = AtomicU64::new(0);
-
 /// One region of SET_MEM_TABLE or ADD_MEM_REG (vhost-user: Memory region description).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionLayout {
@@ -115,41 +106,11 @@ pub enum MemoryError {
     },
 }
 
-#[derive(Debug)]
-struct Mapping {
-    /// Dropped before the mapping is undone: the handler must not look at an address range that is no longer ours.
-    watch: Watch,
-    _region: MmapRegion,
-    _share: Share,
-}
-
-/// A part of [`MAX_TOTAL_BYTES`], given back when dropped.
-#[derive(Debug)]
-struct Share(u64);
-
-impl Share {
-    fn take(bytes: u64) -> Option<Self> {
-        let fits = |total: u64| Some(total + bytes).filter(|sum| *sum <= MAX_TOTAL_BYTES);
-        TOTAL_BYTES
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .ok()
-            .map(|_| Self(bytes))
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        TOTAL_BYTES.fetch_sub(self.0, Ordering::Relaxed);
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Region {
     layout: RegionLayout,
     /// Host address of the region's first byte.
     host: NonNull<u8>,
-    /// st_dev and st_ino of its file.
-    file: (u64, u64),
     mapping: Arc<Mapping>,
 }
 
@@ -158,6 +119,8 @@ struct Region {
 pub struct GuestMemory {
     /// Sorted by guest-physical address, without overlaps.
     regions: Vec<Region>,
+    /// Where writes to it are marked, while its VM migrates.
+    log: Option<Arc<DirtyLog>>,
 }
 
 // SAFETY: the pointers refer to shared mappings that live as long as the `Arc<Mapping>` beside them; every access through
@@ -184,6 +147,7 @@ impl GuestMemory {
     ) -> Result<Arc<Self>, MemoryError> {
         let mut map = Self {
             regions: self.regions.clone(),
+            log: self.log.clone(),
         };
         map.insert(layout, file)?;
         Ok(Arc::new(map))
@@ -206,7 +170,21 @@ impl GuestMemory {
         }
         Ok(Arc::new(Self {
             regions: self.regions.iter().filter(|r| !same(r)).cloned().collect(),
+            log: self.log.clone(),
         }))
+    }
+
+    /// This map with another log, or without one.
+    pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> Arc<Self> {
+        Arc::new(Self {
+            regions: self.regions.clone(),
+            log,
+        })
+    }
+
+    /// Where writes are marked.
+    pub fn log(&self) -> Option<&Arc<DirtyLog>> {
+        self.log.as_ref()
     }
 
     /// What is mapped, by guest-physical address.
@@ -216,7 +194,8 @@ impl GuestMemory {
 
     /// Whether any file was truncated under us: the port has to be detached, its VM's memory is gone.
     pub fn is_lost(&self) -> bool {
-        self.regions.iter().any(|r| r.mapping.watch.is_lost())
+        let log_lost = self.log.as_ref().is_some_and(|log| log.is_lost());
+        log_lost || self.regions.iter().any(|r| r.mapping.is_lost())
     }
 
     fn insert(&mut self, layout: RegionLayout, file: OwnedFd) -> Result<(), MemoryError> {
@@ -277,6 +256,16 @@ impl GuestMemory {
         window.at(addr).is_some().then_some(window)
     }
 
+    /// The region that this process sees `host` in.
+    pub(super) fn window_of_host(&self, host: *const u8) -> Option<RegionWindow> {
+        let mut windows = self.regions.iter().map(|region| RegionWindow {
+            guest: region.layout.guest_phys_addr,
+            size_bytes: region.layout.size_bytes,
+            host: region.host,
+        });
+        windows.find(|window| window.guest_of(host).is_some())
+    }
+
     /// Host address of `len` bytes that lie in one region, by the front-end's own address of them.
     pub(super) fn translate_user(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
         self.regions.iter().find_map(|region| {
@@ -294,10 +283,10 @@ impl GuestMemory {
     pub(super) fn identify_user(&self, addr: u64) -> Option<RingIdentity> {
         self.regions.iter().find_map(|region| {
             let at = addr.wrapping_sub(region.layout.user_addr);
-            let (device, inode) = region.file;
+            let file = region.mapping.file();
             (at < region.layout.size_bytes).then(|| RingIdentity {
-                device,
-                inode,
+                device: file.device,
+                inode: file.inode,
                 offset: region.layout.mmap_offset + at,
             })
         })
@@ -328,69 +317,44 @@ impl RegionWindow {
         if offset >= self.size_bytes {
             return None;
         }
-        // SAFETY: offset < size_bytes, and the mapping covers the whole region (upheld by `map_region`).
+        // SAFETY: offset < size_bytes, and the mapping covers the whole region (upheld by `Mapping::new`).
         Some((
             unsafe { self.host.add(offset as usize) },
             self.size_bytes - offset,
         ))
     }
+
+    /// The other way around: the address of what is at `host` in this process.
+    #[inline]
+    pub(super) fn guest_of(&self, host: *const u8) -> Option<u64> {
+        let offset = (host as u64).wrapping_sub(self.host.as_ptr() as u64);
+        (offset < self.size_bytes).then(|| self.guest.wrapping_add(offset))
+    }
 }
 
 fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError> {
-    let RegionLayout {
-        guest_phys_addr,
-        size_bytes,
-        mmap_offset,
-        ..
-    } = layout;
-    let refused = |source: io::Error| MemoryError::Map {
-        guest_phys_addr,
-        source,
-    };
-    // Only files in memory have seals. On FUSE or a network file system, a fault (or a look at the file) waits for whoever
-    // serves it.
-    if rustix::fs::fcntl_get_seals(&file).is_err() {
-        return Err(MemoryError::NotMemory { guest_phys_addr });
-    }
-    let system = rustix::fs::fstatfs(&file).map_err(|e| refused(e.into()))?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| refused(e.into()))?;
-    let file_bytes = stat.st_size as u64;
-    let needed_bytes = mmap_offset + size_bytes;
-    if file_bytes < needed_bytes {
-        return Err(MemoryError::FileTooShort {
+    let guest_phys_addr = layout.guest_phys_addr;
+    let mapping = Mapping::new(file, layout.mmap_offset, layout.size_bytes);
+    let mapping = Arc::new(mapping.map_err(|fault| match fault {
+        MapFault::TooShort {
+            file_bytes,
+            needed_bytes,
+        } => MemoryError::FileTooShort {
             guest_phys_addr,
             file_bytes,
             needed_bytes,
-        });
-    }
-    // A huge page file maps whole huge pages only, while QEMU's regions start where the PC's holes end.
-    let page_bytes = (system.f_bsize as u64).max(4096).next_power_of_two();
-    let file_start = mmap_offset & !(page_bytes - 1);
-    let map_bytes = (needed_bytes - file_start).next_multiple_of(page_bytes);
-    let share = Share::take(map_bytes).ok_or(MemoryError::TooMuch { guest_phys_addr })?;
-    let region = MmapRegionBuilder::new(map_bytes as usize)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-        .with_file_offset(FileOffset::new(File::from(file), file_start))
-        .build()
-        .map_err(|e| refused(io::Error::other(e)))?;
-    let base = region.as_ptr();
-    // SAFETY: the range is exactly the mapping made above. Guests' memory does not belong in our core dumps; failing to
-    // say so is harmless.
-    unsafe { libc::madvise(base.cast(), region.size(), libc::MADV_DONTDUMP) };
-    let watch = Watch::new(base as usize, region.size()).map_err(refused)?;
-    // SAFETY: the mapping starts at `file_start <= mmap_offset` and reaches at least to `needed_bytes`; mmap never
-    // returns null without MAP_FIXED.
-    let host = unsafe { NonNull::new_unchecked(base.add((mmap_offset - file_start) as usize)) };
+        },
+        MapFault::NotMemory => MemoryError::NotMemory { guest_phys_addr },
+        MapFault::TooMuch => MemoryError::TooMuch { guest_phys_addr },
+        MapFault::Kernel(source) => MemoryError::Map {
+            guest_phys_addr,
+            source,
+        },
+    })?);
     Ok(Region {
         layout,
-        host,
-        file: (stat.st_dev, stat.st_ino),
-        mapping: Arc::new(Mapping {
-            watch,
-            _region: region,
-            _share: share,
-        }),
+        host: mapping.host(),
+        mapping,
     })
 }
 
@@ -398,6 +362,7 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
 mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::fs::File;
 
     fn memfd(bytes: u64) -> OwnedFd {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();

@@ -2,7 +2,9 @@
 //!
 //! In the order a frame meets them:
 //!
-//! * [`guest_memory`]: a VM's memory as the front-end described it, mapped, bounds-checked, translated to host addresses;
+//! * [`guest_memory`]: a VM's memory as the front-end described it, bounds-checked, translated to host addresses; `mapping`: how its
+//!   files are mapped;
+//! * [`dirty_log`]: which of its pages were written, while it migrates;
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
 //! * [`virtqueue`]: a started ring: chains out, used elements in, notifications suppressed both ways;
@@ -16,11 +18,13 @@
 
 pub mod chain;
 mod copy;
+pub mod dirty_log;
 pub mod doorbell;
 pub mod error;
 pub mod guest_memory;
 #[cfg(test)]
 mod kill;
+mod mapping;
 pub mod packed;
 #[cfg(test)]
 mod packed_tests;
@@ -34,6 +38,7 @@ pub mod syscalls;
 pub mod virtqueue;
 
 pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction};
+pub use dirty_log::{DirtyLog, LogCounts, LogError, LogLayout};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};

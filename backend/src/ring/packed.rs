@@ -15,6 +15,7 @@ use super::chain::{
     MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_write};
+use super::dirty_log::Marks;
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
 use super::parts::{DESCRIPTOR_BYTES, PackedParts, RingAddresses};
@@ -64,6 +65,7 @@ impl Word {
 pub struct PackedRing {
     chains: ChainWalker,
     parts: PackedParts,
+    marks: Marks,
     size: u16,
     /// The next descriptor to take, and the AVAIL and USED bits it has when it is the driver's offer.
     next: u16,
@@ -114,6 +116,7 @@ impl PackedRing {
         let mut ring = Self {
             chains: ChainWalker::new(memory, direction, features),
             parts,
+            marks: Marks::new(memory),
             size,
             next: 0,
             offered: 0,
@@ -144,6 +147,7 @@ impl PackedRing {
     ) -> Result<(), RingError> {
         self.parts = PackedParts::translate(addresses, self.size, memory)?;
         self.chains.replace_memory(memory);
+        self.marks = Marks::new(memory);
         if let Some(identity) = memory.identify_user(addresses.descriptor_table) {
             self.record.set_identity(identity);
         }
@@ -171,6 +175,12 @@ impl PackedRing {
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         self.chains.memory()
+    }
+
+    /// As [`Ring::marks`](super::Ring::marks).
+    #[inline(always)]
+    pub(super) fn marks(&mut self) -> &mut Marks {
+        &mut self.marks
     }
 
     /// Both positions, which are one (vhost-user: Vring descriptor indices for packed virtqueues).
@@ -370,6 +380,7 @@ impl PackedRing {
         // Nothing of the batch may reach the ring before the record says that it will.
         compiler_fence(Ordering::SeqCst);
         let places = std::mem::take(&mut self.pushed_places);
+        let from = self.state.position;
         self.state = if places == self.pushed {
             self.write_lone(self.state.position, places)
         } else {
@@ -380,6 +391,10 @@ impl PackedRing {
         self.taken -= places;
         // The elements must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
+        if self.marks.are_on() {
+            self.mark_used(from, places);
+            self.marks.flush_fenced();
+        }
         Some(self.driver_wants_notification(places))
     }
 
@@ -415,6 +430,7 @@ impl PackedRing {
     pub fn suppress_kicks(&mut self) {
         self.device_events()
             .store(VRING_PACKED_EVENT_FLAG_DISABLE << 16, Ordering::Relaxed);
+        self.mark_wish();
         self.armed = false;
     }
 
@@ -434,7 +450,30 @@ impl PackedRing {
             VRING_PACKED_EVENT_FLAG_ENABLE << 16
         };
         self.device_events().store(events, Ordering::Relaxed);
+        self.mark_wish();
         self.armed = true;
+    }
+
+    /// Notes the used elements in `places` places from `from` on.
+    #[cold]
+    fn mark_used(&mut self, from: Position, places: u16) {
+        let ring = self.parts.descriptors.as_ptr().cast_const();
+        let before_end = places.min(self.size - from.index());
+        for (index, places) in [(from.index(), before_end), (0, places - before_end)] {
+            let start = ring.wrapping_add(DESCRIPTOR_BYTES as usize * usize::from(index));
+            let bytes = DESCRIPTOR_BYTES as usize * usize::from(places);
+            self.marks.wrote(start, bytes);
+        }
+    }
+
+    /// Tells the log that what the driver is asked for has changed.
+    #[inline]
+    fn mark_wish(&mut self) {
+        if self.marks.are_on() {
+            let events = self.parts.device.as_ptr().cast_const();
+            self.marks.wrote(events, size_of::<u32>());
+            self.marks.flush();
+        }
     }
 
     // Descriptors.

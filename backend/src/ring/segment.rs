@@ -10,6 +10,7 @@
 
 use super::chain::{Chain, ChainHead};
 use super::copy::{copy, prefetch_read, prefetch_write};
+use super::dirty_log::Marks;
 use super::guest_memory::GuestMemory;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -334,17 +335,40 @@ impl<'a> PayloadCursor<'a> {
     }
 }
 
-/// Writes forward through a chain of guest-rx buffers: the one way by which frame bytes reach a guest.
+/// Writes forward through a chain of guest-rx buffers: the one way by which frame bytes reach a guest. What it wrote it marks when it is
+/// dropped, so before the driver is shown the chain.
 #[derive(Debug)]
 pub struct ChainWriter<'a> {
+    whole: &'a [Segment],
+    /// What is left of it, from the segment in hand.
     chain: &'a [Segment],
+    /// Bytes written of that segment.
     offset: u32,
+    marks: &'a mut Marks,
 }
 
 impl<'a> ChainWriter<'a> {
-    /// Starts at the chain's first byte. The segments come from device-writable descriptors.
-    pub fn new(chain: &'a [Segment]) -> Self {
-        Self { chain, offset: 0 }
+    /// Starts at the chain's first byte. The segments come from device-writable descriptors of the ring that `marks` are of.
+    pub fn new(chain: &'a [Segment], marks: &'a mut Marks) -> Self {
+        Self {
+            whole: chain,
+            chain,
+            offset: 0,
+            marks,
+        }
+    }
+
+    #[inline(never)]
+    fn mark(&mut self) {
+        let full = self.whole.len() - self.chain.len();
+        for segment in self.whole.iter().take(full) {
+            self.marks
+                .wrote(segment.host.as_ptr(), segment.len as usize);
+        }
+        if let Some(segment) = self.chain.first() {
+            self.marks
+                .wrote(segment.host.as_ptr(), self.offset as usize);
+        }
     }
 
     /// Writes all of `bytes`; the number that found room.
@@ -407,6 +431,15 @@ impl<'a> ChainWriter<'a> {
     }
 }
 
+impl Drop for ChainWriter<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.marks.are_on() {
+            self.mark();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,7 +468,8 @@ mod tests {
             let mut target = vec![0u8; 256];
             let source = segments(&mut source, from);
             let chain = segments(&mut target, to);
-            let mut writer = ChainWriter::new(&chain);
+            let mut marks = Marks::default();
+            let mut writer = ChainWriter::new(&chain, &mut marks);
             let mut header = [0u8; 20];
             let payload = Payload::Guest {
                 chain: &source,
@@ -449,6 +483,7 @@ mod tests {
             }
             .cursor();
             assert_eq!(writer.copy_from(&mut rest, 1000), 236);
+            drop(writer);
             drop(chain);
             assert_eq!(target, original, "{from:?} -> {to:?}");
         }
@@ -458,12 +493,14 @@ mod tests {
     fn a_writer_stops_at_the_chains_end() {
         let mut target = vec![0u8; 10];
         let chain = segments(&mut target, &[4, 6]);
-        let mut writer = ChainWriter::new(&chain);
+        let mut marks = Marks::default();
+        let mut writer = ChainWriter::new(&chain, &mut marks);
         assert_eq!(writer.write(&[7; 8]), 8);
         assert_eq!(
             writer.copy_from(&mut Payload::Local(&[9; 8]).cursor(), 8),
             2
         );
+        drop(writer);
         drop(chain);
         assert_eq!(target, [7, 7, 7, 7, 7, 7, 7, 7, 9, 9]);
     }

@@ -11,6 +11,7 @@ use super::chain::{
     MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_read, prefetch_write};
+use super::dirty_log::Marks;
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
 use super::parts::{Parts, RingAddresses};
@@ -81,6 +82,7 @@ impl Descriptor {
 pub struct SplitRing {
     chains: ChainWalker,
     parts: Parts,
+    marks: Marks,
     mask: u16,
     size: u16,
     next_avail: u16,
@@ -122,6 +124,7 @@ impl SplitRing {
         let mut ring = Self {
             chains: ChainWalker::new(memory, direction, features),
             parts,
+            marks: Marks::new(memory),
             mask: size - 1,
             size,
             next_avail: base,
@@ -159,6 +162,7 @@ impl SplitRing {
     ) -> Result<(), RingError> {
         self.parts = Parts::translate(addresses, self.size, self.event_idx, memory)?;
         self.chains.replace_memory(memory);
+        self.marks = Marks::new(memory);
         Ok(())
     }
 
@@ -188,6 +192,12 @@ impl SplitRing {
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         self.chains.memory()
+    }
+
+    /// As [`Ring::marks`](super::Ring::marks).
+    #[inline(always)]
+    pub(super) fn marks(&mut self) -> &mut Marks {
+        &mut self.marks
     }
 
     /// The next index to take from the available ring.
@@ -406,6 +416,10 @@ impl SplitRing {
         self.published_used = new;
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
+        if self.marks.are_on() {
+            self.mark_used(old, new);
+            self.marks.flush_fenced();
+        }
         Some(if self.event_idx {
             let event = self.used_event().load(Ordering::Relaxed);
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
@@ -434,6 +448,7 @@ impl SplitRing {
             VRING_USED_F_NO_NOTIFY as u16
         };
         self.used_flags().store(flags, Ordering::Relaxed);
+        self.mark_wish();
         self.armed = false;
     }
 
@@ -450,7 +465,37 @@ impl SplitRing {
             self.avail_event().store(self.next_avail, Ordering::Relaxed);
         }
         self.used_flags().store(0, Ordering::Relaxed);
+        self.mark_wish();
         self.armed = true;
+    }
+
+    /// Notes the used elements from index `old` to before `new`, and the index.
+    #[cold]
+    fn mark_used(&mut self, old: u16, new: u16) {
+        let used = self.parts.used.as_ptr().cast_const();
+        let first = usize::from(old & self.mask);
+        let count = usize::from(new.wrapping_sub(old));
+        let before_end = count.min(usize::from(self.size) - first);
+        for (slot, elements) in [(first, before_end), (0, count - before_end)] {
+            self.marks
+                .wrote(used.wrapping_add(4 + 8 * slot), 8 * elements);
+        }
+        self.marks.wrote(used, 4);
+    }
+
+    /// Tells the log that what the driver is asked for has changed: the flags, and the event index.
+    #[inline]
+    fn mark_wish(&mut self) {
+        if !self.marks.are_on() {
+            return;
+        }
+        let used = self.parts.used.as_ptr().cast_const();
+        self.marks.wrote(used, 2);
+        if self.event_idx {
+            let event = used.wrapping_add(4 + 8 * usize::from(self.size));
+            self.marks.wrote(event, 2);
+        }
+        self.marks.flush();
     }
 
     /// Adds the segments of the chain at `head` to the arena; the sum of its lengths.

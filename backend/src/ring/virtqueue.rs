@@ -5,6 +5,7 @@
 //! What a driver did wrong is a [`RingError`]: the ring is then stopped, nothing else is.
 
 use super::chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction};
+use super::dirty_log::Marks;
 use super::doorbell::{EventSink, EventSource};
 use super::error::RingError;
 use super::guest_memory::GuestMemory;
@@ -121,6 +122,15 @@ impl Ring {
         match &self.kind {
             Kind::Split(ring) => ring.memory(),
             Kind::Packed(ring) => ring.memory(),
+        }
+    }
+
+    /// What was written to that and not told its log. Empty once used elements were published.
+    #[inline(always)]
+    pub fn marks(&mut self) -> &mut Marks {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.marks(),
+            Kind::Packed(ring) => ring.marks(),
         }
     }
 

@@ -10,6 +10,7 @@ mod attached;
 mod hostile;
 mod lifecycle;
 mod machine;
+mod migration;
 mod negotiation;
 mod properties;
 mod rig;

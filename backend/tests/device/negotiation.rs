@@ -6,7 +6,6 @@ use ringswitch::device::message::{Reply, Request};
 use ringswitch::device::recording::Effect;
 use ringswitch::device::state::FrontEnd;
 
-const LOG_ALL: u64 = 1 << 26;
 const REPLY_ACK: u64 = 1 << 3;
 const RARP: u64 = 1 << 2;
 const NET_MTU: u64 = 1 << 4;
@@ -45,20 +44,12 @@ fn nothing_is_answered_unasked_before_reply_ack() {
 fn features_that_were_not_offered_are_refused_and_change_nothing() {
     let mut machine = Machine::new(1);
     machine.ok(Request::SetFeatures(MODERN));
-    for bit in [26, 33, 34, 40, 57, 63] {
+    for bit in [33, 34, 40, 57, 63] {
         machine.refused(Request::SetFeatures(MODERN | 1 << bit));
         assert_eq!(machine.device.session().features, Some(MODERN), "bit {bit}");
     }
     machine.refused(Request::SetProtocolFeatures(1 << 9));
     assert_ne!(machine.device.session().protocol_features, 1 << 9);
-}
-
-#[test]
-fn the_log_is_refused_while_it_is_not_offered() {
-    let mut machine = Machine::new(1);
-    machine.refused(Request::SetLogBase);
-    machine.refused(Request::SetFeatures(LOG_ALL));
-    assert_eq!(machine.tell(Request::SetLogBase).reply, None);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::protocol::{Job, Outcome, Progress};
-use crate::{rate, sniff, tcp, udp};
+use crate::{probe, rate, sniff, tcp, udp};
 
 /// How often a job that waits for the network looks whether it should stop.
 pub const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -142,6 +142,8 @@ fn prepare(job: Job) -> io::Result<Body> {
             skip_bytes,
             bytes,
         } => rate::measure(port, skip_bytes, bytes),
+        Job::UdpEcho { port } => probe::echo(port),
+        Job::UdpProbe { to, interval_us } => probe::probe(to, interval_us),
         Job::Shout {
             to,
             text,

@@ -123,6 +123,18 @@ pub enum Job {
         /// UDP payload that is measured.
         bytes: u64,
     },
+    /// Send every datagram back to where it came from.
+    UdpEcho {
+        /// Port to bind, all addresses.
+        port: u16,
+    },
+    /// Send numbered probes to a [`Job::UdpEcho`] at a steady pace, and watch for how long no answer comes.
+    UdpProbe {
+        /// Whom to.
+        to: SocketAddr,
+        /// Time between two probes; also the resolution of what is seen.
+        interval_us: u32,
+    },
     /// Send the same text as UDP datagrams, broadcast addresses included, and expect nothing back.
     Shout {
         /// Whom to.
@@ -173,7 +185,7 @@ pub enum Reply {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Payload bytes sent, received and found right, or frames sniffed.
+    /// Payload bytes sent, received and found right, or frames sniffed, echoed or answered.
     pub count: u64,
     /// Has it ended?
     pub ended: bool,
@@ -194,6 +206,10 @@ pub struct Outcome {
     pub reordered: u64,
     /// Datagrams that came again.
     pub duplicates: u64,
+    /// Probes sent, of which `frames` were answered.
+    pub sent: u64,
+    /// The longest time between two answers to probes.
+    pub longest_gap_seconds: f64,
     /// A TCP receiver's peer, as the receiver sees it; nothing for other jobs, or when nobody came.
     pub peer: Option<SocketAddr>,
 }

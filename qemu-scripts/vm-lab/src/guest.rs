@@ -1,13 +1,13 @@
 //! A guest: one QEMU process, the monitor that steers it and the agent inside it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::Result;
-use crate::agent::Agent;
+use crate::agent::{Agent, Channel};
 use crate::artefacts::{Artefacts, QEMU};
 use crate::process::Process;
 use crate::qmp::Qmp;
@@ -79,6 +79,60 @@ impl GuestSpec {
     }
 }
 
+/// A QEMU that waits for a guest that runs in another one. Dropping it ends it.
+pub struct Incoming {
+    spec: GuestSpec,
+    process: Process,
+    qmp: Qmp,
+    channel: Channel,
+}
+
+impl Incoming {
+    /// Starts it, to become what `guest` is now; `spec` differs from that guest's in its name and what the NIC hangs on only.
+    ///
+    /// # Errors
+    /// QEMU does not start; what it said is in the error.
+    pub fn start(
+        artefacts: &Artefacts,
+        folder: &RunDir,
+        spec: &GuestSpec,
+        guest: &Agent,
+    ) -> Result<Self> {
+        let mut command = command(artefacts, folder, spec);
+        command.args(["-incoming", "defer"]);
+        let (process, qmp, channel) =
+            launch(folder, spec, &command, |socket| guest.open_channel(socket))?;
+        Ok(Self {
+            spec: spec.clone(),
+            process,
+            qmp,
+            channel,
+        })
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The QEMU process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The guest is here now, and so is its agent.
+    #[must_use]
+    pub fn arrived(self, agent: &Agent) -> Guest {
+        agent.move_to(self.channel);
+        Guest {
+            spec: self.spec,
+            process: self.process,
+            qmp: self.qmp,
+            agent: agent.clone(),
+        }
+    }
+}
+
 /// A running guest. Dropping it ends QEMU.
 pub struct Guest {
     spec: GuestSpec,
@@ -94,18 +148,9 @@ impl Guest {
     /// QEMU does not start; what it said is in the error.
     pub fn start(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Result<Self> {
         let command = command(artefacts, folder, spec);
-        let mut process = Process::spawn(folder, &spec.name, &command)?;
-        let connected = Qmp::connect(&qmp_socket(folder, &spec.name)).and_then(|qmp| {
-            Ok((
-                qmp,
-                Agent::in_guest(&spec.name, &agent_socket(folder, &spec.name))?,
-            ))
-        });
-        let (qmp, agent) = match connected {
-            Ok(connected) => connected,
-            // If QEMU ended, why it did says more than that its socket is not there.
-            Err(error) => return Err(process.check_running().err().unwrap_or(error)),
-        };
+        let (process, qmp, agent) = launch(folder, spec, &command, |socket| {
+            Agent::in_guest(&spec.name, socket)
+        })?;
         Ok(Self {
             spec: spec.clone(),
             process,
@@ -223,6 +268,23 @@ pub fn agent_socket(folder: &RunDir, name: &str) -> PathBuf {
 
 fn qmp_socket(folder: &RunDir, name: &str) -> PathBuf {
     folder.join(&format!("{name}.qmp"))
+}
+
+/// Starts QEMU and connects to its monitor, and with `connect` to its guest's agent.
+fn launch<T>(
+    folder: &RunDir,
+    spec: &GuestSpec,
+    command: &Command,
+    connect: impl FnOnce(&Path) -> Result<T>,
+) -> Result<(Process, Qmp, T)> {
+    let mut process = Process::spawn(folder, &spec.name, command)?;
+    let connected = Qmp::connect(&qmp_socket(folder, &spec.name))
+        .and_then(|qmp| Ok((qmp, connect(&agent_socket(folder, &spec.name))?)));
+    match connected {
+        Ok((qmp, agent)) => Ok((process, qmp, agent)),
+        // If QEMU ended, why it did says more than that its socket is not there.
+        Err(error) => Err(process.check_running().err().unwrap_or(error)),
+    }
 }
 
 fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command {

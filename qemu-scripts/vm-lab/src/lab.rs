@@ -423,6 +423,15 @@ pub fn with_lab(spec: &LabSpec, test: impl FnOnce(&mut Lab) -> Result<()>) {
     }
 }
 
+/// Runs a test that boots what it needs by itself, alone on this machine's emulated CPUs too.
+pub fn without_lab(test: impl FnOnce() -> Result<()>) {
+    let mut slot = lab_slot();
+    *slot = None;
+    if let Err(error) = only_lab_on_this_machine().and_then(|()| test()) {
+        fail(&error, "");
+    }
+}
+
 #[allow(clippy::panic, reason = "this is how a test fails; only tests call it")]
 fn fail(error: &Error, logs: &str) -> ! {
     panic!("{error}\n{logs}")

@@ -202,19 +202,103 @@ pub fn udp(
     datagrams: u64,
     payload_bytes: u16,
 ) -> Result<UdpReport> {
-    let (port, seed) = fresh_port_and_seed();
-    let receiver = to.start(Job::UdpReceive { port, seed })?;
-    let to = SocketAddr::new(address, port);
-    let sent = from
-        .start(Job::UdpSend {
-            to,
+    UdpFlow::start((from, to), address, Some(datagrams), payload_bytes)?.finish()
+}
+
+/// Numbered datagrams under way, each byte of them checked.
+pub struct UdpFlow {
+    sender: RunningJob,
+    receiver: RunningJob,
+}
+
+impl UdpFlow {
+    /// Starts `datagrams` of them, or without end.
+    ///
+    /// # Errors
+    /// An agent cannot open its socket.
+    pub fn start(
+        (from, to): (&Agent, &Agent),
+        address: IpAddr,
+        datagrams: Option<u64>,
+        payload_bytes: u16,
+    ) -> Result<Self> {
+        let (port, seed) = fresh_port_and_seed();
+        let receiver = to.start(Job::UdpReceive { port, seed })?;
+        let sender = from.start(Job::UdpSend {
+            to: SocketAddr::new(address, port),
             seed,
-            datagrams: Some(datagrams),
+            datagrams,
             payload_bytes,
-        })?
-        .wait()?;
-    let received = receiver.stop()?;
-    Ok(UdpReport { sent, received })
+        })?;
+        Ok(Self { sender, receiver })
+    }
+
+    /// Waits until so many more bytes have arrived and were right.
+    ///
+    /// # Errors
+    /// The flow stalls.
+    pub fn wait_more(&self, bytes: u64) -> Result<()> {
+        let so_far = self.receiver.poll()?.count;
+        self.receiver.wait_count(so_far + bytes)
+    }
+
+    /// Waits for the end of a flow that has one, and for what is still under way.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn finish(self) -> Result<UdpReport> {
+        let sent = self.sender.wait()?;
+        let received = self.receiver.stop()?;
+        Ok(UdpReport { sent, received })
+    }
+
+    /// Ends a flow without end.
+    ///
+    /// # Errors
+    /// As [`UdpFlow::finish`].
+    pub fn stop(self) -> Result<UdpReport> {
+        self.sender.stop()?;
+        self.finish()
+    }
+}
+
+/// Probes under way, and whoever answers them.
+pub struct Probes {
+    prober: RunningJob,
+    echo: RunningJob,
+}
+
+impl Probes {
+    /// Starts probing, one every `interval_us`.
+    ///
+    /// # Errors
+    /// An agent cannot open its socket.
+    pub fn start((from, to): (&Agent, &Agent), address: IpAddr, interval_us: u32) -> Result<Self> {
+        let (port, _) = fresh_port_and_seed();
+        let echo = to.start(Job::UdpEcho { port })?;
+        let to = SocketAddr::new(address, port);
+        let prober = from.start(Job::UdpProbe { to, interval_us })?;
+        Ok(Self { prober, echo })
+    }
+
+    /// Waits until so many more were answered.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn wait_more(&self, answers: u64) -> Result<()> {
+        let so_far = self.prober.poll()?.count;
+        self.prober.wait_count(so_far + answers)
+    }
+
+    /// Ends them, and returns the prober's account.
+    ///
+    /// # Errors
+    /// An agent does not answer.
+    pub fn stop(self) -> Result<Outcome> {
+        let seen = self.prober.stop()?;
+        self.echo.stop()?;
+        Ok(seen)
+    }
 }
 
 /// A port that no earlier flow of this process used, and a pattern that tells its bytes from theirs.

@@ -19,6 +19,11 @@ impl PackedRing {
         };
         match recalled.and_then(|state| self.settle(state, origin)) {
             Some(state) => {
+                if let Some(before) = recalled {
+                    // What a kill interrupted was written just now, or by who was killed before it could be marked.
+                    let places = (0..before.writing).map(|at| self.record.element(at).places());
+                    self.mark_used(before.position, places.sum());
+                }
                 self.state = state;
                 self.record.set_state(state);
                 log::debug!(

@@ -6,6 +6,7 @@ mod devices;
 mod jumbo;
 mod lifecycle;
 mod memory;
+mod migration;
 mod multiqueue;
 mod packed;
 mod ports;
