@@ -1,4 +1,4 @@
-//! What happens to a guest: reboot, pulled cable, pause, death.
+//! What happens to a guest: reboot, reset, pulled cable, pause, death.
 
 use serde_json::json;
 use vm_lab::await_::{SOON, eventually};
@@ -6,19 +6,23 @@ use vm_lab::guest::Link;
 use vm_lab::lab::with_lab;
 use vm_lab::{Result, traffic};
 
-use crate::{MIB, exchange, expect_equal, pair, running_flow};
+use crate::{MIB, exchange, expect_equal, flood, pair, running_flow};
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_guest_that_reboots_has_its_network_again() {
+fn a_guest_that_reboots_or_is_reset_under_load_has_its_network_again() {
     with_lab(&pair(), |lab| {
+        let flood = flood(lab, (1, 2))?;
+        lab.guest(2)?.agent().reboot()?;
+        lab.guest(2)?.configure_network()?;
         lab.wait_connected(2)?;
-        for _ in 0..2 {
-            lab.guest(2)?.agent().reboot()?;
-            lab.guest(2)?.configure_network()?;
-            exchange(lab, (1, 2), 2 * MIB)?;
-        }
-        Ok(())
+        let boots = lab.guest(2)?.agent().boots();
+        lab.guest_mut(2)?.qmp().execute("system_reset", json!({}))?;
+        lab.guest(2)?.agent().wait_boot(boots + 1)?;
+        lab.guest(2)?.configure_network()?;
+        lab.wait_connected(2)?;
+        flood.stop()?;
+        exchange(lab, (1, 2), 2 * MIB)
     });
 }
 
