@@ -242,11 +242,28 @@ impl Guest {
         let size = mib << 20;
         let memory = json!({ "qom-type": "memory-backend-memfd", "id": backend, "size": size, "share": true });
         self.qmp.execute("object-add", memory)?;
+        let module = json!({ "driver": "pc-dimm", "id": id, "memdev": backend });
+        match self.qmp.execute("device_add", module) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                self.qmp.execute("object-del", json!({ "id": backend }))?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes a memory module out again, once the guest has let go of it.
+    ///
+    /// # Errors
+    /// QEMU or the guest refused.
+    pub fn unplug_memory(&mut self, id: &str) -> Result<()> {
+        self.qmp.clear_events();
+        self.qmp.execute("device_del", json!({ "id": id }))?;
+        self.qmp.wait_event("DEVICE_DELETED", |data| {
+            data.get("device").is_some_and(|device| device == id)
+        })?;
         self.qmp
-            .execute(
-                "device_add",
-                json!({ "driver": "pc-dimm", "id": id, "memdev": backend }),
-            )
+            .execute("object-del", json!({ "id": format!("{id}-backend") }))
             .map(drop)
     }
 }
