@@ -4,14 +4,18 @@
 //! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
 //! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
 
+use super::state::DeviceState;
 use crate::datapath::{QueueIndex, VhostPort};
+use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{
     DirtyLog, EventSink, EventSource, GuestMemory, LogCounts, LogError, LogLayout, MemoryError,
     RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, is_packed,
 };
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why an effect did not happen.
@@ -108,6 +112,43 @@ pub trait Attachment: Send {
     fn forget_session(&mut self);
     /// Where rings were is of no use to anybody any more.
     fn discard_positions(&mut self) {}
+    /// What is attached, and its descriptors once more.
+    fn hand_over(&self, _descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What is attached to a port, on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedAttachment {
+    memory: Vec<(RegionLayout, Slot)>,
+    log: Option<Slot>,
+    events: Vec<HandedEvents>,
+    records: Option<Slot>,
+}
+
+impl HandedAttachment {
+    /// Where packed rings keep their positions, for a port of that name; `None` without any.
+    ///
+    /// # Errors
+    /// The descriptor did not come.
+    pub fn records(
+        &self,
+        descriptors: &mut Incoming,
+        (folder, name): (&Path, &str),
+    ) -> io::Result<Option<RecordFile>> {
+        let file = descriptors.take_some(self.records)?;
+        Ok(file.map(|file| RecordFile::adopt(file, folder, name)))
+    }
+}
+
+/// A ring's eventfds, on their way.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedEvents {
+    queue: u16,
+    kick: Option<Slot>,
+    call: Option<Slot>,
+    error: Option<Slot>,
 }
 
 #[derive(Debug, Default)]
@@ -154,10 +195,52 @@ impl DatapathAttachment {
         }
     }
 
+    /// Attaches what was handed over, but starts no ring. `device` is as it was handed over with it.
+    ///
+    /// # Errors
+    /// A descriptor did not come, or memory cannot be mapped.
+    pub fn adopt(
+        &mut self,
+        handed: HandedAttachment,
+        device: &DeviceState,
+        descriptors: &mut Incoming,
+    ) -> io::Result<()> {
+        let regions = handed.memory.into_iter();
+        let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
+        let regions = regions.collect::<io::Result<Vec<_>>>()?;
+        if !regions.is_empty() {
+            self.set_memory(regions).map_err(io::Error::other)?;
+        }
+        if let (Some(layout), Some(slot)) = (device.session().log, handed.log) {
+            self.set_log(layout, descriptors.take(slot)?)
+                .map_err(io::Error::other)?;
+        }
+        for events in handed.events {
+            let queue = QueueIndex(events.queue);
+            for (kind, slot) in [
+                (Self::set_kick as SetEvent, events.kick),
+                (Self::set_call, events.call),
+                (Self::set_error, events.error),
+            ] {
+                let descriptor = descriptors.take_some(slot)?;
+                kind(self, queue, descriptor).map_err(io::Error::other)?;
+            }
+        }
+        for (index, ring) in (0..).zip(&device.session().rings) {
+            if ring.enabled {
+                self.enable_ring(QueueIndex(index));
+            }
+        }
+        Ok(())
+    }
+
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
 }
+
+/// One of `set_kick`, `set_call` and `set_error`.
+type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
 fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
     lost.into_iter()
@@ -311,6 +394,34 @@ impl Attachment for DatapathAttachment {
         self.events.clear();
         self.memory = None;
         self.log = None;
+    }
+
+    fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        let memory = self.memory.as_ref().map(|memory| memory.share());
+        let memory = memory.transpose()?.unwrap_or_default().into_iter();
+        let memory = memory.map(|(layout, file)| (layout, descriptors.add(file)));
+        let memory = memory.collect();
+        let mut add = |shared: Option<io::Result<OwnedFd>>| {
+            let descriptor = shared.transpose()?;
+            Ok::<_, io::Error>(descriptor.map(|descriptor| descriptors.add(descriptor)))
+        };
+        let log = add(self.log.as_ref().map(|log| log.share()))?;
+        let records = add(self.records.as_ref().map(RecordFile::share))?;
+        let events = self.events.iter().map(|(queue, events)| {
+            Ok(HandedEvents {
+                queue: queue.0,
+                kick: add(events.kick.as_ref().map(|kick| kick.share()))?,
+                call: add(events.call.as_ref().map(|call| call.share()))?,
+                error: add(events.error.as_ref().map(|error| error.share()))?,
+            })
+        });
+        let events = events.collect::<io::Result<_>>()?;
+        Ok(HandedAttachment {
+            memory,
+            log,
+            events,
+            records,
+        })
     }
 
     fn discard_positions(&mut self) {

@@ -29,9 +29,10 @@ pub mod state;
 pub mod status;
 mod thread;
 
+pub use port::HandedPort;
 pub use status::DeviceStatus;
 pub use switch_core::PortId;
-pub use thread::{DeviceThread, MAX_QUEUE_PAIRS};
+pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 
 use rustix::io::Errno;
 use std::io;

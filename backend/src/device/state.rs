@@ -140,6 +140,7 @@ pub struct Answer {
 
 /// What a front-end negotiated; starts afresh with each connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SessionState {
     /// SET_OWNER came.
     pub owned: bool,
@@ -167,6 +168,7 @@ pub struct SessionState {
 
 /// Counted over the port's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceCounters {
     /// Requests handled.
     pub messages: u64,
@@ -710,6 +712,35 @@ impl DeviceState {
         }
         ring.phase = RingPhase::Stopped;
         ring.fault = None;
+    }
+
+    /// Takes running rings back; they wait to be started where they are.
+    pub fn suspend_rings(&mut self, attachment: &mut dyn Attachment) {
+        for queue in self.queues() {
+            let runs = |ring: &RingState| ring.phase == RingPhase::Running;
+            if self.ring(queue).is_some_and(runs) {
+                self.stop(queue, attachment);
+                if let Some(ring) = self.ring_mut(queue) {
+                    ring.phase = RingPhase::Waiting;
+                }
+            }
+        }
+    }
+
+    /// Starts the rings that wait and have all they need.
+    pub fn resume_rings(&mut self, attachment: &mut dyn Attachment) {
+        self.start_waiting_rings(attachment);
+    }
+
+    /// The same device in a process that has not started its rings.
+    #[must_use]
+    pub fn with_rings_suspended(mut self) -> Self {
+        for ring in &mut self.session.rings {
+            if ring.phase == RingPhase::Running {
+                ring.phase = RingPhase::Waiting;
+            }
+        }
+        self
     }
 
     fn queues(&self) -> impl Iterator<Item = QueueIndex> + use<> {
