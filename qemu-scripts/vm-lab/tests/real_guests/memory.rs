@@ -1,6 +1,6 @@
 //! Memory that comes and goes while frames are under way: regions added to and taken from live rings.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use vm_lab::agent::Agent;
 use vm_lab::artefacts::Artefacts;
 use vm_lab::await_::{SOON, eventually};
@@ -19,10 +19,10 @@ const ELASTIC: &str = "elastic0";
 /// Room for modules in both guests, and an elastic device in the second.
 fn spec() -> LabSpec {
     let slots = format!("-m slots={SLOTS},maxmem=8G");
-    // With memory slots of its own, what the device gains and loses is told to the back-end; else all of it always is.
-    let of_its_own = match Artefacts::find() {
-        Ok(artefacts) if artefacts.qemu_version >= (8, 2) => ",dynamic-memslots=on",
-        _ => "",
+    let of_its_own = if elastic_has_slots() {
+        ",dynamic-memslots=on"
+    } else {
+        ""
     };
     let elastic = format!(
         "-object memory-backend-memfd,id=elastic,size={ELASTIC_BYTES},share=on \
@@ -32,6 +32,11 @@ fn spec() -> LabSpec {
         Station::new("vm1").qemu(&slots),
         Station::new("vm2").qemu(&slots).qemu(&elastic),
     ])
+}
+
+/// With memory slots of its own, what the elastic device gains and loses is told to the back-end; else all of it always is.
+fn elastic_has_slots() -> bool {
+    Artefacts::find().is_ok_and(|artefacts| artefacts.qemu_version >= (8, 2))
 }
 
 #[test]
@@ -61,7 +66,7 @@ fn modules_fill_every_slot_and_are_taken_out_again_under_load() {
         let agent = lab.host(2)?.0;
         // Only what holds nothing of the kernel's own can be taken out.
         put_to_use(&agent, "online_movable")?;
-        let before = memory_mib(&agent)?;
+        let (before, known) = (memory_mib(&agent)?, known_bytes(lab)?);
         let mut modules: Vec<String> = Vec::new();
         let refusal = loop {
             let module = format!("module{}", modules.len());
@@ -77,12 +82,18 @@ fn modules_fill_every_slot_and_are_taken_out_again_under_load() {
         )?;
         let all = before + modules.len() as u64 * MODULE_MIB;
         wait_memory(&agent, "all of it", |now| now >= all)?;
+        expect_equal(
+            "bytes that the switch knows",
+            known_bytes(lab)?,
+            known + modules.len() as u64 * MODULE_MIB * MIB,
+        )?;
         flow.wait_more(8 * MIB)?;
         for module in &modules {
             lab.guest_mut(2)?.unplug_memory(module)?;
             flow.wait_more(MIB)?;
         }
         wait_memory(&agent, "what it had", |now| now <= before)?;
+        expect_equal("bytes that the switch knows", known_bytes(lab)?, known)?;
         flow.wait_more(8 * MIB)?;
         flow.stop()?;
         exchange(lab, (1, 2), MIB)
@@ -95,8 +106,16 @@ fn an_elastic_memory_grows_and_shrinks_under_load() {
     with_lab(&spec(), |lab| {
         let flow = running_flow(lab)?;
         put_to_use(&lab.host(2)?.0, "online_movable")?;
-        for bytes in [ELASTIC_BYTES, ELASTIC_BYTES / 4, ELASTIC_BYTES, 0] {
+        let known = known_bytes(lab)?;
+        for bytes in [ELASTIC_BYTES, 0, ELASTIC_BYTES, 0] {
             resize_elastic(lab, bytes)?;
+            if elastic_has_slots() {
+                expect_equal(
+                    "bytes that the switch knows",
+                    known_bytes(lab)?,
+                    known + bytes,
+                )?;
+            }
             flow.wait_more(8 * MIB)?;
         }
         flow.stop()?;
@@ -117,6 +136,13 @@ fn resize_elastic(lab: &mut Lab, bytes: u64) -> Result<()> {
             Err(error) => Err(error.to_string()),
         }
     })
+}
+
+/// How much of the second guest's memory the switch knows.
+fn known_bytes(lab: &mut Lab) -> Result<u64> {
+    let show = lab.switch()?.cli_json(&["port", "show", "vm2"])?;
+    let bytes = show.pointer("/device/memory_bytes").and_then(Value::as_u64);
+    bytes.ok_or_else(|| Error::Unexpected(show.to_string()))
 }
 
 /// What the guest does with memory that comes.
