@@ -34,6 +34,7 @@ pub use status::DeviceStatus;
 pub use switch_core::PortId;
 pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 
+use features::Offer;
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ pub struct VhostPortSpec {
     pub mtu: Option<u16>,
     /// For a port that offers packed rings: the folder in which they keep their positions.
     pub packed: Option<PathBuf>,
+    /// What the port offered in an earlier life; none: what this version offers.
+    pub offer: Option<Offer>,
 }
 
 /// A port came up or went down.

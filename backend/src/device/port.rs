@@ -133,9 +133,13 @@ impl Port {
         events: PortEventSink,
     ) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let device = DeviceState::new(spec.queue_pairs, spec.mtu, packed);
         Ok(Self {
             id: spec.id,
-            device: DeviceState::new(spec.queue_pairs, spec.mtu, packed),
+            device: match spec.offer {
+                Some(earlier) => device.with_offer(earlier),
+                None => device,
+            },
             name: spec.name,
             socket: spec.socket,
             mode: spec.mode,

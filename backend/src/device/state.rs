@@ -16,7 +16,8 @@ mod migration;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use super::features::{
-    MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, protocol_names, virtio_names,
+    MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, RING_PACKED, protocol_names,
+    virtio_names,
 };
 use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_used_ring};
 use super::rarp::{self, RARP_FRAME_BYTES};
@@ -206,6 +207,17 @@ impl DeviceState {
         }
     }
 
+    /// Offers what the port offered in an earlier life; packed rings only where their positions can be kept in this one too.
+    #[must_use]
+    pub fn with_offer(mut self, earlier: Offer) -> Self {
+        let packed = self.offer.virtio & RING_PACKED;
+        self.offer = Offer {
+            virtio: earlier.virtio & (!RING_PACKED | packed),
+            ..earlier
+        };
+        self
+    }
+
     /// Frozen for the port's life.
     pub fn offer(&self) -> Offer {
         self.offer
@@ -317,7 +329,7 @@ impl DeviceState {
             Request::SetProtocolFeatures(features) => self.set_protocol_features(features),
             Request::GetQueueNum => value(self.queue_num()),
             Request::SetMemTable(regions) => self.set_memory(regions, attachment),
-            Request::GetMaxMemSlots => value(MAX_MEMORY_SLOTS as u64),
+            Request::GetMaxMemSlots => value(self.offer.memory_slots),
             Request::AddMemReg(layout, file) => self.add_region(layout, file, attachment),
             Request::RemMemReg(layout) => self.remove_region(layout, attachment),
             Request::SetVringNum { index, size } => self.set_ring_size(index, size, attachment),

@@ -44,6 +44,23 @@ impl Conntrack {
         restored
     }
 
+    /// As [`Conntrack::restore`], but a record takes the place of what the table has of the same connection.
+    pub fn renew(&self, records: &[ConnRecord], now: Millis) {
+        for record in records {
+            let Err(ImportError::Exists) = self.import(record, now) else {
+                continue;
+            };
+            let key = Key::of_direction(record.zone, &record.original, Direction::Original);
+            let there = self
+                .find(&key, self.hash_of(&key), now)
+                .map(|found| found.id());
+            if there.is_some_and(|there| self.delete(there)) {
+                // Nobody else is at the table yet that could come in between.
+                let _ = self.import(record, now);
+            }
+        }
+    }
+
     /// Lets what an earlier table did count as done by this one; its connections do not count.
     pub fn add_stats(&self, stats: &ConntrackStats) {
         self.opened.fetch_add(stats.opened, Relaxed);

@@ -5,7 +5,7 @@
 //! [`Port::go`]. Should the new one fail, [`Port::unpark`] goes on where the old one was.
 
 use super::{Connected, Endpoint, Port, RETRY_FIRST, Token};
-use crate::device::attach::{Attachment, DatapathAttachment, HandedAttachment};
+use crate::device::attach::{DatapathAttachment, HandedAttachment};
 use crate::device::listener::Listener;
 use crate::device::message::RequestCode;
 use crate::device::session::{HandedStream, Session};
