@@ -7,7 +7,7 @@ use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
 use crate::restart::crashes_under_load_cost_no_byte;
 use crate::{MIB, exchange, expect, running_flow};
 
-fn packed_pair() -> LabSpec {
+pub fn packed_pair() -> LabSpec {
     LabSpec::of([Station::new("vm1").packed(), Station::new("vm2").packed()])
 }
 

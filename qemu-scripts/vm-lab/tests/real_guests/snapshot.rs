@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 use vm_lab::artefacts::Artefacts;
 use vm_lab::await_::{SOON, eventually};
 use vm_lab::guest::Incoming;
-use vm_lab::lab::{Lab, with_lab};
+use vm_lab::lab::{Lab, LabSpec, with_lab};
 use vm_lab::qmp::Qmp;
 use vm_lab::{Error, Result};
 
+use crate::packed::packed_pair;
 use crate::{MIB, exchange, expect_equal, flood, pair, running_flow};
 
 /// The drive that snapshots go to.
@@ -16,7 +17,29 @@ const DRIVE: &str = "snapshots";
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
 fn a_guest_goes_on_after_a_snapshot_and_goes_back_to_it_again_and_again() {
-    with_lab(&pair(), |lab| {
+    back_to_a_snapshot(&pair());
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_with_packed_rings_goes_on_after_a_snapshot_and_goes_back_to_it() {
+    back_to_a_snapshot(&packed_pair());
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_kept_in_a_file_under_load_wakes_in_another_qemu_with_its_connections() {
+    out_of_a_file(&pair());
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_with_packed_rings_kept_in_a_file_wakes_in_another_qemu_with_its_connections() {
+    out_of_a_file(&packed_pair());
+}
+
+fn back_to_a_snapshot(spec: &LabSpec) {
+    with_lab(spec, |lab| {
         // Fresh, without an earlier snapshot's drive.
         lab.replace_guest(2)?;
         let flow = running_flow(lab)?;
@@ -37,10 +60,8 @@ fn a_guest_goes_on_after_a_snapshot_and_goes_back_to_it_again_and_again() {
     });
 }
 
-#[test]
-#[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_guest_kept_in_a_file_under_load_wakes_in_another_qemu_with_its_connections() {
-    with_lab(&pair(), |lab| {
+fn out_of_a_file(spec: &LabSpec) {
+    with_lab(spec, |lab| {
         let flow = running_flow(lab)?;
         let boots = lab.guest(2)?.agent().boots();
         for _ in 0..2 {
