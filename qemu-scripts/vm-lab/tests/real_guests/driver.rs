@@ -8,7 +8,7 @@ use crate::{MIB, exchange, expect, flood, pair, running_flow};
 const ROUNDS: u32 = 5;
 
 /// Takes the driver from the NIC and gives it back: the device is reset, the interface goes and comes without an address.
-fn rebind(lab: &Lab, number: usize) -> Result<()> {
+pub fn rebind(lab: &Lab, number: usize) -> Result<()> {
     let agent = lab.host(number)?.0;
     let path = agent.run("readlink /sys/class/net/eth0/device")?;
     let device = path.trim().rsplit('/').next().unwrap_or_default();

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 use vm_lab::await_::{SOON, eventually};
-use vm_lab::guest::Link;
+use vm_lab::guest::{Guest, Link};
 use vm_lab::lab::with_lab;
+use vm_lab::qmp::Qmp;
 use vm_lab::{Result, traffic};
 
 use crate::{MIB, exchange, expect_equal, flood, pair, running_flow};
@@ -65,16 +66,28 @@ fn a_paused_guest_goes_on_where_it_was() {
     with_lab(&pair(), |lab| {
         let flow = running_flow(lab)?;
         for number in [1, 2, 1, 2] {
-            let qmp = lab.guest_mut(number)?.qmp();
-            qmp.clear_events();
-            qmp.execute("stop", json!({}))?;
-            qmp.wait_event("STOP", |_| true)?;
-            qmp.execute("cont", json!({}))?;
-            qmp.wait_event("RESUME", |_| true)?;
+            pause(lab.guest_mut(number)?)?;
+            resume(lab.guest_mut(number)?)?;
             flow.wait_more(2 * MIB)?;
         }
         flow.stop().map(drop)
     });
+}
+
+/// Stops a guest, all its CPUs at once.
+pub fn pause(guest: &mut Guest) -> Result<()> {
+    change(guest.qmp(), "stop", "STOP")
+}
+
+/// Lets it go on.
+pub fn resume(guest: &mut Guest) -> Result<()> {
+    change(guest.qmp(), "cont", "RESUME")
+}
+
+fn change(qmp: &mut Qmp, command: &str, event: &str) -> Result<()> {
+    qmp.clear_events();
+    qmp.execute(command, json!({}))?;
+    qmp.wait_event(event, |_| true).map(drop)
 }
 
 fn wait_carrier(agent: &vm_lab::agent::Agent, wanted: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Real Linux guests under QEMU, on a real daemon. Slow to boot, so they are ignored unless asked for:
 //! `./qemu-scripts/run-tests` asks, one test at a time, so that a booted lab serves all tests that want its shape.
 
+mod absence;
 mod back_to_back;
 mod devices;
 mod driver;

@@ -9,7 +9,7 @@ use vm_lab::{Error, Result};
 
 use crate::{MIB, exchange, expect, expect_equal, running_flow};
 
-const MODULE_MIB: u64 = 128;
+pub const MODULE_MIB: u64 = 128;
 /// More than the eight regions that fit one message.
 const SLOTS: usize = 24;
 /// What the guest's elastic device may grow to.
@@ -146,7 +146,7 @@ fn known_bytes(lab: &mut Lab) -> Result<u64> {
 }
 
 /// What the guest does with memory that comes.
-fn put_to_use(agent: &Agent, how: &str) -> Result<()> {
+pub fn put_to_use(agent: &Agent, how: &str) -> Result<()> {
     let line = format!("echo {how} >/sys/devices/system/memory/auto_online_blocks");
     let (status, output) = agent.exec(["sh", "-c", &line])?;
     expect_equal(&output, status, 0)

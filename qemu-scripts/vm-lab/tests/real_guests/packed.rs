@@ -1,9 +1,9 @@
 //! Guests with packed rings: whatever happens to others happens to them.
 
-use serde_json::json;
 use vm_lab::Result;
 use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
 
+use crate::lifecycle::{pause, resume};
 use crate::restart::crashes_under_load_cost_no_byte;
 use crate::{MIB, exchange, expect, running_flow};
 
@@ -55,12 +55,8 @@ fn a_guest_with_packed_rings_may_pause_reboot_and_be_replaced() {
         let flow = running_flow(lab)?;
         expect_packed(lab)?;
         for number in [1, 2] {
-            let qmp = lab.guest_mut(number)?.qmp();
-            qmp.clear_events();
-            qmp.execute("stop", json!({}))?;
-            qmp.wait_event("STOP", |_| true)?;
-            qmp.execute("cont", json!({}))?;
-            qmp.wait_event("RESUME", |_| true)?;
+            pause(lab.guest_mut(number)?)?;
+            resume(lab.guest_mut(number)?)?;
             flow.wait_more(2 * MIB)?;
         }
         flow.stop()?;
