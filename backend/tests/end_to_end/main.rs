@@ -6,6 +6,7 @@
 //! itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
+mod crash;
 mod hostile_front_end;
 mod hostile_guest;
 mod hostile_log;

@@ -2,6 +2,8 @@
 //! rings, which need not be powers of two.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
+#[path = "../end_to_end/crash.rs"]
+mod crash;
 #[path = "../end_to_end/hostile_front_end.rs"]
 mod hostile_front_end;
 #[path = "../end_to_end/hostile_guest.rs"]

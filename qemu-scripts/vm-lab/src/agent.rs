@@ -139,7 +139,11 @@ impl Agent {
 
     /// The guest is there now: everyone who holds this agent, or a job of it, reaches it there.
     pub fn move_to(&self, channel: Channel) {
-        lock(&self.shared.inbox).channel = channel.number;
+        {
+            let mut inbox = lock(&self.shared.inbox);
+            // Where it was before may have gone already.
+            (inbox.channel, inbox.closed) = (channel.number, false);
+        }
         *lock(&self.shared.writer) = Box::new(channel.writer);
     }
 

@@ -53,6 +53,8 @@ pub struct GuestSpec {
     pub backend: Backend,
     /// Further properties of the NIC, as after `-device virtio-net-pci,`.
     pub nic_properties: Vec<String>,
+    /// Further arguments of QEMU's command line, after all others.
+    pub arguments: Vec<String>,
     /// What QEMU's command line is given to, such as `taskset --cpu-list 0`; nothing for most.
     pub launcher: Vec<String>,
 }
@@ -240,11 +242,28 @@ impl Guest {
         let size = mib << 20;
         let memory = json!({ "qom-type": "memory-backend-memfd", "id": backend, "size": size, "share": true });
         self.qmp.execute("object-add", memory)?;
+        let module = json!({ "driver": "pc-dimm", "id": id, "memdev": backend });
+        match self.qmp.execute("device_add", module) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                self.qmp.execute("object-del", json!({ "id": backend }))?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes a memory module out again, once the guest has let go of it.
+    ///
+    /// # Errors
+    /// QEMU or the guest refused.
+    pub fn unplug_memory(&mut self, id: &str) -> Result<()> {
+        self.qmp.clear_events();
+        self.qmp.execute("device_del", json!({ "id": id }))?;
+        self.qmp.wait_event("DEVICE_DELETED", |data| {
+            data.get("device").is_some_and(|device| device == id)
+        })?;
         self.qmp
-            .execute(
-                "device_add",
-                json!({ "driver": "pc-dimm", "id": id, "memdev": backend }),
-            )
+            .execute("object-del", json!({ "id": format!("{id}-backend") }))
             .map(drop)
     }
 }
@@ -385,6 +404,6 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         nic.push(',');
         nic += property;
     }
-    command.args(["-device", &nic]);
+    command.args(["-device", &nic]).args(&spec.arguments);
     command
 }

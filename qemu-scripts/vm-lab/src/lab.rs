@@ -26,6 +26,7 @@ pub struct Station {
     qemu_end: QemuEnd,
     packed: bool,
     nic_properties: Vec<String>,
+    arguments: Vec<String>,
 }
 
 impl Station {
@@ -40,6 +41,7 @@ impl Station {
             qemu_end: QemuEnd::Connects,
             packed: false,
             nic_properties: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -88,6 +90,14 @@ impl Station {
         self
     }
 
+    /// Further arguments of QEMU's command line, split at white space.
+    #[must_use]
+    pub fn qemu(mut self, arguments: &str) -> Self {
+        self.arguments
+            .extend(arguments.split_whitespace().map(str::to_owned));
+        self
+    }
+
     fn socket(&self, folder: &RunDir) -> PathBuf {
         folder.join(&format!("{}.sock", self.name))
     }
@@ -119,13 +129,13 @@ impl Station {
             (Wiring::BackToBack, 1) => Backend::Stream(QemuEnd::Listens, folder.join("wire.sock")),
             (Wiring::BackToBack, _) => Backend::Stream(QemuEnd::Connects, folder.join("wire.sock")),
         };
-        let nic_properties = self.nic_properties.clone();
         GuestSpec {
             name: self.name.clone(),
             number,
             queue_pairs: self.queue_pairs,
             backend,
-            nic_properties,
+            nic_properties: self.nic_properties.clone(),
+            arguments: self.arguments.clone(),
             launcher: Vec::new(),
         }
     }

@@ -48,6 +48,7 @@ impl Site {
             queue_pairs: nic.queue_pairs,
             backend: switches.backend(place)?,
             nic_properties: nic.properties,
+            arguments: Vec::new(),
             launcher: Vec::new(),
         };
         let peer_spec = GuestSpec {
@@ -56,6 +57,7 @@ impl Site {
             queue_pairs: 1,
             backend: switches.peer_backend()?,
             nic_properties: Vec::new(),
+            arguments: Vec::new(),
             launcher: Vec::new(),
         };
         let mut site = Self {
