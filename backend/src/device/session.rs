@@ -4,7 +4,7 @@
 //! came with, because no read reaches past the message in hand; a front-end that does not read its replies costs at most
 //! [`MAX_UNSENT_BYTES`]; whatever ends the session closes every descriptor that it brought.
 
-use super::descriptors::admit;
+use super::descriptors::{admit, admit_without_socket, discard};
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
@@ -16,6 +16,7 @@ use rustix::net::{
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use vhost::vhost_user::message::FrontendReq;
 
 /// Replies kept for a front-end that is slow to read them.
 pub const MAX_UNSENT_BYTES: usize = 64 * 1024;
@@ -112,11 +113,21 @@ impl MessageReader {
         let body = rest.get(..header.body_bytes).unwrap_or_default().to_vec();
         self.filled = 0;
         self.header = None;
+        let mut descriptors = std::mem::take(&mut self.descriptors);
+        if header.request.0 != FrontendReq::SET_BACKEND_REQ_FD as u32 {
+            descriptors = descriptors.into_iter().map(admit_without_socket).collect();
+        }
         Ok(Some(Message {
             header,
             body,
-            descriptors: std::mem::take(&mut self.descriptors),
+            descriptors,
         }))
+    }
+}
+
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        self.descriptors.drain(..).for_each(discard);
     }
 }
 

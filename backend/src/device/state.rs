@@ -10,8 +10,10 @@
 //! * QEMU calls `abort()` when a SET_FEATURES with LOG_ALL is refused, so it is not, once it was offered.
 //! * GET_QUEUE_NUM is pairs to QEMU and rings to Cloud Hypervisor: see [`FrontEnd`].
 //! * Memory, descriptors and protocol features outlive RESET_DEVICE and GET_VRING_BASE: QEMU does not send them again.
+//! * `iommu`: rings and buffers may be at addresses that only the front-end knows the meaning of.
 //! * `migration`: with LOG_ALL acked and no log mapped, rings are held back.
 
+mod iommu;
 mod migration;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
@@ -112,6 +114,10 @@ pub enum Refusal {
     LogWithoutFile,
     #[error("{0}; rings wait until there is a log, or LOG_ALL is taken back")]
     Log(AttachError),
+    #[error("the front-end's channel for requests of the back-end cannot be used: {0}")]
+    BackendChannel(AttachError),
+    #[error("an IOTLB message that cannot be, or without ACCESS_PLATFORM and BACKEND_REQ")]
+    Iotlb,
     #[error("this request was not offered")]
     Unsupported,
 }
@@ -312,7 +318,9 @@ impl DeviceState {
             }
             Request::ResetOwner => Ok(self.reset_owner(attachment)),
             Request::GetProtocolFeatures => value(self.offer.protocol),
-            Request::SetProtocolFeatures(features) => self.set_protocol_features(features),
+            Request::SetProtocolFeatures(features) => {
+                self.set_protocol_features(features, attachment)
+            }
             Request::GetQueueNum => value(self.queue_num()),
             Request::SetMemTable(regions) => self.set_memory(regions, attachment),
             Request::GetMaxMemSlots => value(MAX_MEMORY_SLOTS as u64),
@@ -342,6 +350,8 @@ impl DeviceState {
             Request::NetSetMtu(mtu) => self.set_mtu(mtu),
             Request::ResetDevice => Ok(self.reset_device(attachment)),
             Request::SetLogBase(layout, file) => self.set_log(layout, file, attachment),
+            Request::SetBackendReqFd(socket) => self.set_backend_channel(socket, attachment),
+            Request::Iotlb(change) => Ok(self.change_iotlb(change, attachment)),
             Request::Unsupported => Err(Refusal::Unsupported),
         }
     }
@@ -354,8 +364,9 @@ impl DeviceState {
             virtio_names,
             Refusal::Features,
         )?;
-        let logged = self.wants_log();
+        let (logged, translating) = (self.wants_log(), self.is_translating());
         self.session.features = Some(features);
+        self.translate_after(translating, attachment);
         self.log_after_features(logged, attachment);
         let lost = if self.any_ring_runs() {
             attachment.set_features(features)
@@ -365,13 +376,15 @@ impl DeviceState {
         self.settle(lost, attachment)
     }
 
-    fn set_protocol_features(&mut self, features: u64) -> Handled {
+    fn set_protocol_features(&mut self, features: u64, attachment: &mut dyn Attachment) -> Handled {
         refuse_bits(
             features & !self.offer.protocol,
             protocol_names,
             Refusal::ProtocolFeatures,
         )?;
+        let translating = self.is_translating();
         self.session.protocol_features = features;
+        self.translate_after(translating, attachment);
         self.session.front_end = FrontEnd::guess(features);
         Ok(Outcome::Done)
     }
@@ -677,6 +690,12 @@ impl DeviceState {
         };
         if let Err(error) = attachment.start_ring(queue, &start) {
             ring.fault = Some(error.to_string());
+            if error.is_pending() {
+                return Ok(Outcome::Done);
+            }
+            if error.is_refused() {
+                ring.phase = RingPhase::Faulted;
+            }
             return Err(ring_refusal(queue, error));
         }
         ring.phase = RingPhase::Running;

@@ -98,13 +98,15 @@ impl DeviceThread {
         let id = spec.id;
         let (records, packed) = open_records(&spec);
         let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
-        let attachment = Box::new(DatapathAttachment::new(rings, records));
+        let attachment = DatapathAttachment::new(rings, records)
+            .inspect_err(|_| datapath.remove_port(id))
+            .map_err(DeviceError::Thread)?;
         let place = Place {
             endpoint,
             packed,
             datapath: Some(Arc::clone(datapath)),
         };
-        self.serve(spec, place, attachment)
+        self.serve(spec, place, Box::new(attachment))
             .inspect_err(|_| datapath.remove_port(id))
     }
 

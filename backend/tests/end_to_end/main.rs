@@ -2,12 +2,13 @@
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
 //! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart` (of the daemon) -> `hostile_guest`,
-//! `malformed_frames`, `hostile_front_end` -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
+//! `malformed_frames`, `hostile_front_end` -> `iommu` -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
 mod hostile_front_end;
 mod hostile_guest;
 mod idle;
+mod iommu;
 mod life;
 mod malformed_frames;
 mod many_ports;

@@ -8,6 +8,8 @@ mod hostile_front_end;
 mod hostile_guest;
 #[path = "../end_to_end/idle.rs"]
 mod idle;
+#[path = "../end_to_end/iommu.rs"]
+mod iommu;
 #[path = "../end_to_end/life.rs"]
 mod life;
 #[path = "../end_to_end/malformed_frames.rs"]

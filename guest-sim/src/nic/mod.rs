@@ -4,6 +4,7 @@
 //! (the NIC itself).
 
 pub mod device;
+pub mod iommu;
 pub mod options;
 pub mod order;
 #[cfg(test)]

@@ -12,9 +12,11 @@
 //! | reconnect | as connect | SET_OWNER, GET_FEATURES, SET_PROTOCOL_FEATURES |
 //! | shutdown | GET_VRING_BASE per ring, close | a stray ENABLE(1) per ring, close |
 
+use vhost::VringConfigData;
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::iommu;
 use super::options::NicOptions;
 use super::session::{Ack, ReplyHabit, RingState, Session};
 use crate::error::{Doing, Error};
@@ -242,11 +244,8 @@ impl Negotiation<'_> {
                     .set_vring_num(index, ring.size(), Ack::NotWanted)?;
                 self.session
                     .set_vring_base(index, start.base, Ack::NotWanted)?;
-                self.session.set_vring_addr(
-                    index,
-                    &ring.memory().message_addresses(),
-                    Ack::NotWanted,
-                )?;
+                self.session
+                    .set_vring_addr(index, &self.addresses(ring), Ack::NotWanted)?;
                 self.session
                     .set_vring_kick(index, ring.kick_eventfd(), Ack::NotWanted)?;
                 self.call(start, Ack::NotWanted)?;
@@ -270,7 +269,7 @@ impl Negotiation<'_> {
         for start in rings {
             let (index, ring) = (start.ring.index(), start.ring);
             self.session
-                .set_vring_addr(index, &ring.memory().message_addresses(), Ack::Wanted)?;
+                .set_vring_addr(index, &self.addresses(ring), Ack::Wanted)?;
             self.session
                 .set_vring_base(index, start.base, Ack::Wanted)?;
             self.call(start, Ack::Wanted)?;
@@ -287,6 +286,14 @@ impl Negotiation<'_> {
             }
         }
         Ok(())
+    }
+
+    fn addresses(&self, ring: &Virtqueue) -> VringConfigData {
+        if iommu::is_behind(self.session.acked()) {
+            ring.memory().io_addresses()
+        } else {
+            ring.memory().message_addresses()
+        }
     }
 
     fn call(&mut self, start: &Start<'_>, ack: Ack) -> Result<(), Error> {

@@ -117,6 +117,16 @@ impl RingMemory {
         }
     }
 
+    /// The same behind an IOMMU: the driver's own addresses.
+    pub fn io_addresses(&self) -> VringConfigData {
+        VringConfigData {
+            desc_table_addr: self.descriptors.guest_address(),
+            used_ring_addr: self.used.guest_address(),
+            avail_ring_addr: self.avail.guest_address(),
+            ..self.message_addresses()
+        }
+    }
+
     /// Back to all zeroes, as a driver hands a ring over.
     pub fn clear(&self) {
         self.descriptors.fill(0);
