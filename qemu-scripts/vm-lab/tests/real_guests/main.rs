@@ -3,6 +3,7 @@
 
 mod back_to_back;
 mod devices;
+mod iommu;
 mod jumbo;
 mod lifecycle;
 mod memory;
