@@ -15,7 +15,7 @@ use super::queue::{ActiveRing, Queue};
 use super::vnet_header::{NetFeatures, Offload};
 use super::worker::ControlFrame;
 use super::{DatapathEvent, Shared, guest_tx};
-use crate::ring::{ChainHead, RingError};
+use crate::ring::{BurstEnd, ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +38,8 @@ pub struct Served {
     pub bytes: u64,
     /// The batch ended at a bound: more may wait.
     pub more: bool,
+    /// What waits cannot be taken yet; the source is watched anew when it can.
+    pub is_pending: bool,
     /// What deciding took, when there were frames among them that had to be decided by tables.
     pub tables_ns: u64,
 }
@@ -152,15 +154,16 @@ impl<D: Decide> BatchRunner<D> {
         let tables_ns = self.tables_ns(decided_from_ns);
         self.forward(Some(port));
         guest_tx::complete(active, queue, &self.batch);
-        let more = taken.unwrap_or_else(|error| {
+        let end = taken.unwrap_or_else(|error| {
             self.stop_ring(queue, &mut slot, error);
-            false
+            BurstEnd::Empty
         });
         let bytes = queue.counters.bytes.get().wrapping_sub(bytes_before);
         let served = Served {
             frames: self.batch.frames.len() as u32,
             bytes: bytes.max(PIECE_BYTES * self.batch.arena.len() as u64),
-            more,
+            more: !matches!(end, BurstEnd::Empty | BurstEnd::Pending),
+            is_pending: end == BurstEnd::Pending,
             tables_ns,
         };
         self.batch.clear();
@@ -218,6 +221,7 @@ impl<D: Decide> BatchRunner<D> {
             frames: self.batch.frames.len() as u32,
             bytes: bytes as u64,
             more,
+            is_pending: false,
             tables_ns,
         };
         port.from_host.frames.add(served.frames.into());

@@ -324,6 +324,7 @@ impl ChainSet {
                     end = 0;
                 }
                 BurstEnd::ArenaFull => return Err(DropReason::RxBufferTooSmall.into()),
+                BurstEnd::Pending => return Err(DropReason::RxRingNotReady.into()),
                 BurstEnd::Limit | BurstEnd::Empty => return Err(DropReason::RxRingFull.into()),
             }
         }

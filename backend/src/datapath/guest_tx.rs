@@ -14,14 +14,14 @@ use crate::ring::{BurstEnd, BurstLimit, Chain, RingError, SegmentArena};
 use switch_core::{Decide, DropReason, PortId, Verdict};
 
 /// Takes what waits, up to a batch, which ends at the latest behind the frame that passes `limit_bytes`; `pipeline` decides on each
-/// frame by its private header. Whether the batch ended at a bound, so that more may wait. Frames before a broken chain are in
+/// frame by its private header. Why the batch ended. Frames before a broken chain are in
 /// the batch also when the chain's error is returned.
 pub fn take_batch(
     active: &mut ActiveRing,
     batch: &mut Batch,
     limit_bytes: u32,
     (port, pipeline): (PortId, &mut impl Decide),
-) -> Result<bool, RingError> {
+) -> Result<BurstEnd, RingError> {
     batch.clear();
     let limit = BurstLimit {
         chains: BATCH_FRAMES,
@@ -49,7 +49,7 @@ pub fn take_batch(
             frame.verdict = pipeline.decide(port, &frame.info(header));
         }
     }
-    taken.map(|end| end != BurstEnd::Empty)
+    taken
 }
 
 // A bit for each frame.

@@ -271,6 +271,7 @@ mod tests {
                     frames: frames as u32,
                     bytes: frames * source.frame_bytes,
                     more: true,
+                    is_pending: false,
                     tables_ns: 0,
                 })
             });
@@ -326,6 +327,7 @@ mod tests {
                     frames: offered,
                     bytes: u64::from(offered) * 64,
                     more: offered > 0,
+                    is_pending: false,
                     tables_ns,
                 })
             });
@@ -377,6 +379,7 @@ mod tests {
                     frames: 64,
                     bytes: if token == 0 { 0 } else { 64 * 1514 },
                     more: true,
+                    is_pending: false,
                     tables_ns: 0,
                 })
             });
@@ -398,6 +401,7 @@ mod tests {
                     frames: 1,
                     bytes,
                     more: true,
+                    is_pending: false,
                     tables_ns: 0,
                 })
             });
@@ -421,6 +425,7 @@ mod tests {
                     frames: 5,
                     bytes: 300,
                     more: token == 0,
+                    is_pending: false,
                     tables_ns: 0,
                 })
             });
@@ -436,6 +441,7 @@ mod tests {
                 frames: 64,
                 bytes: 97_000,
                 more: true,
+                is_pending: false,
                 tables_ns: 0,
             })
         };

@@ -105,6 +105,34 @@ impl VhostPort {
         self.change_running(|active| active.ring.replace_memory(memory))
     }
 
+    /// Has every running ring look its addresses up anew: once this returns, nothing of an earlier translation is used, but by the
+    /// rings it names, which have lost a part of themselves and are to be stopped.
+    pub fn forget_translations(&self) -> Vec<QueueIndex> {
+        let mut lost = Vec::new();
+        for queue in &self.queues.queues {
+            let forget = |active: &mut ActiveRing| active.ring.forget_translations();
+            if queue.control(|slot| slot.as_mut().map(forget)) == Some(false) {
+                lost.push(queue.index);
+            }
+        }
+        lost
+    }
+
+    /// Has rings that left chains where they were, because something was not available, looked at again.
+    pub fn look_again(&self) {
+        for queue in &self.queues.queues {
+            let waits = |active: &mut ActiveRing| active.ring.take_waits();
+            if queue.control(|slot| slot.as_mut().is_some_and(waits)) {
+                self.watch(queue);
+            }
+        }
+    }
+
+    /// Asks for what the chains in a ring refer to, before they are needed.
+    pub fn ask_ahead(&self, index: QueueIndex) {
+        self.change(index, |active| active.ring.ask_ahead());
+    }
+
     /// Another call eventfd, signalled once.
     pub fn set_call(&self, index: QueueIndex, call: Option<Arc<EventSink>>) {
         self.change(index, |active| active.ring.set_call(call));

@@ -343,7 +343,7 @@ impl<D: Decide> Worker<D> {
             };
             if served.frames > 0 {
                 watched.last_frame_ns = 0;
-            } else if matches!(watched.source, Source::Tap(_)) {
+            } else if served.is_pending || matches!(watched.source, Source::Tap(_)) {
                 watched.polled = false;
                 counts.0 -= 1;
                 return None;

@@ -4,17 +4,21 @@
 //! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
 //! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
 
+use super::backend_channel::{BackendChannel, HandedChannel};
+use super::descriptors::BackendSocket;
 use super::state::DeviceState;
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{
-    DirtyLog, EventSink, EventSource, GuestMemory, LogCounts, LogError, LogLayout, MemoryError,
-    RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, is_packed,
+    DirtyLog, EventSink, EventSource, GuestMemory, Iotlb, LogCounts, LogError, LogLayout,
+    MemoryError, RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, Translation,
+    is_packed,
 };
+use rustix::event::epoll;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,6 +43,31 @@ pub enum AttachError {
     /// A ring or a region needs memory that the front-end has not shared.
     #[error("no guest memory is shared")]
     NoMemory,
+    /// An I/O address stands for what is not shared.
+    #[error(
+        "the front-end's address {user_addr:#x} ({size_bytes:#x} bytes) is not inside one memory region"
+    )]
+    NotShared {
+        /// Where it says it is.
+        user_addr: u64,
+        /// How much.
+        size_bytes: u64,
+    },
+    /// The channel cannot be served.
+    #[error("the socket cannot be watched: {0}")]
+    Channel(io::Error),
+}
+
+impl AttachError {
+    /// Whether it is no fault, but something that was asked for and is not there yet.
+    pub fn is_pending(&self) -> bool {
+        matches!(self, Self::Ring(RingError::Pending { .. }))
+    }
+
+    /// Whether the guest's IOMMU forbids it: asking again would only be answered the same.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Ring(RingError::Refused { .. }))
+    }
 }
 
 /// What a ring needs to start, as the front-end said it.
@@ -106,6 +135,23 @@ pub trait Attachment: Send {
     fn disable_ring(&mut self, queue: QueueIndex);
     /// Features acked again while rings are live. They change how rings are read; one whose parts no longer fit is stopped.
     fn set_features(&mut self, features: u64) -> Vec<LostRing>;
+    /// From now on the addresses of rings and buffers are I/O addresses, or are not.
+    fn translate(&mut self, on: bool) -> Vec<LostRing>;
+    /// Where to ask what they stand for, instead of another place.
+    fn set_backend_channel(&mut self, socket: BackendSocket) -> Result<(), AttachError>;
+    /// Takes in what some stand for. When this returns nothing that contradicts it is used, but by the rings it names, which have to be
+    /// stopped.
+    fn map_io(&mut self, translation: Translation) -> Result<Vec<QueueIndex>, AttachError>;
+    /// Forgets what those from `first` to `last` stand for. When this returns none of that is used, but by the rings it names.
+    fn unmap_io(&mut self, first: u64, last: u64) -> Vec<QueueIndex>;
+    /// Becomes readable when [`Self::exchange`] is to be called.
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// Asks and hears what there is to be asked and heard; whether rings that could not start should try again.
+    fn exchange(&mut self) -> bool {
+        false
+    }
     /// Sends a frame as if the guest had.
     fn inject(&mut self, frame: &[u8]);
     /// The session is over and every ring was stopped: closes its descriptors and unmaps its memory.
@@ -125,6 +171,11 @@ pub struct HandedAttachment {
     log: Option<Slot>,
     events: Vec<HandedEvents>,
     records: Option<Slot>,
+    /// Addresses are I/O addresses, which stand for these.
+    #[serde(default)]
+    translations: Option<Vec<Translation>>,
+    #[serde(default)]
+    channel: Option<HandedChannel>,
 }
 
 impl HandedAttachment {
@@ -165,23 +216,40 @@ pub struct DatapathAttachment {
     log: Option<Arc<DirtyLog>>,
     events: BTreeMap<QueueIndex, RingEvents>,
     records: Option<RecordFile>,
+    iotlb: Arc<Iotlb>,
+    is_translating: bool,
+    channel: Option<BackendChannel>,
+    /// Watches the channel, and whether there is something to be asked.
+    ready: OwnedFd,
 }
 
 impl DatapathAttachment {
     /// Nothing attached yet. `records` is where packed rings keep their positions, if the port offers any.
-    pub fn new(port: Arc<VhostPort>, records: Option<RecordFile>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(port: Arc<VhostPort>, records: Option<RecordFile>) -> io::Result<Self> {
+        let iotlb = Arc::new(Iotlb::new()?);
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let event = epoll::EventData::new_u64(0);
+        epoll::add(&ready, iotlb.bell(), event, epoll::EventFlags::IN)?;
+        Ok(Self {
             port,
             memory: None,
             log: None,
             events: BTreeMap::new(),
             records,
-        }
+            iotlb,
+            is_translating: false,
+            channel: None,
+            ready,
+        })
     }
 
     /// Moves the running rings into `memory`, with the log that there is.
     fn install(&mut self, memory: &GuestMemory) -> Vec<LostRing> {
-        let memory = memory.with_log(self.log.clone());
+        let iotlb = self.is_translating.then(|| Arc::clone(&self.iotlb));
+        let memory = memory.with_log(self.log.clone()).with_iotlb(iotlb);
         let lost = self.port.replace_memory(&memory);
         self.memory = Some(memory);
         lost_rings(lost)
@@ -205,6 +273,17 @@ impl DatapathAttachment {
         device: &DeviceState,
         descriptors: &mut Incoming,
     ) -> io::Result<()> {
+        if let Some(translations) = handed.translations {
+            self.is_translating = true;
+            for translation in translations {
+                self.iotlb.insert(translation);
+            }
+        }
+        if let Some(channel) = handed.channel {
+            let channel = BackendChannel::adopt(channel, descriptors)?;
+            watch(&self.ready, &channel, true)?;
+            self.channel = Some(channel);
+        }
         let regions = handed.memory.into_iter();
         let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
         let regions = regions.collect::<io::Result<Vec<_>>>()?;
@@ -234,6 +313,46 @@ impl DatapathAttachment {
         Ok(())
     }
 
+    /// Rings that waited look again, whatever it was that came.
+    fn translations_changed(&mut self, some_went: bool) -> Vec<QueueIndex> {
+        let lost = if some_went {
+            self.port.forget_translations()
+        } else {
+            Vec::new()
+        };
+        self.port.look_again();
+        lost
+    }
+
+    fn drop_channel(&mut self) {
+        let channel = self.channel.take();
+        if let Some((socket, _)) = channel.as_ref().and_then(BackendChannel::watched)
+            && let Err(error) = epoll::delete(&self.ready, socket)
+        {
+            log::error!("a front-end's channel cannot be unwatched: {error}");
+        }
+    }
+
+    /// Serves the channel, if there is one; whether answers came.
+    fn talk(&mut self) -> bool {
+        let Some(channel) = &mut self.channel else {
+            // Asked when there is somebody to ask: until then the bell is not to ring on.
+            self.iotlb.silence();
+            return false;
+        };
+        let heard = channel.hear(&self.iotlb);
+        let asked = heard.and_then(|heard| channel.ask(&self.iotlb).map(|()| heard > 0));
+        let watched = asked.and_then(|heard| {
+            watch(&self.ready, channel, false)?;
+            Ok(heard)
+        });
+        watched.unwrap_or_else(|end| {
+            log::debug!("{end}");
+            self.drop_channel();
+            false
+        })
+    }
+
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
@@ -241,6 +360,22 @@ impl DatapathAttachment {
 
 /// One of `set_kick`, `set_call` and `set_error`.
 type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
+
+/// Waits for answers always, and for room only while questions wait for it.
+fn watch(ready: &OwnedFd, channel: &BackendChannel, is_new: bool) -> io::Result<()> {
+    let Some((socket, has_unsent)) = channel.watched() else {
+        return Ok(());
+    };
+    let mut flags = epoll::EventFlags::IN;
+    flags.set(epoll::EventFlags::OUT, has_unsent);
+    let event = epoll::EventData::new_u64(1);
+    if is_new {
+        epoll::add(ready, socket, event, flags)?;
+    } else {
+        epoll::modify(ready, socket, event, flags)?;
+    }
+    Ok(())
+}
 
 fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
     lost.into_iter()
@@ -363,10 +498,15 @@ impl Attachment for DatapathAttachment {
             call: events.call.clone(),
             error: events.error.clone(),
         };
-        Ok(self.port.start_ring(queue, &memory, config)?)
+        self.port.start_ring(queue, &memory, config)?;
+        if self.is_translating {
+            self.port.ask_ahead(queue);
+        }
+        Ok(())
     }
 
     fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32> {
+        self.iotlb.forget_refusals();
         self.port.stop_ring(queue)
     }
 
@@ -386,6 +526,63 @@ impl Attachment for DatapathAttachment {
         lost_rings(self.port.set_features(features))
     }
 
+    fn translate(&mut self, on: bool) -> Vec<LostRing> {
+        self.is_translating = on;
+        match self.memory.clone() {
+            Some(memory) => self.install(&memory),
+            None => Vec::new(),
+        }
+    }
+
+    fn set_backend_channel(&mut self, socket: BackendSocket) -> Result<(), AttachError> {
+        let channel = BackendChannel::new(socket);
+        // The one before is let go of first: what watches it would not notice, as it is closed elsewhere.
+        self.drop_channel();
+        watch(&self.ready, &channel, true).map_err(AttachError::Channel)?;
+        self.channel = Some(channel);
+        // Whoever was asked before will not answer any more.
+        self.iotlb.ask_anew();
+        self.port.look_again();
+        Ok(())
+    }
+
+    fn map_io(&mut self, translation: Translation) -> Result<Vec<QueueIndex>, AttachError> {
+        let Translation {
+            user_addr,
+            size_bytes,
+            ..
+        } = translation;
+        let shared = self.memory.as_ref();
+        if !shared.is_some_and(|memory| memory.shares(user_addr, size_bytes)) {
+            return Err(AttachError::NotShared {
+                user_addr,
+                size_bytes,
+            });
+        }
+        let some_went = self.iotlb.insert(translation);
+        Ok(self.translations_changed(some_went))
+    }
+
+    fn unmap_io(&mut self, first: u64, last: u64) -> Vec<QueueIndex> {
+        if self.iotlb.remove(first, last) {
+            self.translations_changed(true)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    fn exchange(&mut self) -> bool {
+        let heard = self.talk();
+        if heard {
+            self.port.look_again();
+        }
+        heard
+    }
+
     fn inject(&mut self, frame: &[u8]) {
         self.port.inject(frame);
     }
@@ -394,6 +591,9 @@ impl Attachment for DatapathAttachment {
         self.events.clear();
         self.memory = None;
         self.log = None;
+        self.drop_channel();
+        self.is_translating = false;
+        self.iotlb.clear();
     }
 
     fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
@@ -416,11 +616,15 @@ impl Attachment for DatapathAttachment {
             })
         });
         let events = events.collect::<io::Result<_>>()?;
+        let channel = self.channel.as_ref();
+        let channel = channel.map(|channel| channel.hand_over(descriptors));
         Ok(HandedAttachment {
             memory,
             log,
             events,
             records,
+            translations: self.is_translating.then(|| self.iotlb.all()),
+            channel: channel.transpose()?.flatten(),
         })
     }
 

@@ -4,10 +4,12 @@
 //! can closing them (FUSE again, a socket that lingers). The device thread serves every port, so it keeps only the two
 //! kinds that vhost-user needs and that never block: eventfds, and files in memory (memfd, tmpfs, hugetlbfs). Both are
 //! told apart without touching the file itself. Anything else is closed on a thread of its own, and an inert descriptor takes
-//! its place, so that counts stay right and the request that carried it is refused in its own words.
+//! its place, so that counts stay right and the request that carried it is refused in its own words. One request carries a socket
+//! ([`BackendSocket`]), which is kept until that request is known, used without ever waiting, and closed elsewhere as well.
 
 use rustix::event::epoll;
-use std::os::fd::{AsRawFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
@@ -16,9 +18,52 @@ const MAX_WAITING: usize = 1024;
 
 /// The descriptor itself if it is of a kind that never blocks, otherwise an inert one.
 pub fn admit(descriptor: OwnedFd) -> OwnedFd {
-    if is_eventfd(&descriptor) || is_memory(&descriptor) {
+    if is_eventfd(&descriptor) || is_memory(&descriptor) || is_local_stream(&descriptor) {
         return descriptor;
     }
+    replace(descriptor)
+}
+
+/// The same for one that belongs to a request which carries no socket.
+pub fn admit_without_socket(descriptor: OwnedFd) -> OwnedFd {
+    if is_local_stream(&descriptor) {
+        replace(descriptor)
+    } else {
+        descriptor
+    }
+}
+
+/// Closes what may be a socket.
+pub fn discard(descriptor: OwnedFd) {
+    drop(BackendSocket::new(descriptor));
+}
+
+/// A socket for requests of the back-end, as a front-end passed it. What it holds unread may be of the kinds that block when they are
+/// closed, so it is closed elsewhere.
+#[derive(Debug)]
+pub struct BackendSocket(Option<OwnedFd>);
+
+impl BackendSocket {
+    /// Takes over a descriptor that was admitted.
+    pub fn new(descriptor: OwnedFd) -> Self {
+        Self(Some(descriptor))
+    }
+
+    /// The descriptor, which is there until this is dropped.
+    pub fn get(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for BackendSocket {
+    fn drop(&mut self) {
+        if let Some(descriptor) = self.0.take() {
+            close_elsewhere(descriptor);
+        }
+    }
+}
+
+fn replace(descriptor: OwnedFd) -> OwnedFd {
     match epoll::create(epoll::CreateFlags::CLOEXEC) {
         Ok(inert) => {
             close_elsewhere(descriptor);
@@ -33,6 +78,12 @@ fn is_eventfd(descriptor: &OwnedFd) -> bool {
     let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
     rustix::fs::readlink(link, Vec::new())
         .is_ok_and(|kind| kind.as_bytes() == b"anon_inode:[eventfd]")
+}
+
+/// Asking a file that is no socket does not reach a file system.
+fn is_local_stream(descriptor: &OwnedFd) -> bool {
+    sockopt::socket_domain(descriptor) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(descriptor) == Ok(SocketType::STREAM)
 }
 
 /// Only files in memory have seals (fcntl(2): F_GET_SEALS), and asking for them does not reach a file system.

@@ -16,6 +16,8 @@ pub const MAX_MEMORY_SLOTS: usize = 509;
 
 /// VHOST_F_LOG_ALL: the front-end wants written pages marked in the migration log (vhost-user: Migration).
 pub const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
+/// VIRTIO_F_ACCESS_PLATFORM: the device's addresses are those that the platform gives it, by way of an IOMMU perhaps.
+pub const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
 /// VHOST_USER_F_PROTOCOL_FEATURES: without it, rings start enabled (vhost-user: Ring states).
 pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -31,7 +33,7 @@ pub const RING_PACKED: u64 = 1 << VIRTIO_F_RING_PACKED;
 /// * ANY_LAYOUT: legacy guests may then share one descriptor between header and data; modern ones always may.
 ///
 /// RING_PACKED is offered where it is wanted and the rings' positions can be kept. LOG_ALL goes to the front-end alone: with LOG_SHMFD it
-/// lets the VM migrate. Not offered: ACCESS_PLATFORM (not implemented); RING_RESET (QEMU does not forward a ring's reset, so freed
+/// lets the VM migrate. Not offered: RING_RESET (QEMU does not forward a ring's reset, so freed
 /// rings would be used); HASH_REPORT, NOTIFICATION_DATA, NOTIFY_ON_EMPTY.
 const OFFERED_BITS: &[u32] = &[
     VIRTIO_NET_F_CSUM,
@@ -52,6 +54,7 @@ const OFFERED_BITS: &[u32] = &[
     VIRTIO_RING_F_INDIRECT_DESC,
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_F_VERSION_1,
+    VIRTIO_F_ACCESS_PLATFORM,
     VIRTIO_F_IN_ORDER,
 ];
 
@@ -97,6 +100,7 @@ impl Offer {
             | VhostUserProtocolFeatures::RARP
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MTU
+            | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         Self {
@@ -212,7 +216,6 @@ mod tests {
         let offer = Offer::new(4, &PackedOffer::Withheld(String::new()));
         for bit in [
             VIRTIO_F_RING_PACKED,
-            VIRTIO_F_ACCESS_PLATFORM,
             VIRTIO_F_RING_RESET,
             VIRTIO_NET_F_HASH_REPORT,
             VIRTIO_F_NOTIFICATION_DATA,
@@ -228,6 +231,7 @@ mod tests {
                 "RARP",
                 "REPLY_ACK",
                 "NET_MTU",
+                "BACKEND_REQ",
                 "RESET_DEVICE",
                 "CONFIGURE_MEM_SLOTS"
             ]

@@ -7,7 +7,8 @@
 //! All numbers are in the host's byte order (vhost-user: Message specification). The request numbers are `vhost`'s; its header type
 //! is private, so the header is decoded here.
 
-use crate::ring::{LogLayout, RegionLayout};
+use super::descriptors::BackendSocket;
+use crate::ring::{LogLayout, RegionLayout, Translation};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::{
@@ -29,6 +30,9 @@ const FLAG_NEED_REPLY: u32 = 0x8;
 const VRING_NOFD: u64 = 0x100;
 const VRING_INDEX_MASK: u64 = 0xff;
 const REGION_BYTES: usize = 32;
+/// vhost_iotlb_msg.type of what a front-end says.
+const IOTLB_UPDATE: u8 = 2;
+const IOTLB_INVALIDATE: u8 = 3;
 
 /// A request number, printed by its name in the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +173,22 @@ pub struct VringAddresses {
     pub log: u64,
 }
 
+/// A change of what I/O addresses stand for (vhost-user: IOTLB message).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IotlbChange {
+    /// They stand for this.
+    Update(Translation),
+    /// They stand for nothing any more.
+    Invalidate {
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// Of another type, or empty, or past the last address.
+    Impossible,
+}
+
 /// What a front-end asks for, with the descriptors it handed over.
 #[derive(Debug)]
 pub enum Request {
@@ -236,6 +256,10 @@ pub enum Request {
     RemMemReg(RegionLayout),
     /// Back to the initial state, session kept.
     ResetDevice,
+    /// Where to ask what only the front-end knows.
+    SetBackendReqFd(BackendSocket),
+    /// What I/O addresses stand for.
+    Iotlb(IotlbChange),
     /// Anything this port did not offer.
     Unsupported,
 }
@@ -305,6 +329,8 @@ impl Message {
             // Some front-ends attach the region's file, which is closed (vhost-user: VHOST_USER_REM_MEM_REG).
             R::REM_MEM_REG => Request::RemMemReg(self.single_region()?),
             R::SET_LOG_BASE => self.log()?,
+            R::SET_BACKEND_REQ_FD => self.backend_socket()?,
+            R::IOTLB_MSG => self.iotlb()?,
             _ => Request::Unsupported,
         })
     }
@@ -346,6 +372,50 @@ impl Message {
             (value & VRING_INDEX_MASK) as u32,
             self.descriptors.into_iter().next(),
         ))
+    }
+
+    /// The descriptor is taken over first: whatever becomes of the message, it must not be closed here.
+    fn backend_socket(mut self) -> Result<Request, Malformed> {
+        let mut sockets: Vec<_> = std::mem::take(&mut self.descriptors)
+            .into_iter()
+            .map(BackendSocket::new)
+            .collect();
+        let [] = self.words()?;
+        match (sockets.pop(), sockets.len()) {
+            (Some(socket), 0) => Ok(Request::SetBackendReqFd(socket)),
+            (socket, others) => Err(Malformed::Descriptors {
+                request: self.header.request,
+                descriptors: others + usize::from(socket.is_some()),
+            }),
+        }
+    }
+
+    /// vhost-user: IOTLB message. Addresses, then permission and type in a byte each, and padding.
+    fn iotlb(&self) -> Result<Request, Malformed> {
+        self.expect_descriptors(0)?;
+        let [iova, size_bytes, user_addr, last_word] = self.words()?;
+        let [permission, kind, ..] = last_word.to_ne_bytes();
+        let change = match kind {
+            IOTLB_UPDATE => Translation {
+                iova,
+                size_bytes,
+                user_addr,
+                readable: permission & 1 != 0,
+                writable: permission & 2 != 0,
+            }
+            .checked()
+            .map_or(IotlbChange::Impossible, IotlbChange::Update),
+            // QEMU says "everything" with a size of 2^64, which is 0 here.
+            IOTLB_INVALIDATE => IotlbChange::Invalidate {
+                first: iova,
+                last: match size_bytes {
+                    0 => u64::MAX,
+                    size => iova.saturating_add(size - 1),
+                },
+            },
+            _ => IotlbChange::Impossible,
+        };
+        Ok(Request::Iotlb(change))
     }
 
     /// vhost-user: Log description.

@@ -10,12 +10,14 @@
 //! * [`message`]: a message to a typed request.
 //! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and `rarp`.
 //! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
+//! * [`backend_channel`]: what front-ends are asked;
 //! * [`status`]: all of it in words, for `port show`.
 //!
 //! Protocol code never touches a frame; data-path code never touches a socket.
 
 pub mod attach;
-mod descriptors;
+pub mod backend_channel;
+pub mod descriptors;
 pub mod features;
 mod listener;
 pub mod message;

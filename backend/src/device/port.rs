@@ -53,11 +53,12 @@ enum Token {
     Listener,
     Session,
     Timer,
+    Attachment,
 }
 
 impl Token {
     fn of(events: &Events) -> Option<Self> {
-        [Self::Listener, Self::Session, Self::Timer]
+        [Self::Listener, Self::Session, Self::Timer, Self::Attachment]
             .into_iter()
             .find(|token| *token as u32 == events.data())
     }
@@ -403,10 +404,30 @@ impl Port {
         }
     }
 
+    /// What the attachment talks about with the front-end goes on; rings may start by it.
+    fn attachment_ready(&mut self) {
+        self.device.attachment_ready(self.attachment.as_mut());
+        self.tell_change("its rings wait for the front-end");
+    }
+
     // The event loop.
 
     fn watch_endpoint(&mut self, ops: &mut EventOps) {
         let timer = Token::Timer.watch(&self.timer, EventSet::IN);
+        let ready = self.attachment.readiness().map(|ready| {
+            let token = Token::Attachment as u32;
+            ops.add(Events::with_data_raw(
+                ready.as_raw_fd(),
+                token,
+                EventSet::IN,
+            ))
+        });
+        if let Some(Err(error)) = ready {
+            log::error!(
+                "{}: the IOMMU's channel cannot be watched: {error:?}",
+                self.name
+            );
+        }
         let watched = match &self.endpoint {
             Endpoint::Server(listener) => ops
                 .add(timer)
@@ -508,6 +529,7 @@ impl MutEventSubscriber for Port {
             Some(Token::Listener) => self.accept(ops),
             Some(Token::Session) => self.serve(ops),
             Some(Token::Timer) => self.timer_expired(ops),
+            Some(Token::Attachment) => self.attachment_ready(),
             None => {}
         }
     }

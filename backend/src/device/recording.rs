@@ -4,8 +4,11 @@
 //! the real one refuses, and panics where the state machine asks for what it must not.
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
+use super::descriptors::BackendSocket;
 use crate::datapath::QueueIndex;
-use crate::ring::{LogCounts, LogError, LogLayout, RegionLayout, is_packed};
+use crate::ring::{
+    LogCounts, LogError, LogLayout, RegionLayout, RingError, Translation, is_packed,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,6 +31,10 @@ pub enum Effect {
     Enable(QueueIndex),
     Disable(QueueIndex),
     SetFeatures(u64),
+    Translate(bool),
+    SetBackendChannel,
+    MapIo(Translation),
+    UnmapIo(u64, u64),
     Inject(Vec<u8>),
     ForgetSession,
 }
@@ -49,6 +56,10 @@ pub struct Recording {
     /// Rings that will not survive the next change of memory or features.
     pub lose_at_next_change: Vec<QueueIndex>,
     pub refuse_next_map: bool,
+    /// Rings are at I/O addresses, and start when all of these are known.
+    pub translating: bool,
+    /// Translations in hand.
+    pub translations: Vec<Translation>,
 }
 
 /// An [`Attachment`] that writes down what it is asked for, and checks that it is asked only for what is allowed.
@@ -238,10 +249,14 @@ impl Attachment for RecordingAttachment {
             "a ring starts only with a valid size"
         );
         let table = start.addresses.descriptor_table;
+        let known = |entry: &Translation| table.wrapping_sub(entry.iova) < entry.size_bytes;
+        if recording.translating && !recording.translations.iter().any(known) {
+            return Err(RingError::Pending { addr: table }.into());
+        }
         let fits = |region: &RegionLayout| {
             table >= region.user_addr && table - region.user_addr < region.size_bytes
         };
-        if !recording.memory.iter().any(fits) {
+        if !recording.translating && !recording.memory.iter().any(fits) {
             return Err(AttachError::NoMemory);
         }
         recording.note(Effect::Start(queue, *start));
@@ -279,6 +294,49 @@ impl Attachment for RecordingAttachment {
         recording.lose_rings()
     }
 
+    fn translate(&mut self, on: bool) -> Vec<LostRing> {
+        let mut recording = self.recording();
+        assert_ne!(recording.translating, on, "only a change is told");
+        recording.translating = on;
+        recording.note(Effect::Translate(on));
+        recording.lose_rings()
+    }
+
+    fn set_backend_channel(&mut self, _socket: BackendSocket) -> Result<(), AttachError> {
+        self.recording().note(Effect::SetBackendChannel);
+        Ok(())
+    }
+
+    fn map_io(&mut self, translation: Translation) -> Result<Vec<QueueIndex>, AttachError> {
+        let mut recording = self.recording();
+        if translation.user_addr == 0 {
+            return Err(AttachError::NoMemory);
+        }
+        recording.note(Effect::MapIo(translation));
+        recording.translations.push(translation);
+        Ok(Vec::new())
+    }
+
+    fn unmap_io(&mut self, first: u64, last: u64) -> Vec<QueueIndex> {
+        let mut recording = self.recording();
+        recording.note(Effect::UnmapIo(first, last));
+        let within = |entry: &Translation| entry.iova >= first && entry.iova <= last;
+        let (gone, left) = std::mem::take(&mut recording.translations)
+            .into_iter()
+            .partition::<Vec<_>, _>(within);
+        recording.translations = left;
+        let lost = |start: &RingStart| {
+            let table = start.addresses.descriptor_table;
+            gone.iter()
+                .any(|entry| table.wrapping_sub(entry.iova) < entry.size_bytes)
+        };
+        let running = recording.running.iter();
+        let lost = running
+            .filter(|(_, start)| lost(start))
+            .map(|(queue, _)| *queue);
+        lost.collect()
+    }
+
     fn inject(&mut self, frame: &[u8]) {
         self.recording().note(Effect::Inject(frame.to_vec()));
     }
@@ -291,6 +349,8 @@ impl Attachment for RecordingAttachment {
         );
         recording.memory.clear();
         recording.log = None;
+        recording.translating = false;
+        recording.translations.clear();
         recording.descriptors.clear();
         recording.note(Effect::ForgetSession);
     }

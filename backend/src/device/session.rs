@@ -4,7 +4,7 @@
 //! came with, because no read reaches past the message in hand; a front-end that does not read its replies costs at most
 //! [`MAX_UNSENT_BYTES`]; whatever ends the session closes every descriptor that it brought.
 
-use super::descriptors::admit;
+use super::descriptors::{admit, admit_without_socket, discard};
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use vhost::vhost_user::message::FrontendReq;
 
 /// Replies kept for a front-end that is slow to read them.
 pub const MAX_UNSENT_BYTES: usize = 64 * 1024;
@@ -131,11 +132,21 @@ impl MessageReader {
         let body = rest.get(..header.body_bytes).unwrap_or_default().to_vec();
         self.filled = 0;
         self.header = None;
+        let mut descriptors = std::mem::take(&mut self.descriptors);
+        if header.request.0 != FrontendReq::SET_BACKEND_REQ_FD as u32 {
+            descriptors = descriptors.into_iter().map(admit_without_socket).collect();
+        }
         Ok(Some(Message {
             header,
             body,
-            descriptors: std::mem::take(&mut self.descriptors),
+            descriptors,
         }))
+    }
+}
+
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        self.descriptors.drain(..).for_each(discard);
     }
 }
 
@@ -204,10 +215,8 @@ impl Session {
     pub fn adopt(handed: HandedStream, descriptors: &mut Incoming) -> io::Result<Self> {
         let came = handed.descriptors.into_iter();
         let came = came.map(|slot| descriptors.take(slot));
-        let mut reader = MessageReader {
-            descriptors: came.collect::<io::Result<_>>()?,
-            ..MessageReader::default()
-        };
+        let mut reader = MessageReader::default();
+        reader.descriptors = came.collect::<io::Result<_>>()?;
         reader.restore(&handed.received).map_err(io::Error::other)?;
         Ok(Self {
             stream: descriptors.take(handed.stream)?,

@@ -10,8 +10,10 @@
 //! * QEMU calls `abort()` when a SET_FEATURES with LOG_ALL is refused, so it is not, once it was offered.
 //! * GET_QUEUE_NUM is pairs to QEMU and rings to Cloud Hypervisor: see [`FrontEnd`].
 //! * Memory, descriptors and protocol features outlive RESET_DEVICE and GET_VRING_BASE: QEMU does not send them again.
+//! * `iommu`: rings and buffers may be at addresses that only the front-end knows the meaning of.
 //! * `migration`: with LOG_ALL acked and no log mapped, rings are held back.
 
+mod iommu;
 mod migration;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
@@ -113,6 +115,10 @@ pub enum Refusal {
     LogWithoutFile,
     #[error("{0}; rings wait until there is a log, or LOG_ALL is taken back")]
     Log(AttachError),
+    #[error("the front-end's channel for requests of the back-end cannot be used: {0}")]
+    BackendChannel(AttachError),
+    #[error("an IOTLB message that cannot be, or without ACCESS_PLATFORM and BACKEND_REQ")]
+    Iotlb,
     #[error("this request was not offered")]
     Unsupported,
 }
@@ -326,7 +332,9 @@ impl DeviceState {
             }
             Request::ResetOwner => Ok(self.reset_owner(attachment)),
             Request::GetProtocolFeatures => value(self.offer.protocol),
-            Request::SetProtocolFeatures(features) => self.set_protocol_features(features),
+            Request::SetProtocolFeatures(features) => {
+                self.set_protocol_features(features, attachment)
+            }
             Request::GetQueueNum => value(self.queue_num()),
             Request::SetMemTable(regions) => self.set_memory(regions, attachment),
             Request::GetMaxMemSlots => value(self.offer.memory_slots),
@@ -356,6 +364,8 @@ impl DeviceState {
             Request::NetSetMtu(mtu) => self.set_mtu(mtu),
             Request::ResetDevice => Ok(self.reset_device(attachment)),
             Request::SetLogBase(layout, file) => self.set_log(layout, file, attachment),
+            Request::SetBackendReqFd(socket) => self.set_backend_channel(socket, attachment),
+            Request::Iotlb(change) => Ok(self.change_iotlb(change, attachment)),
             Request::Unsupported => Err(Refusal::Unsupported),
         }
     }
@@ -368,8 +378,9 @@ impl DeviceState {
             virtio_names,
             Refusal::Features,
         )?;
-        let logged = self.wants_log();
+        let (logged, translating) = (self.wants_log(), self.is_translating());
         self.session.features = Some(features);
+        self.translate_after(translating, attachment);
         self.log_after_features(logged, attachment);
         let lost = if self.any_ring_runs() {
             attachment.set_features(features)
@@ -379,13 +390,15 @@ impl DeviceState {
         self.settle(lost, attachment)
     }
 
-    fn set_protocol_features(&mut self, features: u64) -> Handled {
+    fn set_protocol_features(&mut self, features: u64, attachment: &mut dyn Attachment) -> Handled {
         refuse_bits(
             features & !self.offer.protocol,
             protocol_names,
             Refusal::ProtocolFeatures,
         )?;
+        let translating = self.is_translating();
         self.session.protocol_features = features;
+        self.translate_after(translating, attachment);
         self.session.front_end = FrontEnd::guess(features);
         Ok(Outcome::Done)
     }
@@ -691,6 +704,12 @@ impl DeviceState {
         };
         if let Err(error) = attachment.start_ring(queue, &start) {
             ring.fault = Some(error.to_string());
+            if error.is_pending() {
+                return Ok(Outcome::Done);
+            }
+            if error.is_refused() {
+                ring.phase = RingPhase::Faulted;
+            }
             return Err(ring_refusal(queue, error));
         }
         ring.phase = RingPhase::Running;
@@ -707,11 +726,7 @@ impl DeviceState {
 
     /// After a piece that all rings share. A ring that still does not start says so in its own state.
     fn start_waiting_rings(&mut self, attachment: &mut dyn Attachment) {
-        for queue in self.queues() {
-            if let Err(refusal) = self.try_start(queue, attachment) {
-                self.session.last_refusal = Some(refusal.to_string());
-            }
-        }
+        self.resume_rings(|_| true, attachment);
     }
 
     /// Takes the ring back. It starts again with a new kick.
@@ -726,9 +741,13 @@ impl DeviceState {
         ring.fault = None;
     }
 
-    /// Takes running rings back; they wait to be started where they are.
-    pub fn suspend_rings(&mut self, attachment: &mut dyn Attachment) {
-        for queue in self.queues() {
+    /// Takes running rings back that are `wanted`; they wait to be started where they are.
+    pub fn suspend_rings(
+        &mut self,
+        wanted: impl Fn(QueueIndex) -> bool,
+        attachment: &mut dyn Attachment,
+    ) {
+        for queue in self.queues().filter(|queue| wanted(*queue)) {
             let runs = |ring: &RingState| ring.phase == RingPhase::Running;
             if self.ring(queue).is_some_and(runs) {
                 self.stop(queue, attachment);
@@ -739,9 +758,17 @@ impl DeviceState {
         }
     }
 
-    /// Starts the rings that wait and have all they need.
-    pub fn resume_rings(&mut self, attachment: &mut dyn Attachment) {
-        self.start_waiting_rings(attachment);
+    /// Starts the rings that are `wanted`, wait, and have all they need.
+    pub fn resume_rings(
+        &mut self,
+        wanted: impl Fn(QueueIndex) -> bool,
+        attachment: &mut dyn Attachment,
+    ) {
+        for queue in self.queues().filter(|queue| wanted(*queue)) {
+            if let Err(refusal) = self.try_start(queue, attachment) {
+                self.session.last_refusal = Some(refusal.to_string());
+            }
+        }
     }
 
     /// The same device in a process that has not started its rings.

@@ -100,13 +100,15 @@ impl DeviceThread {
         let id = spec.id;
         let (records, packed) = open_records(&spec);
         let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
-        let attachment = Box::new(DatapathAttachment::new(rings, records));
+        let attachment = DatapathAttachment::new(rings, records)
+            .inspect_err(|_| datapath.remove_port(id))
+            .map_err(DeviceError::Thread)?;
         let place = Place {
             endpoint,
             packed,
             datapath: Some(Arc::clone(datapath)),
         };
-        self.serve(spec, place, attachment)
+        self.serve(spec, place, Box::new(attachment))
             .inspect_err(|_| datapath.remove_port(id))
     }
 
@@ -146,7 +148,7 @@ impl DeviceThread {
         let port = handed
             .records(descriptors, &spec)
             .and_then(|records| {
-                let attachment = DatapathAttachment::new(rings, records);
+                let attachment = DatapathAttachment::new(rings, records)?;
                 Port::adopt(spec, handed, (attachment, descriptors), events)
             })
             .map_err(DeviceError::Thread);
@@ -164,7 +166,14 @@ impl DeviceThread {
             .collect();
         // The rings of all ports first: frames wait in them.
         for (id, port, _) in &ports {
-            lock(port).take_up_rings(devices.remove(id));
+            if let Some(device) = devices.remove(id) {
+                lock(port).set_device(device);
+            }
+        }
+        for guest_tx in [false, true] {
+            for (_, port, _) in &ports {
+                lock(port).unpark(guest_tx);
+            }
         }
         let went = self.event_loop.call_blocking(move |ops| {
             for (_, port, subscriber) in ports {
@@ -323,15 +332,22 @@ impl Frozen<'_> {
 
     /// Takes all rings back; the devices as they are then.
     pub fn park(&mut self) -> Vec<(PortId, DeviceState)> {
-        self.0
-            .iter_mut()
-            .map(|(id, port)| (*id, port.park()))
+        for guest_tx in [true, false] {
+            self.0.iter_mut().for_each(|(_, port)| port.park(guest_tx));
+        }
+        let devices = self.0.iter();
+        devices
+            .map(|(id, port)| (*id, port.device().clone()))
             .collect()
     }
 
     /// Serves them again.
     pub fn unpark(&mut self) {
-        self.0.iter_mut().for_each(|(_, port)| port.unpark());
+        for guest_tx in [false, true] {
+            self.0
+                .iter_mut()
+                .for_each(|(_, port)| port.unpark(guest_tx));
+        }
     }
 }
 

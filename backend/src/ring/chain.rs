@@ -6,7 +6,8 @@
 //! Kept true: a descriptor is read once and judged by what was read; a chain is walked in a bounded number of steps.
 
 use super::error::RingError;
-use super::guest_memory::{GuestMemory, RegionWindow};
+use super::guest_memory::{GuestMemory, RegionWindow, Unavailable};
+use super::iotlb::{Access, PAGE_BYTES};
 use super::parts::DESCRIPTOR_BYTES;
 use super::segment::{Segment, SegmentArena, SegmentRange};
 use std::ptr::NonNull;
@@ -74,7 +75,16 @@ pub enum BurstEnd {
     Empty,
     /// The arena is full: the next chain stays in the ring.
     ArenaFull,
+    /// What the next chain refers to is not available yet: it stays in the ring, and whoever makes it available says so.
+    Pending,
 }
+
+/// How far ahead of what it takes a ring asks for what is not available: a batch.
+pub(super) const ASKED_AHEAD: u16 = 64;
+/// Pieces of a chain that are asked for ahead.
+pub(super) const PIECES_AHEAD: u16 = 8;
+/// Pages of a piece that are: of the largest frame.
+const PAGES_AHEAD: u64 = 17;
 
 /// What both kinds of ring say of a buffer or a table.
 #[derive(Clone, Copy, Debug)]
@@ -91,9 +101,13 @@ pub(super) struct ChainWalker {
     memory: Arc<GuestMemory>,
     /// The region that the last buffer was in: the next one nearly always is, too.
     window: RegionWindow,
+    /// That of the last indirect table, which is read whatever becomes of the buffers.
+    table: RegionWindow,
     direction: Direction,
     /// VIRTIO_F_INDIRECT_DESC was acked.
     indirect: bool,
+    /// Something was not available when it was looked for.
+    waits: bool,
 }
 
 impl ChainWalker {
@@ -101,8 +115,10 @@ impl ChainWalker {
         Self {
             memory: Arc::clone(memory),
             window: RegionWindow::NONE,
+            table: RegionWindow::NONE,
             direction,
             indirect: has_indirect(features),
+            waits: false,
         }
     }
 
@@ -112,7 +128,18 @@ impl ChainWalker {
 
     pub(super) fn replace_memory(&mut self, memory: &Arc<GuestMemory>) {
         self.memory = Arc::clone(memory);
+        self.forget_windows();
+    }
+
+    /// Has every address looked up anew.
+    pub(super) fn forget_windows(&mut self) {
         self.window = RegionWindow::NONE;
+        self.table = RegionWindow::NONE;
+    }
+
+    /// Whether something was not available since this was asked last.
+    pub(super) fn take_waits(&mut self) -> bool {
+        std::mem::take(&mut self.waits)
     }
 
     pub(super) fn set_features(&mut self, features: u64) {
@@ -150,7 +177,7 @@ impl ChainWalker {
         }
         let mut left = len;
         while left > 0 {
-            let (host, contiguous) = self.locate(addr).ok_or(bad_address(buffer))?;
+            let (host, contiguous) = self.locate(addr, buffer)?;
             let now = u64::from(left).min(contiguous) as u32;
             if !arena.push(Segment::new(host, now)) {
                 return Err(RingError::TooLong { head });
@@ -181,7 +208,7 @@ impl ChainWalker {
             .addr
             .checked_add(DESCRIPTOR_BYTES * u64::from(index))
             .ok_or(bad_address(table))?;
-        let (host, contiguous) = self.locate(addr).ok_or(bad_address(table))?;
+        let (host, contiguous) = self.locate_table(addr, table)?;
         if contiguous < DESCRIPTOR_BYTES {
             return Err(bad_address(table));
         }
@@ -190,12 +217,75 @@ impl ChainWalker {
         Ok(unsafe { host.as_ptr().cast::<[u8; 16]>().read_volatile() })
     }
 
-    /// Host address of `addr`, and how many bytes follow it in the same region.
+    /// Asks for what a buffer or a table refers to, if that is not available.
+    pub(super) fn ask_for(&mut self, buffer: Buffer) {
+        if buffer.flags & INDIRECT == 0 {
+            return self.ask_for_pages(buffer.addr, buffer.len);
+        }
+        let entries = buffer.len / DESCRIPTOR_BYTES as u32;
+        for index in 0..PIECES_AHEAD.min(entries as u16) {
+            let Ok(entry) = self.table_entry(buffer, index) else {
+                return;
+            };
+            // Address and length are where they are in both kinds of ring.
+            let entry = u128::from_le_bytes(entry);
+            self.ask_for_pages(entry as u64, (entry >> 64) as u32);
+        }
+    }
+
+    fn ask_for_pages(&self, addr: u64, len: u32) {
+        let access = self.access();
+        let (mut at, end) = (addr, addr.saturating_add(len.into()));
+        for _ in 0..PAGES_AHEAD {
+            if at >= end {
+                return;
+            }
+            // What is wrong with it is reported when it is taken.
+            let _ = self.memory.locate(at, access);
+            at = (at & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);
+        }
+    }
+
+    fn access(&self) -> Access {
+        match self.direction {
+            Direction::Readable => Access::Read,
+            Direction::Writable => Access::Write,
+        }
+    }
+
+    /// Host address of `addr`, which is in `buffer`, and how many bytes follow it in the same region.
     #[inline]
-    fn locate(&mut self, addr: u64) -> Option<(NonNull<u8>, u64)> {
-        self.window.at(addr).or_else(|| {
-            self.window = self.memory.window(addr)?;
-            self.window.at(addr)
+    fn locate(&mut self, addr: u64, buffer: Buffer) -> Result<(NonNull<u8>, u64), RingError> {
+        if let Some(found) = self.window.at(addr) {
+            return Ok(found);
+        }
+        self.window = self.look_up(addr, self.access(), buffer)?;
+        self.window.at(addr).ok_or(bad_address(buffer))
+    }
+
+    /// The same for an address in a table.
+    #[inline]
+    fn locate_table(&mut self, addr: u64, table: Buffer) -> Result<(NonNull<u8>, u64), RingError> {
+        if let Some(found) = self.table.at(addr) {
+            return Ok(found);
+        }
+        self.table = self.look_up(addr, Access::Read, table)?;
+        self.table.at(addr).ok_or(bad_address(table))
+    }
+
+    fn look_up(
+        &mut self,
+        addr: u64,
+        access: Access,
+        buffer: Buffer,
+    ) -> Result<RegionWindow, RingError> {
+        self.memory.locate(addr, access).map_err(|why| match why {
+            Unavailable::Pending => {
+                self.waits = true;
+                RingError::Pending { addr }
+            }
+            Unavailable::Refused(access) => RingError::Refused { addr, access },
+            Unavailable::Outside | Unavailable::Scattered => bad_address(buffer),
         })
     }
 }

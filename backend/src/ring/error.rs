@@ -3,6 +3,7 @@
 //! Made by a [`Ring`](super::Ring) on a worker or the device thread; shown by `port show`.
 
 use super::chain::MAX_CHAIN_DESCRIPTORS;
+use super::iotlb::Access;
 
 /// A part of a ring, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,34 @@ pub enum RingError {
         addr: u64,
         /// Its length.
         len_bytes: u64,
+    },
+    /// Pages of a part are in order for the device, but not in memory.
+    #[error(
+        "the {part} at I/O address {addr:#x} ({len_bytes} bytes) is scattered in the guest's memory, which is not supported: \
+         use a smaller ring (rx_queue_size, tx_queue_size)"
+    )]
+    Scattered {
+        /// Which part.
+        part: RingPart,
+        /// Its address for the device.
+        addr: u64,
+        /// Its length.
+        len_bytes: u64,
+    },
+    /// No fault, as far as is known: what is there was asked for, and the ring has to wait.
+    #[error("waiting for the front-end to say what is at I/O address {addr:#x}")]
+    Pending {
+        /// Where.
+        addr: u64,
+    },
+    /// The guest's IOMMU has no such mapping.
+    #[error("the guest's IOMMU does not let its device {} I/O address {addr:#x}: its driver unmapped that, or never mapped it",
+        match access { Access::Read => "read", Access::Write => "write to" })]
+    Refused {
+        /// Where.
+        addr: u64,
+        /// What was to be done there.
+        access: Access,
     },
     /// VIRTIO 1.3 §2.7: descriptor table 16, available ring 2, used ring 4.
     #[error("the {part} at front-end address {addr:#x} is not aligned to {align} bytes")]

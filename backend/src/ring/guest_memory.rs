@@ -5,6 +5,7 @@
 //! changes: a changed table is a new map that shares the mappings that stayed.
 
 use super::dirty_log::DirtyLog;
+use super::iotlb::{Access, Iotlb, NoTranslation, PAGE_BYTES};
 use super::mapping::{MAX_TOTAL_BYTES, MapFault, Mapping};
 use super::record::RingIdentity;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,30 @@ pub struct GuestMemory {
     regions: Vec<Region>,
     /// Where writes to it are marked, while its VM migrates.
     log: Option<Arc<DirtyLog>>,
+    /// What the addresses of rings and buffers stand for, if they are not the guest's own.
+    iotlb: Option<Arc<Iotlb>>,
+}
+
+/// Why nothing can be done at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unavailable {
+    /// It is outside what the front-end shared.
+    Outside,
+    /// The guest's IOMMU does not let the device do that there.
+    Refused(Access),
+    /// It will be there soon, or refused: it was asked for.
+    Pending,
+    /// Its pages do not follow each other in memory.
+    Scattered,
+}
+
+impl From<(NoTranslation, Access)> for Unavailable {
+    fn from((why, access): (NoTranslation, Access)) -> Self {
+        match why {
+            NoTranslation::Pending => Self::Pending,
+            NoTranslation::Refused => Self::Refused(access),
+        }
+    }
 }
 
 // SAFETY: the pointers refer to shared mappings that live as long as the `Arc<Mapping>` beside them; every access through
@@ -145,10 +170,7 @@ impl GuestMemory {
         layout: RegionLayout,
         file: OwnedFd,
     ) -> Result<Arc<Self>, MemoryError> {
-        let mut map = Self {
-            regions: self.regions.clone(),
-            log: self.log.clone(),
-        };
+        let mut map = self.like(self.regions.clone());
         map.insert(layout, file)?;
         Ok(Arc::new(map))
     }
@@ -168,18 +190,42 @@ impl GuestMemory {
                 size_bytes: layout.size_bytes,
             });
         }
-        Ok(Arc::new(Self {
-            regions: self.regions.iter().filter(|r| !same(r)).cloned().collect(),
+        let regions = self.regions.iter().filter(|r| !same(r)).cloned().collect();
+        Ok(Arc::new(self.like(regions)))
+    }
+
+    fn like(&self, regions: Vec<Region>) -> Self {
+        Self {
+            regions,
             log: self.log.clone(),
-        }))
+            iotlb: self.iotlb.clone(),
+        }
     }
 
     /// This map with another log, or without one.
     pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> Arc<Self> {
         Arc::new(Self {
-            regions: self.regions.clone(),
             log,
+            ..self.like(self.regions.clone())
         })
+    }
+
+    /// This map for rings and buffers whose addresses are IOVAs, or for such whose addresses are the guest's.
+    pub fn with_iotlb(&self, iotlb: Option<Arc<Iotlb>>) -> Arc<Self> {
+        Arc::new(Self {
+            iotlb,
+            ..self.like(self.regions.clone())
+        })
+    }
+
+    /// Whether these bytes of the front-end's address space lie in one region.
+    pub fn shares(&self, user_addr: u64, size_bytes: u64) -> bool {
+        self.translate_user(user_addr, size_bytes).is_some()
+    }
+
+    /// Whether an address may be valid and yet not available.
+    pub(super) fn is_patient(&self) -> bool {
+        self.iotlb.is_some()
     }
 
     /// Where writes are marked.
@@ -262,6 +308,55 @@ impl GuestMemory {
         window.at(addr).is_some().then_some(window)
     }
 
+    /// What is in one piece around `addr`, an address of a buffer, and may be accessed like that.
+    pub(super) fn locate(&self, addr: u64, access: Access) -> Result<RegionWindow, Unavailable> {
+        let Some(iotlb) = &self.iotlb else {
+            return self.window(addr).ok_or(Unavailable::Outside);
+        };
+        let found = iotlb.find(addr, access).map_err(|why| (why, access))?;
+        let host = self.translate_user(found.user_addr, found.size_bytes);
+        Ok(RegionWindow {
+            guest: found.iova,
+            size_bytes: found.size_bytes,
+            host: host.ok_or(Unavailable::Outside)?,
+        })
+    }
+
+    /// Host address of a part of a ring, which has to lie in one piece; what is missing of it is asked for all at once.
+    pub(super) fn locate_part(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<NonNull<u8>, Unavailable> {
+        if self.iotlb.is_none() {
+            return self.translate_user(addr, len).ok_or(Unavailable::Outside);
+        }
+        let end = addr.checked_add(len).ok_or(Unavailable::Outside)?;
+        let (mut at, mut first) = (addr, None);
+        let mut missing = None;
+        while at < end {
+            match self.locate(at, access) {
+                Ok(window) => {
+                    let (host, left) = window.at(at).ok_or(Unavailable::Outside)?;
+                    let first = *first.get_or_insert((host, at));
+                    if host.addr().get() - at as usize != first.0.addr().get() - first.1 as usize {
+                        missing.get_or_insert(Unavailable::Scattered);
+                    }
+                    at = at.saturating_add(left);
+                }
+                Err(why) => {
+                    missing.get_or_insert(why);
+                    at = (at & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);
+                }
+            }
+        }
+        match (missing, first) {
+            (Some(why), _) => Err(why),
+            (None, first) => first.map(|(host, _)| host).ok_or(Unavailable::Outside),
+        }
+    }
+
     /// The region that this process sees `host` in.
     pub(super) fn window_of_host(&self, host: *const u8) -> Option<RegionWindow> {
         let mut windows = self.regions.iter().map(|region| RegionWindow {
@@ -285,8 +380,15 @@ impl GuestMemory {
         })
     }
 
-    /// In which file the byte at a front-end's address is, and where.
-    pub(super) fn identify_user(&self, addr: u64) -> Option<RingIdentity> {
+    /// In which file the first byte of a part of a ring is, and where.
+    pub(super) fn identify_part(&self, addr: u64) -> Option<RingIdentity> {
+        let addr = match &self.iotlb {
+            Some(iotlb) => {
+                let found = iotlb.known(addr)?;
+                found.user_addr.checked_add(addr - found.iova)?
+            }
+            None => addr,
+        };
         self.regions.iter().find_map(|region| {
             let at = addr.wrapping_sub(region.layout.user_addr);
             let file = region.mapping.file();

@@ -4,6 +4,7 @@
 //!
 //! * [`guest_memory`]: a VM's memory as the front-end described it, bounds-checked, translated to host addresses; `mapping`: how its
 //!   files are mapped;
+//! * [`iotlb`]: what the addresses of a guest behind an IOMMU stand for;
 //! * [`dirty_log`]: which of its pages were written, while it migrates;
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
@@ -22,6 +23,7 @@ pub mod dirty_log;
 pub mod doorbell;
 pub mod error;
 pub mod guest_memory;
+pub mod iotlb;
 #[cfg(test)]
 mod kill;
 mod mapping;
@@ -42,6 +44,7 @@ pub use dirty_log::{DirtyLog, LogCounts, LogError, LogLayout};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
 pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
+pub use iotlb::{Access, Iotlb, Miss, Translation};
 pub use parts::RingAddresses;
 pub use record::{RecordError, RecordFile, RingRecord};
 pub use segment::{SegmentArena, SegmentRange};

@@ -11,7 +11,7 @@
 mod resume;
 
 use super::chain::{
-    Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
+    ASKED_AHEAD, Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
     MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_write};
@@ -148,7 +148,7 @@ impl PackedRing {
         self.parts = PackedParts::translate(addresses, self.size, memory)?;
         self.chains.replace_memory(memory);
         self.marks = Marks::new(memory);
-        if let Some(identity) = memory.identify_user(addresses.descriptor_table) {
+        if let Some(identity) = memory.identify_part(addresses.descriptor_table) {
             self.record.set_identity(identity);
         }
         Ok(())
@@ -218,6 +218,39 @@ impl PackedRing {
         }
     }
 
+    /// As [`Ring::ask_ahead`](super::Ring::ask_ahead).
+    #[cold]
+    pub fn ask_ahead(&mut self) {
+        let (mut index, mut offered) = (self.next, self.offered);
+        for _ in 0..ASKED_AHEAD.min(self.size) {
+            let word = Word(self.word(index).load(Ordering::Acquire));
+            if (word.flags() ^ offered) & (AVAIL | USED) != 0 {
+                return;
+            }
+            self.chains.ask_for(Buffer {
+                addr: self.address(index),
+                len: word.len(),
+                flags: word.flags(),
+            });
+            index += 1;
+            if index == self.size {
+                index = 0;
+                offered ^= AVAIL | USED;
+            }
+        }
+    }
+
+    /// As [`Ring::forget_translations`](super::Ring::forget_translations).
+    pub fn forget_translations(&mut self, addresses: &RingAddresses) -> bool {
+        self.chains.forget_windows();
+        PackedParts::translate(addresses, self.size, self.chains.memory()) == Ok(self.parts)
+    }
+
+    /// As [`Ring::take_waits`](super::Ring::take_waits).
+    pub fn take_waits(&mut self) -> bool {
+        self.chains.take_waits()
+    }
+
     /// As [`Ring::take_burst`](super::Ring::take_burst).
     pub fn take_burst(
         &mut self,
@@ -242,12 +275,12 @@ impl PackedRing {
                 return Ok(BurstEnd::Empty);
             }
             match self.take_any(word, arena)? {
-                Some(chain) => {
+                Ok(chain) => {
                     bytes += chain.len_bytes;
                     arena.prefetch(chain.segments.start, self.direction == WRITE);
                     chains.push(chain);
                 }
-                None => return Ok(BurstEnd::ArenaFull),
+                Err(end) => return Ok(end),
             }
         }
     }
@@ -293,14 +326,14 @@ impl PackedRing {
         bytes
     }
 
-    /// A chain of any shape, or the reason why it is none; `None` when the arena has no room for it.
+    /// A chain of any shape, or the reason why it is none; why it stays in the ring, if there is nothing wrong with it.
     #[cold]
     #[inline(never)]
     fn take_any(
         &mut self,
         first: Word,
         arena: &mut SegmentArena,
-    ) -> Result<Option<Chain>, RingError> {
+    ) -> Result<Result<Chain, BurstEnd>, RingError> {
         let start = arena.len();
         match self.walk(first, arena) {
             Ok((head, len_bytes)) => {
@@ -308,7 +341,7 @@ impl PackedRing {
                 for _ in 0..head.places {
                     self.step();
                 }
-                Ok(Some(Chain {
+                Ok(Ok(Chain {
                     head,
                     segments: SegmentRange {
                         start: start as u32,
@@ -320,7 +353,11 @@ impl PackedRing {
             Err(error) => {
                 arena.truncate(start);
                 match error {
-                    RingError::TooLong { .. } if start > 0 => Ok(None),
+                    RingError::TooLong { .. } if start > 0 => Ok(Err(BurstEnd::ArenaFull)),
+                    RingError::Pending { .. } => {
+                        self.ask_ahead();
+                        Ok(Err(BurstEnd::Pending))
+                    }
                     error => Err(error),
                 }
             }

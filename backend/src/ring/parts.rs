@@ -1,7 +1,8 @@
 //! Where the parts of a ring are: checked and translated once, when it starts or its memory changes.
 
 use super::error::{RingError, RingPart};
-use super::guest_memory::GuestMemory;
+use super::guest_memory::{GuestMemory, Unavailable};
+use super::iotlb::Access;
 use serde::{Deserialize, Serialize};
 use std::ptr::NonNull;
 
@@ -23,7 +24,7 @@ pub struct RingAddresses {
 }
 
 /// Host addresses of a split ring's three parts, valid while the ring's `memory` is held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Parts {
     pub(super) descriptors: NonNull<u8>,
     pub(super) available: NonNull<u8>,
@@ -40,7 +41,15 @@ impl Parts {
     ) -> Result<Self, RingError> {
         let size = u64::from(size);
         let event_bytes = if event_idx { 2 } else { 0 };
-        let part = |part, addr, len_bytes, align| locate(memory, part, addr, (len_bytes, align));
+        let part = |part, addr, len_bytes, align| {
+            // VIRTIO 1.3 §2.7: only the used ring is the device's to write.
+            let access = if part == RingPart::Used {
+                Access::Write
+            } else {
+                Access::Read
+            };
+            locate((memory, access), part, addr, (len_bytes, align))
+        };
         Ok(Self {
             descriptors: part(
                 RingPart::Descriptors,
@@ -65,7 +74,7 @@ impl Parts {
 }
 
 /// Host addresses of a packed ring's three parts, valid while the ring's `memory` is held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PackedParts {
     pub(super) descriptors: NonNull<u8>,
     /// Driver event suppression structure.
@@ -81,7 +90,15 @@ impl PackedParts {
         size: u16,
         memory: &GuestMemory,
     ) -> Result<Self, RingError> {
-        let part = |part, addr, len_bytes, align| locate(memory, part, addr, (len_bytes, align));
+        let part = |part, addr, len_bytes, align| {
+            // VIRTIO 1.3 §2.8: only the driver's event suppression is not the device's to write.
+            let access = if part == RingPart::DriverEvents {
+                Access::Read
+            } else {
+                Access::Write
+            };
+            locate((memory, access), part, addr, (len_bytes, align))
+        };
         Ok(Self {
             descriptors: part(
                 RingPart::Descriptors,
@@ -97,7 +114,7 @@ impl PackedParts {
 
 /// Host address of one part, which must lie in one region at its alignment; both are in bytes.
 fn locate(
-    memory: &GuestMemory,
+    (memory, access): (&GuestMemory, Access),
     part: RingPart,
     addr: u64,
     (len_bytes, align): (u64, u64),
@@ -105,13 +122,21 @@ fn locate(
     if !addr.is_multiple_of(align) {
         return Err(RingError::Misaligned { part, addr, align });
     }
-    let host = memory
-        .translate_user(addr, len_bytes)
-        .ok_or(RingError::NotMapped {
+    let host = memory.locate_part(addr, len_bytes, access);
+    let host = host.map_err(|why| match why {
+        Unavailable::Outside => RingError::NotMapped {
             part,
             addr,
             len_bytes,
-        })?;
+        },
+        Unavailable::Scattered => RingError::Scattered {
+            part,
+            addr,
+            len_bytes,
+        },
+        Unavailable::Pending => RingError::Pending { addr },
+        Unavailable::Refused(access) => RingError::Refused { addr, access },
+    })?;
     // A front-end can place the region itself at an odd offset of its file.
     if !(host.as_ptr() as u64).is_multiple_of(align) {
         return Err(RingError::Misaligned { part, addr, align });

@@ -7,8 +7,8 @@
 //! taken is given back before the ring changes hands. So `used.idx` alone says where to go on after a crash.
 
 use super::chain::{
-    Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
-    MAX_CHAIN_DESCRIPTORS, NEXT, WRITE, bad_table, endless,
+    ASKED_AHEAD, Buffer, BurstEnd, BurstLimit, Chain, ChainHead, ChainWalker, Direction, INDIRECT,
+    MAX_CHAIN_DESCRIPTORS, NEXT, PIECES_AHEAD, WRITE, bad_table, endless,
 };
 use super::copy::{CACHE_LINE_BYTES, prefetch_read, prefetch_write};
 use super::dirty_log::Marks;
@@ -261,12 +261,12 @@ impl SplitRing {
             }
             let head = self.available_entry(self.next_avail);
             match self.take_any(head, arena)? {
-                Some(chain) => {
+                Ok(chain) => {
                     bytes += chain.len_bytes;
                     arena.prefetch(chain.segments.start, self.lone_flags == WRITE);
                     chains.push(chain);
                 }
-                None => return Ok(BurstEnd::ArenaFull),
+                Err(end) => return Ok(end),
             }
         }
         Ok(if chains.len() - first == count && count < limit.chains {
@@ -274,6 +274,39 @@ impl SplitRing {
         } else {
             BurstEnd::Limit
         })
+    }
+
+    /// As [`Ring::ask_ahead`](super::Ring::ask_ahead).
+    #[cold]
+    pub fn ask_ahead(&mut self) {
+        // A broken index is reported when a chain is taken.
+        let waiting = self.refresh().unwrap_or_default();
+        for ahead in 0..waiting.min(ASKED_AHEAD) {
+            let mut index = self.available_entry(self.next_avail.wrapping_add(ahead));
+            for _ in 0..PIECES_AHEAD {
+                if index >= self.size {
+                    break;
+                }
+                let descriptor = self.descriptor(index);
+                self.chains.ask_for(descriptor.buffer());
+                if descriptor.flags & NEXT == 0 {
+                    break;
+                }
+                index = descriptor.next;
+            }
+        }
+    }
+
+    /// As [`Ring::forget_translations`](super::Ring::forget_translations).
+    pub fn forget_translations(&mut self, addresses: &RingAddresses) -> bool {
+        self.chains.forget_windows();
+        let parts = Parts::translate(addresses, self.size, self.event_idx, self.chains.memory());
+        parts == Ok(self.parts)
+    }
+
+    /// As [`Ring::take_waits`](super::Ring::take_waits).
+    pub fn take_waits(&mut self) -> bool {
+        self.chains.take_waits()
     }
 
     /// Asks the caches for what taking `count` chains more will read, as far as the driver is known to have them there. That their
@@ -348,14 +381,14 @@ impl SplitRing {
         bytes
     }
 
-    /// A chain of any shape, or the reason why it is none; `None` when the arena has no room for it.
+    /// A chain of any shape, or the reason why it is none; why it stays in the ring, if there is nothing wrong with it.
     #[cold]
     #[inline(never)]
     fn take_any(
         &mut self,
         head: u16,
         arena: &mut SegmentArena,
-    ) -> Result<Option<Chain>, RingError> {
+    ) -> Result<Result<Chain, BurstEnd>, RingError> {
         let start = arena.len();
         match self.walk(head, arena) {
             Ok(len_bytes) => {
@@ -364,7 +397,7 @@ impl SplitRing {
                     start: start as u32,
                     end: arena.len() as u32,
                 };
-                Ok(Some(Chain {
+                Ok(Ok(Chain {
                     head: lone_head(head),
                     segments,
                     len_bytes,
@@ -373,7 +406,11 @@ impl SplitRing {
             Err(error) => {
                 arena.truncate(start);
                 match error {
-                    RingError::TooLong { .. } if start > 0 => Ok(None),
+                    RingError::TooLong { .. } if start > 0 => Ok(Err(BurstEnd::ArenaFull)),
+                    RingError::Pending { .. } => {
+                        self.ask_ahead();
+                        Ok(Err(BurstEnd::Pending))
+                    }
                     error => Err(error),
                 }
             }

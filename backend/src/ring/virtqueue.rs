@@ -215,9 +215,37 @@ impl Ring {
         }
     }
 
-    /// Asks the caches for what taking `count` chains more will read.
+    /// Asks for what the chains that wait refer to, as far as that is not available; a batch of them at most.
+    pub fn ask_ahead(&mut self) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.ask_ahead(),
+            Kind::Packed(ring) => ring.ask_ahead(),
+        }
+    }
+
+    /// Has every address looked up anew from now on. `false` when a part of the ring itself is not where it was: the ring must then
+    /// be stopped.
+    pub fn forget_translations(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.forget_translations(&self.addresses),
+            Kind::Packed(ring) => ring.forget_translations(&self.addresses),
+        }
+    }
+
+    /// Whether a chain was left in the ring because something was not available, since this was asked last.
+    pub fn take_waits(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.take_waits(),
+            Kind::Packed(ring) => ring.take_waits(),
+        }
+    }
+
+    /// Asks for what taking `count` chains more will read: the caches, and whoever else has to be asked.
     #[inline]
-    pub fn prefetch_next(&self, count: usize) {
+    pub fn prefetch_next(&mut self, count: usize) {
+        if self.memory().is_patient() {
+            self.ask_ahead();
+        }
         match &self.kind {
             Kind::Split(ring) => ring.prefetch_next(count),
             Kind::Packed(ring) => ring.prefetch_next(count),

@@ -17,7 +17,7 @@ pub const MODERN: u64 = 1 << 32 | PROTOCOL_FEATURES;
 /// VIRTIO_F_RING_PACKED.
 pub const RING_PACKED: u64 = 1 << 34;
 /// MQ, LOG_SHMFD, RARP, REPLY_ACK, NET_MTU, RESET_DEVICE, CONFIGURE_MEM_SLOTS: what QEMU acks.
-const QEMU: u64 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x2000 | 0x8000;
+pub const QEMU: u64 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x2000 | 0x8000;
 
 pub struct Machine {
     pub device: DeviceState,

@@ -8,6 +8,7 @@
 
 mod attached;
 mod hostile;
+mod iommu;
 mod lifecycle;
 mod machine;
 mod migration;

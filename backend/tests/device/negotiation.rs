@@ -44,7 +44,7 @@ fn nothing_is_answered_unasked_before_reply_ack() {
 fn features_that_were_not_offered_are_refused_and_change_nothing() {
     let mut machine = Machine::new(1);
     machine.ok(Request::SetFeatures(MODERN));
-    for bit in [33, 34, 40, 57, 63] {
+    for bit in [34, 40, 57, 63] {
         machine.refused(Request::SetFeatures(MODERN | 1 << bit));
         assert_eq!(machine.device.session().features, Some(MODERN), "bit {bit}");
     }

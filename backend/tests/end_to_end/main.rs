@@ -11,6 +11,7 @@ mod hostile_front_end;
 mod hostile_guest;
 mod hostile_log;
 mod idle;
+mod iommu;
 mod life;
 mod malformed_frames;
 mod many_ports;

@@ -187,7 +187,12 @@ impl Switch {
 
 /// A guest with memory of its own that is known to the switch but has not started its rings.
 pub fn introduce(options: NicOptions, stream: UnixStream) -> Nic {
-    Nic::introduce(&memory(), formatted(options), stream).unwrap()
+    introduce_in(&memory(), options, stream)
+}
+
+/// The same with this memory.
+pub fn introduce_in(memory: &GuestMemory, options: NicOptions, stream: UnixStream) -> Nic {
+    Nic::introduce(memory, formatted(options), stream).unwrap()
 }
 
 /// Modern guests with the rings that these tests are about.

@@ -12,6 +12,8 @@ mod hostile_guest;
 mod hostile_log;
 #[path = "../end_to_end/idle.rs"]
 mod idle;
+#[path = "../end_to_end/iommu.rs"]
+mod iommu;
 #[path = "../end_to_end/life.rs"]
 mod life;
 #[path = "../end_to_end/malformed_frames.rs"]

@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod dirty_log;
+pub mod iommu;
 #[cfg(test)]
 mod logging_tests;
 pub mod options;

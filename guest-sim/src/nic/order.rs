@@ -12,10 +12,12 @@
 //! | reconnect | as connect | SET_OWNER, GET_FEATURES, SET_PROTOCOL_FEATURES |
 //! | shutdown | GET_VRING_BASE per ring, close | a stray ENABLE(1) per ring, close |
 
+use vhost::VringConfigData;
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::dirty_log::DirtyLog;
+use super::iommu;
 use super::options::NicOptions;
 use super::session::{Ack, ReplyHabit, RingState, Session};
 use crate::error::{Doing, Error};
@@ -255,11 +257,8 @@ impl Negotiation<'_> {
                     .set_vring_num(index, ring.size(), Ack::NotWanted)?;
                 self.session
                     .set_vring_base(index, start.base, Ack::NotWanted)?;
-                self.session.set_vring_addr(
-                    index,
-                    &ring.memory().message_addresses(logging),
-                    ack,
-                )?;
+                let addresses = self.addresses(ring, logging);
+                self.session.set_vring_addr(index, &addresses, ack)?;
                 self.session
                     .set_vring_kick(index, ring.kick_eventfd(), Ack::NotWanted)?;
                 self.call(start, Ack::NotWanted)?;
@@ -285,11 +284,9 @@ impl Negotiation<'_> {
         }
         for start in rings {
             let (index, ring) = (start.ring.index(), start.ring);
-            self.session.set_vring_addr(
-                index,
-                &ring.memory().message_addresses(Logging::Off),
-                Ack::Wanted,
-            )?;
+            let addresses = self.addresses(ring, Logging::Off);
+            self.session
+                .set_vring_addr(index, &addresses, Ack::Wanted)?;
             self.session
                 .set_vring_base(index, start.base, Ack::Wanted)?;
             self.call(start, Ack::Wanted)?;
@@ -306,6 +303,14 @@ impl Negotiation<'_> {
             }
         }
         Ok(())
+    }
+
+    fn addresses(&self, ring: &Virtqueue, logging: Logging) -> VringConfigData {
+        if iommu::is_behind(self.session.acked()) {
+            ring.memory().io_addresses(logging)
+        } else {
+            ring.memory().message_addresses(logging)
+        }
     }
 
     fn call(&mut self, start: &Start<'_>, ack: Ack) -> Result<(), Error> {

@@ -17,6 +17,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::dirty_log::DirtyLog;
+use super::iommu;
 use super::watchdog::Watchdog;
 use crate::driver::wait::Patience;
 use crate::error::{Doing, Error};
@@ -300,8 +301,9 @@ impl Session {
             .iter()
             .map(|region| region.message_region())
             .collect();
+        let told: Vec<_> = regions.iter().map(|region| self.told(region)).collect();
         self.ask("SET_MEM_TABLE", ack, |frontend| {
-            frontend.set_mem_table(&regions).map(drop)
+            frontend.set_mem_table(&told).map(drop)
         })?;
         self.told_regions = regions
             .iter()
@@ -319,8 +321,9 @@ impl Session {
         region: &VhostUserMemoryRegionInfo,
         ack: Ack,
     ) -> Result<(), Error> {
+        let told = self.told(region);
         self.ask("ADD_MEM_REG", ack, |frontend| {
-            frontend.add_mem_region(region).map(drop)
+            frontend.add_mem_region(&told).map(drop)
         })?;
         self.told_regions.push(region.guest_phys_addr);
         Ok(())
@@ -335,8 +338,9 @@ impl Session {
         region: &VhostUserMemoryRegionInfo,
         ack: Ack,
     ) -> Result<(), Error> {
+        let told = self.told(region);
         self.ask("REM_MEM_REG", ack, |frontend| {
-            frontend.remove_mem_region(region)
+            frontend.remove_mem_region(&told)
         })?;
         self.told_regions
             .retain(|&told| told != region.guest_phys_addr);
@@ -483,6 +487,24 @@ impl Session {
     /// When the back-end refuses.
     pub fn reset_device(&mut self, ack: Ack) -> Result<(), Error> {
         self.ask("RESET_DEVICE", ack, |frontend| frontend.reset_device())
+    }
+
+    /// Behind an IOMMU the guest's own addresses are not those that its driver knows.
+    fn told(&self, region: &VhostUserMemoryRegionInfo) -> VhostUserMemoryRegionInfo {
+        let shift = if iommu::is_behind(self.acked) {
+            iommu::GUEST_SHIFT
+        } else {
+            0
+        };
+        VhostUserMemoryRegionInfo {
+            guest_phys_addr: region.guest_phys_addr + shift,
+            ..*region
+        }
+    }
+
+    /// How long an answer may take.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
     }
 
     fn ask<T>(

@@ -159,6 +159,16 @@ impl RingMemory {
         }
     }
 
+    /// The same behind an IOMMU: the driver's own addresses.
+    pub fn io_addresses(&self, logging: Logging) -> VringConfigData {
+        VringConfigData {
+            desc_table_addr: self.descriptors.guest_address(),
+            used_ring_addr: self.used.guest_address(),
+            avail_ring_addr: self.avail.guest_address(),
+            ..self.message_addresses(logging)
+        }
+    }
+
     /// Back to all zeroes, as a driver hands a ring over.
     pub fn clear(&self) {
         self.descriptors.fill(0);

@@ -72,6 +72,11 @@ impl GuestSpec {
         Ipv4Addr::new(10, 0, 0, self.number)
     }
 
+    fn is_behind_iommu(&self) -> bool {
+        let named = |property: &String| property.contains("iommu_platform=on");
+        self.nic_properties.iter().any(named)
+    }
+
     /// Its IPv6 address.
     #[must_use]
     pub fn address_v6(&self) -> Ipv6Addr {
@@ -324,12 +329,21 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         "-display",
         "none",
     ]);
-    command.args([
-        "-machine",
-        "q35,memory-backend=mem",
-        "-accel",
-        &artefacts.accelerator,
-    ]);
+    // Interrupts pass an IOMMU only if QEMU itself delivers them.
+    let machine = if spec.is_behind_iommu() {
+        "q35,memory-backend=mem,kernel-irqchip=split"
+    } else {
+        "q35,memory-backend=mem"
+    };
+    command.args(["-machine", machine, "-accel", &artefacts.accelerator]);
+    let mut kernel_command_line = KERNEL_COMMAND_LINE.to_owned();
+    if spec.is_behind_iommu() {
+        command.args(["-device", "intel-iommu,intremap=on,device-iotlb=on"]);
+        // ATS is for devices behind a port.
+        command.args(["-device", "pcie-root-port,id=iommu-port,chassis=1"]);
+        // Every unmapped buffer is unmapped at once: as often as can be.
+        kernel_command_line += " intel_iommu=on iommu.strict=1";
+    }
     command.args([
         "-smp",
         &pairs.to_string(),
@@ -346,7 +360,7 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         .arg(&artefacts.kernel)
         .arg("-initrd")
         .arg(&artefacts.initramfs);
-    command.args(["-append", KERNEL_COMMAND_LINE]);
+    command.args(["-append", &kernel_command_line]);
     command.args([
         "-serial",
         &format!("file:{}", folder.join(&format!("{name}.console")).display()),

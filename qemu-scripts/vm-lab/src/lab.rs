@@ -83,6 +83,16 @@ impl Station {
         self.nic("packed=on")
     }
 
+    /// With an IOMMU between the NIC and the guest's memory; the driver may have the device keep translations (ATS) or not.
+    #[must_use]
+    pub fn behind_iommu(self, ats: Ats) -> Self {
+        let station = self.nic("iommu_platform=on,disable-legacy=on,bus=iommu-port,rx_queue_size=256,tx_queue_size=256");
+        match ats {
+            Ats::On => station.nic("ats=on"),
+            Ats::Off => station,
+        }
+    }
+
     /// Further properties of the NIC.
     #[must_use]
     pub fn nic(mut self, property: &str) -> Self {
@@ -139,6 +149,15 @@ impl Station {
             launcher: Vec::new(),
         }
     }
+}
+
+/// Whether a device behind an IOMMU may keep translations (PCIe Address Translation Services).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ats {
+    /// The guest tells it when they end.
+    On,
+    /// It is the IOMMU's own business.
+    Off,
 }
 
 /// What is between the guests.

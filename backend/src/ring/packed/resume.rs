@@ -9,7 +9,7 @@ impl PackedRing {
     /// Decides between the front-end's base and the record (docs/adr/0006), and finishes what a kill interrupted.
     pub(super) fn resume(&mut self, config: &RingConfig, origin: Position) {
         let ring = config.addresses.descriptor_table;
-        let Some(identity) = self.chains.memory().identify_user(ring) else {
+        let Some(identity) = self.chains.memory().identify_part(ring) else {
             return;
         };
         let recalled = if config.base_is_final {

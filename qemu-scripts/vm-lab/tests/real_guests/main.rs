@@ -5,6 +5,7 @@ mod absence;
 mod back_to_back;
 mod devices;
 mod driver;
+mod iommu;
 mod jumbo;
 mod kexec;
 mod lifecycle;
