@@ -16,11 +16,6 @@ pub mod session;
 pub mod vmm;
 mod watchdog;
 
-#[cfg(test)]
-mod logging_tests;
-#[cfg(test)]
-mod order_tests;
-
 pub use device::{MemoryUpdate, Nic, QueuePair};
 pub use dirty_log::DirtyLog;
 pub use options::{Canaries, NicOptions, ProtocolFeatures, Refill, Settle};

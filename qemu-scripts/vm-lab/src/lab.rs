@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
+use serde_json::Value;
+
 use crate::agent::Agent;
 use crate::artefacts::{Artefacts, repository, ringswitch};
 use crate::error::Doing;
@@ -341,6 +343,18 @@ impl Lab {
             .as_mut()
             .ok_or_else(|| Error::Unexpected("the switch is gone".to_owned()))?;
         switch.restart(&self.folder)
+    }
+
+    /// Has another process take over from the switch; what `ringswitch upgrade` says of it.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn upgrade_switch(&mut self) -> Result<Value> {
+        let switch = self
+            .switch
+            .as_mut()
+            .ok_or_else(|| Error::Unexpected("the switch is gone".to_owned()))?;
+        switch.upgrade(&self.folder)
     }
 
     /// An agent on the host, in the network the switch's TAP ports are in.

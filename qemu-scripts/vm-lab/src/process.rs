@@ -2,14 +2,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use crate::await_::eventually;
+use crate::await_::{SOON, eventually};
 use crate::error::Doing;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
@@ -22,6 +25,8 @@ const LISTED: &str = r#"echo $$ >>"$0" && exec "$@""#;
 pub struct Process {
     name: String,
     child: Child,
+    /// The process that took over from `child`, which is gone then; a pidfd names it.
+    successor: Option<(u32, OwnedFd)>,
     log: PathBuf,
     kept: bool,
 }
@@ -50,6 +55,7 @@ impl Process {
         Ok(Self {
             name: name.to_owned(),
             child,
+            successor: None,
             log,
             kept: false,
         })
@@ -58,7 +64,29 @@ impl Process {
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.successor
+            .as_ref()
+            .map_or(self.child.id(), |(id, _)| *id)
+    }
+
+    /// The process `id` took over and is meant from now on; the reaper of `folder` is told. Waits for the end of the one before.
+    ///
+    /// # Errors
+    /// There is no such process, or the one before does not end.
+    pub fn succeed_by(&mut self, id: u32, folder: &Path) -> Result<()> {
+        let doing = || format!("finding process {id}");
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::Unexpected(format!("no process is {id}")))?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).doing(doing)?;
+        let mut list = File::options()
+            .append(true)
+            .open(folder.join("pids"))
+            .doing(doing)?;
+        writeln!(list, "{id}").doing(doing)?;
+        match self.successor.replace((id, handle)) {
+            Some((_, before)) => await_end(&before, &self.name),
+            None => self.wait_child(SOON).map(drop),
+        }
     }
 
     /// Where its output goes.
@@ -72,6 +100,16 @@ impl Process {
     /// # Errors
     /// It has ended: how, and the end of its output.
     pub fn check_running(&mut self) -> Result<()> {
+        if let Some((id, handle)) = &self.successor {
+            return if has_ended(handle) {
+                Err(Error::Unexpected(format!(
+                    "{}, process {id}, has ended",
+                    self.name
+                )))
+            } else {
+                Ok(())
+            };
+        }
         match self
             .child
             .try_wait()
@@ -87,6 +125,9 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        if let Some((_, handle)) = &self.successor {
+            return pidfd_send_signal(handle, signal).doing(|| format!("signalling {}", self.name));
+        }
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).doing(|| format!("signalling {}", self.name))
     }
@@ -96,6 +137,10 @@ impl Process {
     /// # Errors
     /// It cannot be signalled.
     pub fn kill(&mut self) -> Result<()> {
+        if let Some((_, handle)) = &self.successor {
+            self.signal(Signal::KILL)?;
+            return await_end(handle, &self.name);
+        }
         self.child
             .kill()
             .doing(|| format!("killing {}", self.name))?;
@@ -110,6 +155,15 @@ impl Process {
     /// # Errors
     /// It does not within the time.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+        if let Some((_, handle)) = &self.successor {
+            // Nobody's child of ours: how it ended is not told.
+            await_end(handle, &self.name)?;
+            return Ok(ExitStatus::from_raw(0));
+        }
+        self.wait_child(within)
+    }
+
+    fn wait_child(&mut self, within: Duration) -> Result<ExitStatus> {
         let what = format!("{} to end", self.name);
         eventually(within, &what, || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -146,10 +200,33 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if !self.kept {
+            if let Some((_, handle)) = &self.successor {
+                let _ = pidfd_send_signal(handle, Signal::KILL);
+                let _ = await_end(handle, &self.name);
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
+}
+
+/// Readable once the process is gone (pidfd_open(2)).
+fn has_ended(handle: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)) != Ok(0)
+}
+
+fn await_end(handle: &OwnedFd, name: &str) -> Result<()> {
+    eventually(SOON, &format!("{name} to end"), || {
+        if has_ended(handle) {
+            Ok(())
+        } else {
+            Err("it still runs".to_owned())
+        }
+    })
 }
 
 /// `command`, started in its own process group so that the terminal's signals pass it by, and listed for the reaper.

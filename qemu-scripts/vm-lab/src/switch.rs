@@ -292,6 +292,19 @@ impl Switch {
         self.process.kill()
     }
 
+    /// Has another process of the same program take everything over; what the command says of it.
+    ///
+    /// # Errors
+    /// It does not, or the process before does not end.
+    pub fn upgrade(&mut self, folder: &RunDir) -> Result<Value> {
+        let report = self.cli_json(&["upgrade"])?;
+        let pid = report.get("pid").and_then(Value::as_u64);
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| Error::Unexpected(format!("upgrade: {report}")))?;
+        self.process.succeed_by(pid, folder.path())?;
+        Ok(report)
+    }
+
     /// Starts it again, with the same configuration, after a crash.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod restart;
 mod snapshot;
 mod tap;
 mod transfer;
+mod upgrade;
 mod vlan;
 mod vpc_network;
 mod vpc_rates;
