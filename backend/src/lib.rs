@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod device;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod handover;
 pub mod metrics;
 pub mod port;
 pub mod rest;

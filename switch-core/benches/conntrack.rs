@@ -67,6 +67,7 @@ fn segment(flags: TcpFlags, sequence: u32, acknowledgement: u32) -> TransportInf
 
 fn packet(tuple: Tuple, transport: TransportInfo) -> Packet {
     Packet {
+        port: PortId::new(1).expect("below the limit"),
         zone: Zone(1),
         tuple,
         transport,

@@ -55,7 +55,7 @@ mod vlan_edit;
 pub use decide::{Decide, FrameInfo};
 pub use drop_reason::DropReason;
 pub use mac::{InvalidMacAddress, MacAddress};
-pub use mac_table::{MacEntry, MacStats, SourceAction};
+pub use mac_table::{MacEntry, MacPage, MacRecord, MacStats, MacsRestored, SourceAction};
 pub use outcomes::{
     CopiesId, EditListId, MAX_COPIES_PER_BATCH, MAX_COPIES_PER_FRAME, Outcomes, PuntId,
 };

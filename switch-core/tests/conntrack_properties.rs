@@ -106,6 +106,7 @@ fn transport(protocol: u8) -> BoxedStrategy<TransportInfo> {
 fn operation() -> impl Strategy<Value = Operation> {
     let packet = (tuple(), 0_u16..2, any::<u32>()).prop_flat_map(|(tuple, zone, bytes)| {
         transport(tuple.protocol).prop_map(move |transport| Packet {
+            port: port(1),
             zone: Zone(zone),
             tuple,
             transport,
@@ -177,6 +178,7 @@ fn found_by_its_tuples_alone(table: &Conntrack, now: Millis) {
                 _ => TransportInfo::LaterFragment,
             };
             let packet = Packet {
+                port: port(1),
                 zone: record.zone,
                 tuple,
                 transport,
@@ -206,6 +208,7 @@ fn found_by_its_tuples_alone(table: &Conntrack, now: Millis) {
                 (host(hosts.1 as u8), ports.1),
             );
             let packet = Packet {
+                port: port(1),
                 zone,
                 tuple,
                 transport: TransportInfo::LaterFragment,
@@ -300,6 +303,7 @@ proptest! {
         let send = |table: &Conntrack, (reply, segment): &(bool, TcpInfo)| {
             let tuple = if *reply { tuple.inverse() } else { tuple };
             let packet = Packet {
+                port: port(1),
                 zone: Zone(0),
                 tuple,
                 transport: TransportInfo::Tcp(*segment),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Environment variable that names the admin socket when `--admin` does not.
 pub const ADMIN_VARIABLE: &str = "RINGSWITCH_ADMIN";
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached; 4 `config diff` found differences.";
 
 const PORT_SYNTAX: &str = "\
 A port is written as key=value pairs separated by commas; a comma within a value is doubled.
@@ -56,6 +56,12 @@ pub enum Command {
         #[command(subcommand)]
         command: PortCommand,
     },
+    /// Compare what runs with the configuration file, and write it there.
+    Config {
+        /// What to do with the configuration.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// List the workers and what they serve; put a port on a worker.
     Worker {
         /// What to do with workers.
@@ -70,6 +76,15 @@ pub enum Command {
     },
     /// Show which address was learnt where.
     Fdb,
+    /// Replace the running daemon by another version, or by itself with a changed configuration, while guests notice nothing.
+    Upgrade {
+        /// The program to start; otherwise the one that runs, as it is on disk now.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// How long it may take to be ready, in milliseconds, at most 10000.
+        #[arg(long, value_name = "MS", default_value_t = 5000)]
+        timeout: i64,
+    },
     /// Show and check programs: what the switch does with frames.
     Program {
         /// What to do with programs.
@@ -149,6 +164,19 @@ pub enum PortCommand {
     Remove {
         /// The port.
         name: String,
+    },
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print how the running ports differ from those of the configuration file. Exit code 0: not at all; 4: they do.
+    Diff,
+    /// Write the running ports into the configuration file. Comments, and all that is not about a port that differs, stay.
+    Save {
+        /// Write it to another file, which begins as a copy of the daemon's [default: the file the daemon was started with].
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
     },
 }
 
@@ -378,6 +406,8 @@ mod tests {
             "ringswitch program check",
             "ringswitch services",
             "ringswitch services set",
+            "ringswitch config",
+            "ringswitch config save a.toml",
         ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");
         }

@@ -6,10 +6,11 @@ use super::{render, table_commands};
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
 use crate::daemon::{self, DaemonError, Ending};
 use crate::rest::wire::{
-    Fdb, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
+    Fdb, MoveRequest, Moved, Port, PortList, StatsReport, UpgradeReport, UpgradeStart, WorkerList,
 };
 use hyper::body::Bytes;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// How answers are printed.
@@ -75,7 +76,7 @@ fn load(settings: &Settings, admin: Option<String>) -> Result<Configuration, Cli
 fn run(settings: &Settings, admin: Option<String>) -> Result<(), CliError> {
     daemon::logging::start();
     match daemon::run(&load(settings, admin)?)? {
-        Ending::Drained => Ok(()),
+        Ending::Drained | Ending::HandedOver => Ok(()),
         Ending::CutShort => Err(CliError::CutShort),
     }
 }
@@ -107,9 +108,39 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
             let body = client.get("/v1/fdb").await?;
             show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
         }
+        Command::Upgrade { binary, timeout } => {
+            upgrade(binary.as_deref(), *timeout, client, format).await
+        }
         Command::Port { command } => port(command, client, format).await,
+        Command::Config { command } => super::config_commands::ask(command, client, format).await,
         Command::Worker { command } => worker(command, client, format).await,
     }
+}
+
+async fn upgrade(
+    binary: Option<&Path>,
+    timeout_ms: i64,
+    client: &Client,
+    format: Format,
+) -> Result<(), CliError> {
+    let binary = binary.map(std::path::absolute).transpose();
+    let binary = binary.map_err(|source| CliError::Io {
+        action: "find the program",
+        source,
+    })?;
+    let start = UpgradeStart {
+        binary: binary.map(|binary| binary.to_string_lossy().into_owned()),
+        timeout_ms: Some(timeout_ms),
+    };
+    let body = client.post("/v1/upgrade", encode(&start)?).await?;
+    show(client, format, &body, |report: &UpgradeReport| {
+        format!(
+            "process {} serves all ports; nobody did for {}.{:03} ms\n",
+            report.pid,
+            report.gap_us / 1000,
+            report.gap_us % 1000
+        )
+    })
 }
 
 async fn worker(command: &WorkerCommand, client: &Client, format: Format) -> Result<(), CliError> {
@@ -158,9 +189,7 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
             let fields = flags::parse_port(port)?;
             // Checked here too, so that a slip is a usage error even when the daemon is away.
             PortConfig::from_fields(fields.clone())?;
-            let body = client
-                .post("/v1/ports", encode(&NewPort::from(fields))?)
-                .await?;
+            let body = client.post("/v1/ports", encode(&fields)?).await?;
             show(client, format, &body, |port: &Port| {
                 format!("port {} is {}\n", port.name, port.state)
             })

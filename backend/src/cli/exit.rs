@@ -1,8 +1,10 @@
 //! What an error means for the exit code, in one place.
 use super::client::ClientError;
+use crate::config::edit::EditFault;
 use crate::config::{ConfigError, InvalidField, ProgramFault};
 use crate::daemon::DaemonError;
 use std::io;
+use std::path::PathBuf;
 
 /// Everything that can end a call, other than success.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,22 @@ pub enum CliError {
     /// The daemon did not do what was asked.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// `config diff` has found something.
+    #[error(
+        "what runs differs from the configuration file; `ringswitch config save` writes it there"
+    )]
+    Differs,
+    /// A configuration file cannot be edited.
+    #[error("{}: {fault}", .path.display())]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        fault: EditFault,
+    },
+    /// There is no file to write to.
+    #[error("the daemon was started without a configuration file; name one with --file")]
+    NoFile,
     /// Something of this machine.
     #[error("cannot {action}: {source}")]
     Io {
@@ -38,13 +56,18 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached.
+    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Argument(_) | Self::Program(_) => 2,
+            Self::Config(_) | Self::Argument(_) | Self::Program(_) | Self::NoFile => 2,
+            Self::Differs => 4,
             Self::Daemon(DaemonError::Program(_) | DaemonError::ServicesFile(_)) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
-            Self::Daemon(_) | Self::CutShort | Self::Client(_) | Self::Io { .. } => 1,
+            Self::Daemon(_)
+            | Self::CutShort
+            | Self::Client(_)
+            | Self::Edit { .. }
+            | Self::Io { .. } => 1,
         }
     }
 }

@@ -8,11 +8,12 @@
 //! * [`client`]: one HTTP request over the admin socket;
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
-//! * [`services`]: those of services;
+//! * [`services`]: those of services; [`config_commands`]: what runs beside the configuration file;
 //! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
 pub mod client;
 pub mod commands;
+pub mod config_commands;
 pub mod entry_text;
 pub mod exit;
 pub mod load;

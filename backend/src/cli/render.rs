@@ -1,9 +1,10 @@
 //! Answers as text for people. Pure: from the JSON's types to a string.
 use super::table::Align::{Left, Right};
 use super::table::{Align, Table, printable};
+use crate::config::VlanFields;
 use crate::metrics::rate_per_second;
 use crate::rest::wire::{
-    Counters, Drop, Fdb, Port, PortCountersReport, PortList, SourceRow, StatsReport, Vlan, Worker,
+    Counters, Drop, Fdb, Port, PortCountersReport, PortList, SourceRow, StatsReport, Worker,
     WorkerList,
 };
 use serde_json::Value;
@@ -14,6 +15,7 @@ pub fn port_list(list: &PortList) -> String {
     let mut table = Table::new(&[
         ("NAME", Left),
         ("TYPE", Left),
+        ("ORIGIN", Left),
         ("STATE", Left),
         ("VLAN", Left),
         ("GUEST_TX", Right),
@@ -25,6 +27,7 @@ pub fn port_list(list: &PortList) -> String {
         table.row([
             port.name.clone(),
             port.r#type.clone(),
+            port.origin.name().to_owned(),
             port.state.clone(),
             vlan_text(port.vlan.as_ref()),
             port.counters.guest_tx_frames.to_string(),
@@ -54,6 +57,7 @@ pub fn port(port: &Port) -> String {
         ("interface", port.interface.clone()),
         ("mtu", number(port.mtu)),
         ("vlan", Some(vlan_text(port.vlan.as_ref()))),
+        ("origin", Some(port.origin.name().to_owned())),
         ("state", Some(port.state.clone())),
         ("reason", port.reason.clone()),
     ];
@@ -373,7 +377,7 @@ fn dropped(counters: &Counters) -> u64 {
 }
 
 /// As in the flags: `10`, `trunk:10+20 native=1`; `-` for none.
-fn vlan_text(vlan: Option<&Vlan>) -> String {
+fn vlan_text(vlan: Option<&VlanFields>) -> String {
     let Some(vlan) = vlan else {
         return "-".to_owned();
     };

@@ -5,6 +5,7 @@ use super::connections::FileConnections;
 use super::port::{PortFields, VlanFields};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use toml::Spanned;
 
 /// The file as written.
@@ -137,19 +138,25 @@ impl FilePort {
 
     /// Byte offset of the field that an error names; `None` when it is not written.
     pub fn offset_of(&self, field: &str) -> Option<usize> {
-        fn start<T>(value: &Option<Spanned<T>>) -> Option<usize> {
-            value.as_ref().map(|value| value.span().start)
+        self.span_of(field.split('.').next().unwrap_or(field))
+            .map(|span| span.start)
+    }
+
+    /// The bytes of a field's value; `None` when it is not written.
+    pub fn span_of(&self, field: &str) -> Option<Range<usize>> {
+        fn span<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
+            value.as_ref().map(Spanned::span)
         }
-        match field.split('.').next().unwrap_or(field) {
-            "name" => start(&self.name),
-            "type" => start(&self.r#type),
-            "socket" => start(&self.socket),
-            "mode" => start(&self.mode),
-            "queue_pairs" => start(&self.queue_pairs),
-            "packed" => start(&self.packed),
-            "interface" => start(&self.interface),
-            "mtu" => start(&self.mtu),
-            "vlan" => start(&self.vlan),
+        match field {
+            "name" => span(&self.name),
+            "type" => span(&self.r#type),
+            "socket" => span(&self.socket),
+            "mode" => span(&self.mode),
+            "queue_pairs" => span(&self.queue_pairs),
+            "packed" => span(&self.packed),
+            "interface" => span(&self.interface),
+            "mtu" => span(&self.mtu),
+            "vlan" => span(&self.vlan),
             _ => None,
         }
     }

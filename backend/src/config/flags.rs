@@ -55,6 +55,38 @@ fn malformed(reason: String) -> InvalidField {
     )
 }
 
+/// The text that [`parse_port`] reads as these fields.
+pub fn port_text(fields: &PortFields) -> String {
+    let number = |value: Option<i64>| value.map(|value| value.to_string());
+    let vlan = fields.vlan.as_ref().and_then(|vlan| {
+        let trunk = vlan.trunk.as_ref().map(|trunk| {
+            let ids: Vec<String> = trunk.iter().map(i64::to_string).collect();
+            format!("trunk:{}", ids.join("+"))
+        });
+        trunk.or_else(|| number(vlan.access))
+    });
+    let items = [
+        ("name", fields.name.clone()),
+        ("type", fields.kind.clone()),
+        ("socket", fields.socket.clone()),
+        ("mode", fields.mode.clone()),
+        ("queue_pairs", number(fields.queue_pairs)),
+        ("packed", fields.packed.map(|packed| packed.to_string())),
+        ("interface", fields.interface.clone()),
+        ("mtu", number(fields.mtu)),
+        ("vlan", vlan),
+        (
+            "native",
+            fields.vlan.as_ref().and_then(|vlan| number(vlan.native)),
+        ),
+    ];
+    let written: Vec<String> = items
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value?.replace(',', ",,"))))
+        .collect();
+    written.join(",")
+}
+
 /// Splits at single commas; a doubled one is a comma within the value.
 pub(crate) fn split_items(text: &str) -> Vec<String> {
     let mut items = vec![];
@@ -145,7 +177,10 @@ mod tests {
                 native: Some(1),
             }),
         };
-        assert_eq!(parse_port(text), Ok(expected));
+        assert_eq!(parse_port(text).as_ref(), Ok(&expected));
+        assert_eq!(parse_port(&port_text(&expected)), Ok(expected));
+        let comma = parse_port("socket=/run/a,,b,vlan=10").unwrap();
+        assert_eq!(port_text(&comma), "socket=/run/a,,b,vlan=10");
     }
 
     #[test]

@@ -21,6 +21,34 @@ pub struct Configuration {
     pub switch: SwitchConfig,
     /// The ports to start with: the file's, then the flags'.
     pub ports: Vec<SourcedPort>,
+    /// The file.
+    pub file: Option<ConfigFile>,
+}
+
+/// The file that a configuration came from, as far as it can be changed at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Where it is, whatever the working folder.
+    pub path: PathBuf,
+    /// Its ports, also those that a flag replaces.
+    pub ports: Vec<PortConfig>,
+}
+
+impl ConfigFile {
+    /// Reads the ports of a file, checked as by [`load`]. The rest of it has to be TOML with known keys.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        let parsed = parse(&text, path)?;
+        let ports = file_ports(&parsed, &|offset| place_in(&text, path, offset))?;
+        Ok(Self::of(path, &ports))
+    }
+
+    fn of(path: &Path, ports: &[SourcedPort]) -> Self {
+        Self {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            ports: ports.iter().map(|port| port.config.clone()).collect(),
+        }
+    }
 }
 
 /// The switch as a whole.
@@ -187,34 +215,24 @@ pub fn load(
 ) -> Result<Configuration, ConfigError> {
     let text = file.map(read).transpose()?.unwrap_or_default();
     let path = file.unwrap_or(Path::new(""));
-    let place = |offset| Origin::File {
-        path: path.to_owned(),
-        line: Some(line_at(&text, offset)),
-    };
-    let parsed = File::parse(&text).map_err(|malformed| ConfigError::Malformed {
-        origin: Origin::File {
-            path: path.to_owned(),
-            line: malformed.line,
-        },
-        message: malformed.message,
-    })?;
+    let place = |offset| place_in(&text, path, offset);
+    let mut parsed = parse(&text, path)?;
     let flagged = overrides
         .ports
         .iter()
         .map(|text| port_from_flag(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let parsed_connections = parsed.connections;
     let by_tenant = tenant_quotas(&parsed.tenant, &place)?;
-    let mut switch = switch_config(parsed.switch, &overrides, &place, online_cpus)?;
+    let mut switch = switch_config(
+        std::mem::take(&mut parsed.switch),
+        &overrides,
+        &place,
+        online_cpus,
+    )?;
     switch.quotas.by_tenant = by_tenant;
-    switch.connections = connections(&parsed_connections, &place)?;
-    let mut ports = vec![];
-    for port in &parsed.port {
-        let sourced = port_from_file(port.get_ref(), port.span().start, &place)?;
-        ports.push(sourced);
-    }
-    refuse_too_many(&ports, MAX_PORTS)?;
-    refuse_collisions(&ports)?;
+    switch.connections = connections(&parsed.connections, &place)?;
+    let mut ports = file_ports(&parsed, &place)?;
+    let file = file.map(|path| ConfigFile::of(path, &ports));
     ports.retain(|port| {
         flagged
             .iter()
@@ -224,7 +242,43 @@ pub fn load(
     refuse_too_many(&ports, MAX_PORTS)?;
     refuse_collisions(&ports)?;
     refuse_admin_socket(&switch, &ports)?;
-    Ok(Configuration { switch, ports })
+    Ok(Configuration {
+        switch,
+        ports,
+        file,
+    })
+}
+
+fn place_in(text: &str, path: &Path, offset: usize) -> Origin {
+    Origin::File {
+        path: path.to_owned(),
+        line: Some(line_at(text, offset)),
+    }
+}
+
+fn parse(text: &str, path: &Path) -> Result<File, ConfigError> {
+    File::parse(text).map_err(|malformed| ConfigError::Malformed {
+        origin: Origin::File {
+            path: path.to_owned(),
+            line: malformed.line,
+        },
+        message: malformed.message,
+    })
+}
+
+/// The ports of a file, which can all be beside each other.
+fn file_ports(
+    parsed: &File,
+    place: &dyn Fn(usize) -> Origin,
+) -> Result<Vec<SourcedPort>, ConfigError> {
+    let ports = parsed
+        .port
+        .iter()
+        .map(|port| port_from_file(port.get_ref(), port.span().start, place))
+        .collect::<Result<Vec<_>, _>>()?;
+    refuse_too_many(&ports, MAX_PORTS)?;
+    refuse_collisions(&ports)?;
+    Ok(ports)
 }
 
 /// The CPUs that are online, from sysfs; where that is not mounted, those this process may run on.

@@ -9,11 +9,13 @@
 //! * [`value`]: the single values: names, socket paths, VLAN ids, and the bounds of each;
 //! * [`connections`]: bounds and timeouts of connection tracking;
 //! * [`program`]: which program the switch runs, and the reading of its file;
-//! * [`mod@load`]: file and flags together to one [`Configuration`], checked as a whole.
+//! * [`mod@load`]: file and flags together to one [`Configuration`], checked as a whole;
+//! * [`edit`]: the way back: ports put into the text of a file and taken out of it, comments kept.
 //!
 //! What it keeps true: a [`Configuration`] that exists can be carried out as far as its text can tell. Names, sockets and interfaces are
 //! unique, every number is within its bound, every CPU is online.
 pub mod connections;
+pub mod edit;
 pub mod file;
 pub mod flags;
 pub mod load;
@@ -21,7 +23,9 @@ pub mod port;
 pub mod program;
 pub mod value;
 
-pub use load::{ConfigError, Configuration, Origin, Overrides, SourcedPort, SwitchConfig, load};
+pub use load::{
+    ConfigError, ConfigFile, Configuration, Origin, Overrides, SourcedPort, SwitchConfig, load,
+};
 pub use port::{PortConfig, PortFields, PortKind, VlanFields};
 pub use program::{ProgramFault, ProgramSource};
 pub use value::{InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath};

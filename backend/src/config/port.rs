@@ -5,41 +5,56 @@ use super::value::{
     InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath, quoted, vlan_id,
 };
 use crate::device::SocketMode;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use switch_core::{VlanPolicy, VlanSet};
+use switch_core::{VlanId, VlanPolicy, VlanSet};
 
-/// The fields of a port as written, types checked but nothing else.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The fields of a port as written, types checked but nothing else. As JSON: a port in requests, and in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PortFields {
     /// `name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// `type`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// `socket`, for vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
     /// `mode`, for vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// `queue_pairs`, for vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_pairs: Option<i64>,
     /// `packed`, for vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<bool>,
     /// `interface`, for TAP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// `mtu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i64>,
     /// `vlan`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<VlanFields>,
 }
 
 /// The fields of `vlan` as written: `{ access = 10 }` or `{ trunk = [10, 20], native = 1 }`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VlanFields {
     /// `access`: the one VLAN of an untagged port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<i64>,
     /// `trunk`: the VLANs that cross tagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk: Option<Vec<i64>>,
     /// `native`: the VLAN of a trunk's untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native: Option<i64>,
 }
 
@@ -122,11 +137,70 @@ impl PortConfig {
         [("name", OsStr::new(self.name.as_str())), place]
     }
 
+    /// What this port and another both claim, so that they cannot both be.
+    pub fn claims_of_both(&self, other: &Self) -> Option<&'static str> {
+        let theirs = other.claims();
+        self.claims()
+            .into_iter()
+            .find(|claim| theirs.contains(claim))
+            .map(|(field, _)| field)
+    }
+
+    /// Whether a front-end finds the same device at both: everything but where, and what is done with its frames, is equal.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        let mut kind = self.kind.clone();
+        if let (
+            PortKind::VhostUser { socket, mode, .. },
+            PortKind::VhostUser {
+                socket: other_socket,
+                mode: other_mode,
+                ..
+            },
+        ) = (&mut kind, &other.kind)
+        {
+            socket.clone_from(other_socket);
+            *mode = *other_mode;
+        }
+        kind == other.kind
+    }
+
     /// The socket of a vhost-user port.
     pub fn socket(&self) -> Option<&SocketPath> {
         match &self.kind {
             PortKind::VhostUser { socket, .. } => Some(socket),
             PortKind::Tap { .. } => None,
+        }
+    }
+}
+
+/// As an operator would write it: what is as by default is left out.
+impl From<&PortConfig> for PortFields {
+    fn from(port: &PortConfig) -> Self {
+        let fields = Self {
+            name: Some(port.name.to_string()),
+            kind: Some(port.kind.type_name().to_owned()),
+            mtu: port.mtu.map(|mtu| mtu.get().into()),
+            vlan: VlanFields::of(&port.vlan),
+            ..Self::default()
+        };
+        match &port.kind {
+            PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs,
+                packed,
+            } => Self {
+                socket: Some(socket.to_string()),
+                mode: (*mode == SocketMode::Client).then(|| "client".to_owned()),
+                queue_pairs: (*queue_pairs != QueuePairs::default())
+                    .then(|| queue_pairs.get().into()),
+                packed: packed.then_some(true),
+                ..fields
+            },
+            PortKind::Tap { interface } => Self {
+                interface: Some(interface.to_string()),
+                ..fields
+            },
         }
     }
 }
@@ -170,6 +244,23 @@ impl PortKind {
 }
 
 impl VlanFields {
+    /// As an operator would write it; `None`: not at all.
+    pub fn of(policy: &VlanPolicy) -> Option<Self> {
+        let number = |vlan: VlanId| i64::from(vlan.get());
+        match policy {
+            VlanPolicy::Transparent => None,
+            VlanPolicy::Access(vlan) => Some(Self {
+                access: Some(number(*vlan)),
+                ..Self::default()
+            }),
+            VlanPolicy::Trunk { allowed, native } => Some(Self {
+                access: None,
+                trunk: Some(allowed.iter().map(number).collect()),
+                native: native.map(number),
+            }),
+        }
+    }
+
     fn policy(self) -> Result<VlanPolicy, InvalidField> {
         const REMEDY: &str = "write { access = ID } or { trunk = [ID, ...], native = ID }";
         match (self.access, self.trunk, self.native) {
@@ -274,7 +365,6 @@ fn foreign<T>(field: &'static str, value: &Option<T>, kind: &str) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switch_core::VlanId;
 
     fn vhost_fields() -> PortFields {
         PortFields {

@@ -1,10 +1,13 @@
 //! Typed requests to the control thread, each with the place for its reply, and the handle that sends them.
 //!
 //! Sent from the runtime that serves the admin socket, never blocking it: a queue that is full is an answer, not a wait.
+use super::config_diff::ConfigView;
+use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
 use super::{MAX_PORTS, PortId};
-use crate::config::{PortConfig, PortName};
+use crate::config::{ConfigFile, PortConfig, PortName};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
+use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use switch_core::{DropReason, MacAddress, VlanId};
@@ -39,6 +42,12 @@ pub enum Command {
     LastDrops(PortName, Reply<Vec<DropView>>),
     /// Every learnt address.
     Fdb(Reply<Vec<FdbEntry>>),
+    /// What runs, and what the configuration file has.
+    Config(Reply<ConfigView>),
+    /// The configuration file was written anew.
+    ConfigSaved(ConfigFile, Reply<()>),
+    /// Hand everything over to another process.
+    Upgrade(UpgradeRequest, Reply<Upgraded>),
     /// Drain and end.
     Stop(Reply<()>),
 }
@@ -50,6 +59,8 @@ pub struct PortView {
     pub id: PortId,
     /// As asked for.
     pub config: PortConfig,
+    /// Where it comes from.
+    pub origin: PortOrigin,
     /// How it fares.
     pub health: PortHealth,
     /// Its counters.
@@ -133,12 +144,15 @@ pub enum CommandError {
     /// The outside world refused it.
     #[error(transparent)]
     Refused(StepError),
-    /// The port's number cannot be made durable.
+    /// What was asked for cannot be made durable.
     #[error("{0}")]
     Store(String),
     /// As many ports as there can be.
     #[error("there are {MAX_PORTS} ports already, which is the most")]
     Full,
+    /// This process goes on.
+    #[error("{0}")]
+    NotUpgraded(String),
     /// Too many requests wait.
     #[error("the control thread has {QUEUE_CAPACITY} requests waiting")]
     Busy,
@@ -212,6 +226,21 @@ impl ControlHandle {
     /// Every learnt address.
     pub async fn fdb(&self) -> Result<Vec<FdbEntry>, CommandError> {
         self.ask(Command::Fdb).await
+    }
+
+    /// What runs, and what the configuration file has.
+    pub async fn config(&self) -> Result<ConfigView, CommandError> {
+        self.ask(Command::Config).await
+    }
+
+    /// The configuration file was written anew: what it says now is no change at run time any more. No port changes.
+    pub async fn config_saved(&self, file: ConfigFile) -> Result<(), CommandError> {
+        self.ask(|reply| Command::ConfigSaved(file, reply)).await
+    }
+
+    /// Hands everything over to another process. When it answers, that one serves all ports, and this one is to end.
+    pub async fn upgrade(&self, request: UpgradeRequest) -> Result<Upgraded, CommandError> {
+        self.ask(|reply| Command::Upgrade(request, reply)).await
     }
 
     /// Drains and ends the control thread.

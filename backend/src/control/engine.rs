@@ -1,9 +1,12 @@
 //! Everything control can do to the outside world, so that tests can put a recording double in its place.
 use super::PortId;
 use super::plan::Step;
+use crate::config::PortConfig;
 use crate::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
 };
+use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
+use std::io;
 use switch_core::{MacEntry, Millis};
 
 /// A step that the outside world refused.
@@ -27,6 +30,15 @@ pub struct PortHealth {
     pub reason: Option<String>,
     /// The whole device state as JSON, for a vhost-user port.
     pub device: Option<serde_json::Value>,
+}
+
+/// What the control thread keeps of its own, for the process that follows.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Every port there is.
+    pub ports: Vec<(PortId, PortConfig)>,
+    /// The ports there shall be.
+    pub control: serde_json::Value,
 }
 
 /// The outside world. Called on the control thread only; every method returns in bounded time.
@@ -54,6 +66,18 @@ pub trait Engine: Send + 'static {
     fn fdb(&self) -> Vec<MacEntry>;
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.
     fn tick(&mut self);
+    /// Hands everything over to another process. On success `leave` is called, which does not return before this process ends.
+    ///
+    /// # Errors
+    /// See [`UpgradeError`]; everything is as before.
+    fn upgrade(
+        &mut self,
+        _request: &UpgradeRequest,
+        _kept: Kept,
+        _leave: &mut dyn FnMut(Upgraded),
+    ) -> Result<(), UpgradeError> {
+        Err(UpgradeError::Channel(io::ErrorKind::Unsupported.into()))
+    }
     /// Stops sessions, then workers after the batch in hand; removes the ports' sockets.
     fn stop(&mut self);
 }

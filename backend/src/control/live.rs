@@ -3,7 +3,8 @@
 //! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
 use super::PortId;
 use super::clock::monotonic_now;
-use super::engine::{Engine, PortHealth, StepError};
+use super::engine::{Engine, Kept, PortHealth, StepError};
+use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
 use super::services::ServicesHandle;
 use super::tables::DefaultTables;
@@ -14,6 +15,7 @@ use crate::datapath::{
     SourceStats, WorkerOptions, WorkerStats,
 };
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
+use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::tap::{Tap, TapError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,6 +26,10 @@ use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::l2_entries::{TABLES, has_tables};
 use switch_core::programs::builtin;
 use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
+
+mod handover;
+
+pub use handover::Beside;
 
 /// Uplinks whose device vanished, with the reason.
 type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
@@ -105,8 +111,12 @@ pub struct LiveEngine {
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
     lost_uplinks: LostUplinks,
+    /// What ports offer, as it was before this process.
+    offers: FrozenOffers,
     /// What answers frames for the controller, where a program sends some.
     services: Option<ServicesHandle>,
+    /// What an upgrade hands over besides; none: it cannot be done.
+    beside: Option<Beside>,
 }
 
 impl LiveEngine {
@@ -140,7 +150,9 @@ impl LiveEngine {
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
+            offers: FrozenOffers::default(),
             services: None,
+            beside: None,
         })
     }
 
@@ -153,6 +165,12 @@ impl LiveEngine {
     #[must_use]
     pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
         Self { services, ..self }
+    }
+
+    /// Has ports offer what they did before.
+    #[must_use]
+    pub fn with_offers(self, offers: FrozenOffers) -> Self {
+        Self { offers, ..self }
     }
 
     /// The default program's tables, if it is what runs.
@@ -187,27 +205,38 @@ impl LiveEngine {
         self.switch.remove_port(id).map_err(port_refused)
     }
 
+    /// What the device thread is told of a vhost-user port.
+    fn spec(&self, id: PortId, port: &PortConfig) -> Option<VhostPortSpec> {
+        let PortKind::VhostUser {
+            socket,
+            mode,
+            queue_pairs,
+            packed,
+        } = &port.kind
+        else {
+            return None;
+        };
+        Some(VhostPortSpec {
+            id,
+            name: port.name.to_string(),
+            socket: socket.as_path().to_owned(),
+            mode: *mode,
+            queue_pairs: queue_pairs.get(),
+            mtu: port.mtu.map(Mtu::get),
+            packed: packed.then(|| self.ring_state.clone()),
+            offer: self.offers.get(&port.name),
+        })
+    }
+
     fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
         match &port.kind {
-            PortKind::VhostUser {
-                socket,
-                mode,
-                queue_pairs,
-                packed,
-            } => {
-                let spec = VhostPortSpec {
-                    id,
-                    name: port.name.to_string(),
-                    socket: socket.as_path().to_owned(),
-                    mode: *mode,
-                    queue_pairs: queue_pairs.get(),
-                    mtu: port.mtu.map(Mtu::get),
-                    packed: packed.then(|| self.ring_state.clone()),
-                };
-                self.devices
+            PortKind::VhostUser { .. } => match self.spec(id, port) {
+                Some(spec) => self
+                    .devices
                     .add_port(&self.datapath, spec)
-                    .map_err(|error| device_refused(&error))
-            }
+                    .map_err(|error| device_refused(&error)),
+                None => Ok(()),
+            },
             PortKind::Tap { interface } => {
                 self.open_tap(id, interface, port.mtu)
                     .map_err(|error| tap_refused(&error))?;
@@ -328,6 +357,15 @@ impl Engine for LiveEngine {
     fn tick(&mut self) {
         self.switch.expire(monotonic_now());
         self.datapath.rebalance();
+    }
+
+    fn upgrade(
+        &mut self,
+        request: &UpgradeRequest,
+        kept: Kept,
+        leave: &mut dyn FnMut(Upgraded),
+    ) -> Result<(), UpgradeError> {
+        self.hand_over(request, kept, leave)
     }
 
     fn stop(&mut self) {

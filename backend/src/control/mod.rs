@@ -4,6 +4,9 @@
 //!
 //! * [`command`]: typed requests with their replies, and the [`ControlHandle`] that sends them;
 //! * [`thread`]: the one thread that receives them and owns everything below;
+//! * [`desired_ports`]: the ports there shall be, configured and changed at run time, durable; [`frozen_offers`]: what they offer;
+//! * `port_changes`: adding and removing ports, on that thread;
+//! * [`config_diff`]: what runs beside what the configuration file has;
 //! * [`port_table`]: the ports there are;
 //! * [`plan`]: from the ports there are to the ports there shall be, as a list of steps, a value;
 //! * [`execute`]: carries a plan out through an [`Engine`], and back again when a step fails;
@@ -17,11 +20,15 @@
 //! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
 pub mod clock;
 pub mod command;
+pub mod config_diff;
+pub mod desired_ports;
 pub mod engine;
 pub mod execute;
 pub mod frames;
+pub mod frozen_offers;
 pub mod live;
 pub mod plan;
+mod port_changes;
 pub mod port_table;
 pub mod services;
 pub mod tables;
@@ -30,6 +37,7 @@ pub mod thread;
 pub use command::{
     AddOutcome, CommandError, ControlHandle, DropView, FdbEntry, PortView, SourceView, WorkersView,
 };
+pub use desired_ports::{DesiredPorts, PortOrigin};
 pub use engine::{Engine, StepError};
 pub use switch_core::PortId;
 pub use thread::{ControlThread, StartError};

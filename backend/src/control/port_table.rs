@@ -36,7 +36,7 @@ impl PortTable {
     }
 
     /// Records a port that is in place.
-    pub(super) fn insert(&mut self, id: PortId, port: PortConfig) {
+    pub(crate) fn insert(&mut self, id: PortId, port: PortConfig) {
         self.ports.insert(id, port);
     }
 

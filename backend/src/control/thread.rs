@@ -3,16 +3,19 @@
 //! Started by the daemon, which hands it the ports to begin with; ends on [`Command::Stop`] or when every handle is gone.
 use super::PortId;
 use super::command::{
-    AddOutcome, Command, CommandError, ControlHandle, DropView, FdbEntry, PortView, QUEUE_CAPACITY,
-    SourceView, WorkersView,
+    Command, CommandError, ControlHandle, DropView, FdbEntry, QUEUE_CAPACITY, Reply, SourceView,
+    WorkersView,
 };
-use super::engine::{Engine, PortHealth};
-use super::execute::{ExecuteError, execute};
-use super::plan::{self, PlanError};
+use super::desired_ports::DesiredPorts;
+use super::engine::{Engine, Kept};
+use super::execute::ExecuteError;
+use super::plan::PlanError;
+use super::port_changes::WaitingPort;
 use super::port_table::PortTable;
 use super::tables::Tables;
 use crate::config::{PortConfig, PortName, SocketPath};
 use crate::datapath::{Destination, DroppedFrame, SourceStats};
+use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::{PortStats, Stats};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -22,6 +25,8 @@ use switch_core::MacEntry;
 
 /// How often learnt addresses are looked through for those past their age.
 const TICK: Duration = Duration::from_secs(1);
+/// How often ports that could not be opened are tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The ports to begin with cannot all come up. Nothing of them is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,33 +52,40 @@ pub struct ControlThread {
     thread: JoinHandle<()>,
 }
 
-/// What the thread owns.
-struct Control<E> {
-    engine: E,
-    table: PortTable,
+/// What the thread owns. What it does about ports: [`port_changes`](super::port_changes).
+pub(super) struct Control<E> {
+    pub(super) engine: E,
+    pub(super) table: PortTable,
+    /// The ports there shall be.
+    pub(super) desired: DesiredPorts,
+    /// Those of them that cannot be opened.
+    pub(super) waiting: BTreeMap<PortName, WaitingPort>,
     /// The admin socket, which no port may take.
-    admin: SocketPath,
+    pub(super) admin: SocketPath,
     /// Which gives port names their ids, where there are tables; otherwise ids are those of the plan.
-    tables: Option<Tables>,
+    pub(super) tables: Option<Tables>,
     started: Instant,
 }
 
 impl ControlThread {
-    /// Brings `ports` up, all or none, then starts the thread. On an error the engine is stopped.
+    /// Brings ports up, those that are configured all or none, then starts the thread. `table` has those that are up already. On an error
+    /// the engine is stopped.
     pub fn start<E: Engine>(
-        engine: E,
-        ports: &[PortConfig],
+        (engine, table): (E, PortTable),
+        desired: DesiredPorts,
         admin: SocketPath,
         tables: Option<Tables>,
     ) -> Result<Self, StartError> {
         let mut control = Control {
             engine,
-            table: PortTable::default(),
+            table,
+            desired,
+            waiting: BTreeMap::new(),
             admin,
             tables,
             started: Instant::now(),
         };
-        if let Err(error) = control.bring_up(ports) {
+        if let Err(error) = control.bring_up() {
             control.engine.stop();
             return Err(error);
         }
@@ -103,30 +115,9 @@ impl ControlThread {
 }
 
 impl<E: Engine> Control<E> {
-    fn bring_up(&mut self, ports: &[PortConfig]) -> Result<(), StartError> {
-        let reserved = self.reserve(ports)?;
-        let changes = plan::plan(&self.table, ports, &reserved)?;
-        Ok(execute(&mut self.engine, &mut self.table, &changes)?)
-    }
-
-    /// The ids that the names of ports have for good.
-    fn reserve(&self, ports: &[PortConfig]) -> Result<BTreeMap<PortName, PortId>, StartError> {
-        let Some(tables) = &self.tables else {
-            return Ok(BTreeMap::new());
-        };
-        let names: Vec<PortName> = ports.iter().map(|port| port.name.clone()).collect();
-        let ids = tables
-            .reserve_ports(&names)
-            .map_err(|error| StartError::Ids(error.to_string()))?;
-        names
-            .into_iter()
-            .zip(ids)
-            .map(|(name, id)| Ok((name, id.ok_or(PlanError::Full)?)))
-            .collect()
-    }
-
     fn run(mut self, commands: &Receiver<Command>) {
         let mut next_tick = Instant::now() + TICK;
+        let mut next_retry = Instant::now() + RETRY;
         loop {
             match commands.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
                 Ok(Command::Stop(reply)) => {
@@ -146,6 +137,10 @@ impl<E: Engine> Control<E> {
                 self.engine.tick();
                 next_tick = Instant::now() + TICK;
             }
+            if Instant::now() >= next_retry {
+                self.retry_waiting();
+                next_retry = Instant::now() + RETRY;
+            }
         }
     }
 
@@ -163,101 +158,43 @@ impl<E: Engine> Control<E> {
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
             Command::LastDrops(name, reply) => drop(reply.send(self.last_drops(&name))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
+            Command::Config(reply) => drop(reply.send(Ok(self.config()))),
+            Command::ConfigSaved(file, reply) => drop(reply.send(self.config_saved(file))),
+            Command::Upgrade(request, reply) => self.upgrade(&request, reply),
             Command::Stop(reply) => drop(reply.send(Ok(()))),
         }
     }
 
-    fn add_port(&mut self, port: PortConfig) -> Result<AddOutcome, CommandError> {
-        match self.table.find(&port.name) {
-            Some((id, present)) if *present == port => {
-                return Ok(AddOutcome::AlreadyThere(self.view(id, present)));
-            }
-            _ => {}
-        }
-        if port.socket() == Some(&self.admin) {
-            return Err(CommandError::Conflict {
-                field: "socket",
-                reason: format!("{} is the admin socket", self.admin),
-                remedy: "use another path".to_owned(),
-            });
-        }
-        let name = port.name.clone();
-        let desired: Vec<PortConfig> = self
-            .table
-            .iter()
-            .map(|(_, port)| port.clone())
-            .chain([port])
-            .collect();
-        if let Err(error) = self.change_to(&desired) {
-            if let (Some(tables), None) = (&self.tables, self.table.find(&name)) {
-                tables.port_gone(&name);
-            }
-            return Err(error);
-        }
-        log::info!("port {name} added");
-        self.show_port(&name).map(AddOutcome::Added)
-    }
-
-    fn remove_port(&mut self, name: &PortName) -> Result<(), CommandError> {
-        if self.table.find(name).is_none() {
-            return Err(CommandError::NotFound(name.clone()));
-        }
-        let desired: Vec<PortConfig> = self
-            .table
-            .iter()
-            .filter(|(_, port)| port.name != *name)
-            .map(|(_, port)| port.clone())
-            .collect();
-        self.change_to(&desired)?;
-        if let Some(tables) = &self.tables {
-            tables.port_gone(name);
-        }
-        log::info!("port {name} removed");
-        Ok(())
-    }
-
-    fn change_to(&mut self, desired: &[PortConfig]) -> Result<(), CommandError> {
-        let refused = |error| match error {
-            PlanError::Collision { field, other, .. } => conflict(field, &other),
-            PlanError::Full => CommandError::Full,
+    /// Answers once another process serves everything, and then never does anything again; or says why not.
+    fn upgrade(&mut self, request: &UpgradeRequest, reply: Reply<Upgraded>) {
+        let control = match self.desired.hand_over().map(serde_json::to_value) {
+            Ok(Ok(control)) => control,
+            Ok(Err(error)) => return drop(reply.send(Err(CommandError::Store(error.to_string())))),
+            Err(error) => return drop(reply.send(Err(error.into()))),
         };
-        // What collides takes no number.
-        plan::plan(&self.table, desired, &BTreeMap::new()).map_err(refused)?;
-        let reserved = self.reserve(desired).map_err(|error| match error {
-            StartError::Plan(error) => refused(error),
-            other => CommandError::Store(other.to_string()),
-        })?;
-        let changes = plan::plan(&self.table, desired, &reserved).map_err(refused)?;
-        execute(&mut self.engine, &mut self.table, &changes)
-            .map_err(|failed| CommandError::Refused(failed.error))
-    }
-
-    fn list_ports(&self) -> Vec<PortView> {
-        self.table
-            .iter()
-            .map(|(id, port)| self.view(id, port))
-            .collect()
-    }
-
-    fn show_port(&self, name: &PortName) -> Result<PortView, CommandError> {
-        let (id, port) = self
-            .table
-            .find(name)
-            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
-        Ok(self.view(id, port))
-    }
-
-    fn view(&self, id: PortId, port: &PortConfig) -> PortView {
-        let gone = || PortHealth {
-            state: "faulted".to_owned(),
-            reason: Some("its thread does not know it".to_owned()),
-            device: None,
+        let ports = self.table.iter().map(|(id, port)| (id, port.clone()));
+        let kept = Kept {
+            ports: ports.collect(),
+            control,
         };
-        PortView {
-            id,
-            config: port.clone(),
-            health: self.engine.health(id).unwrap_or_else(gone),
-            counters: self.engine.counters(id),
+        log::info!("handing over to another process");
+        let mut reply = Some(reply);
+        let mut leave = |upgraded: Upgraded| {
+            log::info!(
+                "process {} serves all ports; nobody did for {} us",
+                upgraded.pid,
+                upgraded.gap.as_micros()
+            );
+            reply.take().map(|reply| reply.send(Ok(upgraded)));
+            // The ports are another's: nothing here may touch them until the process ends.
+            loop {
+                std::thread::park();
+            }
+        };
+        if let Err(error) = self.engine.upgrade(request, kept, &mut leave) {
+            log::warn!("not upgraded: {error}");
+            let refused = CommandError::NotUpgraded(error.to_string());
+            reply.map(|reply| reply.send(Err(refused)));
         }
     }
 
@@ -332,23 +269,5 @@ impl<E: Engine> Control<E> {
             ports: self.table.iter().map(port).collect(),
             workers: self.engine.worker_stats(),
         }
-    }
-}
-
-fn conflict(field: &'static str, other: &PortName) -> CommandError {
-    let (reason, remedy) = match field {
-        "name" => (
-            format!("port {other} is there already, with another configuration"),
-            "choose another name".to_owned(),
-        ),
-        _ => (
-            format!("port {other} has it already"),
-            format!("choose another {field}"),
-        ),
-    };
-    CommandError::Conflict {
-        field,
-        reason,
-        remedy: format!("{remedy}, or remove port {other} first"),
     }
 }

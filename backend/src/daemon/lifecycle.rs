@@ -2,28 +2,35 @@
 //!
 //! ```text
 //! claim admin socket -> start engine -> bring up ports -> READY=1 -> serve -> SIGTERM, SIGINT -> STOPPING=1 -> drain -> exit
+//!              take all of that over <- [handover](crate::handover) <- upgrade <-'
 //! ```
 //! Everything up to READY=1 either succeeds whole or leaves nothing behind.
 use super::{notify, process};
-use crate::config::{
-    Configuration, Origin, PortConfig, PortName, ProgramFault, ProgramSource, SwitchConfig,
-};
+use crate::config::{Configuration, Origin, PortName, ProgramFault, ProgramSource, SwitchConfig};
+use crate::control::desired_ports::HandedPorts;
 use crate::control::execute::ExecuteError;
-use crate::control::live::LiveEngine;
+use crate::control::live::{Beside, LiveEngine};
+use crate::control::port_table::PortTable;
 use crate::control::services::{
     ServicesFileFault, ServicesHandle, ServicesOptions, StartServicesError, document,
 };
-use crate::control::tables::{Store, StoreError, Tables, TablesOptions};
-use crate::control::{ControlHandle, ControlThread, StartError};
+use crate::control::tables::{InPlace, Store, StoreError, Tables, TablesOptions};
+use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
+use crate::handover::take::{self, TakeError};
 use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use switch_core::Millis;
 use switch_core::engine::runtime::{Engine, EngineConfig};
 use switch_core::service::ServicesConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
+/// How long the process before may keep the store, once it serves nothing any more, and how often that is looked at.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+const STORE_RETRY: Duration = Duration::from_millis(10);
 /// How long the drain may take before the process ends without it.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -67,6 +74,9 @@ pub enum DaemonError {
     /// The services.
     #[error(transparent)]
     Services(#[from] StartServicesError),
+    /// The process before.
+    #[error(transparent)]
+    Take(#[from] TakeError),
     /// The runtime of the main thread.
     #[error("cannot serve signals and the admin socket: {0}")]
     Runtime(io::Error),
@@ -79,43 +89,73 @@ pub enum Ending {
     Drained,
     /// A second signal came, or the drain took too long.
     CutShort,
+    /// Another process serves everything.
+    HandedOver,
 }
 
-/// Runs the daemon until a signal ends it.
+/// Runs the daemon until a signal ends it, or another process takes everything over.
 pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     process::end_on_panic();
-    process::raise_descriptor_limit(configuration.ports.iter().map(|port| &port.config));
-    let admin = AdminSocket::claim(configuration.switch.admin.as_path())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
+    let begun = begin(configuration)?;
     // From here on a signal is caught: one that comes during the start is served right after it.
     let (signals, listener) = {
         let _runtime = runtime.enter();
         let signals = Signals::catch().map_err(DaemonError::Runtime)?;
-        let listener = admin
+        let listener = begun
+            .admin
             .listener()
             .and_then(tokio::net::UnixListener::from_std)
             .map_err(DaemonError::Runtime)?;
         (signals, listener)
     };
-    let engine = start_engine(&configuration.switch)?;
-    let tables = engine
-        .clone()
-        .map(|engine| start_tables(&configuration.switch, engine))
-        .transpose()?;
-    let live =
-        LiveEngine::start(&configuration.switch, engine.clone()).map_err(DaemonError::Engine)?;
+    let Begun {
+        admin,
+        live,
+        engine,
+        table,
+        handed,
+    } = begun;
+    let (handed, in_place) = handed.unzip();
+    let folder = configuration.switch.state_dir.as_deref();
+    let store = folder.map(|folder| open_store(folder, handed.is_some()));
+    let store = store.transpose()?.map(Arc::new);
+    let desired = DesiredPorts::open(configuration, store.clone(), handed)?;
+    process::raise_descriptor_limit(desired.configured().iter().chain(&desired.changed()));
+    let live = live.with_offers(desired.offers());
     let tables = match live.default_tables() {
         // Nothing of them is stored: they follow from the ports.
-        Some(shown) => Some(Tables::start(shown, TablesOptions::default())?),
-        None => tables,
+        Some(shown) => {
+            let options = TablesOptions {
+                in_place,
+                ..TablesOptions::default()
+            };
+            Some(Tables::start(shown, options)?)
+        }
+        None => engine
+            .clone()
+            .map(|engine| start_tables(&configuration.switch, engine, (store, in_place)))
+            .transpose()?,
     };
-    let (control, services) = start_control(configuration, (live, engine), tables.clone())?;
+    let left = Arc::new(Notify::new());
+    let live = live.with_beside(Beside {
+        tables: tables.clone(),
+        admin: admin.listener().map_err(DaemonError::Runtime)?.into(),
+        program: configuration.switch.program.to_string(),
+        left: Arc::clone(&left),
+    });
+    let ports = desired.configured().len() + desired.changed().len();
+    let (control, services) = start_control(
+        configuration,
+        desired,
+        (live, table, engine),
+        tables.clone(),
+    )?;
     log::info!(
-        "ready: {} ports, {} workers, admin socket {}",
-        configuration.ports.len(),
+        "ready: {ports} ports, {} workers, admin socket {}",
         configuration.switch.workers,
         configuration.switch.admin
     );
@@ -123,16 +163,84 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     let ending = runtime.block_on(serve_until_signal(
         listener,
         router(control.handle(), tables.clone(), services),
-        (control.handle(), signals),
+        (control.handle(), signals, &left),
     ));
-    if ending == Ending::Drained {
-        control.join();
-        if let Some(tables) = &tables {
-            tables.stop();
+    match ending {
+        Ending::Drained => {
+            control.join();
+            if let Some(tables) = &tables {
+                tables.stop();
+            }
+            log::info!("stopped");
         }
-        log::info!("stopped");
+        // Sockets, memory and interfaces are another's now: nothing of them may be closed in order.
+        Ending::HandedOver => {
+            log::logger().flush();
+            std::process::exit(0);
+        }
+        Ending::CutShort => {}
     }
     Ok(ending)
+}
+
+/// What runs before ports are configured: nothing, or what the process before has handed over.
+struct Begun {
+    admin: AdminSocket,
+    live: LiveEngine,
+    engine: Option<Arc<Engine>>,
+    table: PortTable,
+    handed: Option<(HandedPorts, InPlace)>,
+}
+
+fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
+    let switch = &configuration.switch;
+    let start = |engine: &Option<Arc<Engine>>| {
+        LiveEngine::start(switch, engine.clone()).map_err(DaemonError::Engine)
+    };
+    if let Some(mut channel) = take::channel()? {
+        // Its descriptors come before it is known how many.
+        process::raise_descriptor_limit(std::iter::empty());
+        let engine = start_engine(switch)?;
+        match take::take_over(&mut channel, start(&engine)?, (switch, engine.as_ref())) {
+            Ok(taken) => {
+                let handed = serde_json::from_value(taken.control).map_err(|error| {
+                    DaemonError::Take(TakeError::Refused(format!("ports: {error}")))
+                })?;
+                let names = taken.names;
+                return Ok(Begun {
+                    admin: AdminSocket::adopt(taken.admin, switch.admin.as_path()),
+                    live: taken.live,
+                    engine,
+                    table: taken.table,
+                    handed: Some((handed, InPlace { names })),
+                });
+            }
+            Err(TakeError::Alone) => log::warn!("the process before died: starting afresh"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let admin = AdminSocket::claim(switch.admin.as_path())?;
+    let engine = start_engine(switch)?;
+    Ok(Begun {
+        admin,
+        live: start(&engine)?,
+        engine,
+        table: PortTable::default(),
+        handed: None,
+    })
+}
+
+/// Opens the store. The process before may take a moment to let go of it.
+fn open_store(folder: &Path, is_handed_over: bool) -> Result<Store, StoreError> {
+    let deadline = Instant::now() + STORE_PATIENCE;
+    loop {
+        match Store::open(folder) {
+            Err(StoreError::InUse(_)) if is_handed_over && Instant::now() < deadline => {
+                std::thread::sleep(STORE_RETRY);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The engine of the configured program; `None`: the default program, which is compiled in.
@@ -163,11 +271,15 @@ fn start_engine(switch: &SwitchConfig) -> Result<Option<Arc<Engine>>, DaemonErro
 }
 
 /// Gives the engine what the store has.
-fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, DaemonError> {
-    let store = switch.state_dir.as_deref().map(Store::open).transpose()?;
+fn start_tables(
+    switch: &SwitchConfig,
+    engine: Arc<Engine>,
+    (store, in_place): (Option<Arc<Store>>, Option<InPlace>),
+) -> Result<Tables, DaemonError> {
     let options = TablesOptions {
         store,
         quotas: switch.quotas.clone(),
+        in_place,
     };
     let tables = Tables::start(engine, options)?;
     let restored = tables.restored();
@@ -183,7 +295,8 @@ fn start_tables(switch: &SwitchConfig, engine: Arc<Engine>) -> Result<Tables, Da
 
 fn start_control(
     configuration: &Configuration,
-    (live, engine): (LiveEngine, Option<Arc<Engine>>),
+    desired: DesiredPorts,
+    (live, table, engine): (LiveEngine, PortTable, Option<Arc<Engine>>),
     tables: Option<Tables>,
 ) -> Result<(ControlThread, Option<ServicesHandle>), DaemonError> {
     let initial = initial_services(&configuration.switch)?;
@@ -197,19 +310,17 @@ fn start_control(
         _ => None,
     };
     let live = live.with_services(services.clone());
-    let ports: Vec<PortConfig> = configuration
-        .ports
-        .iter()
-        .map(|port| port.config.clone())
-        .collect();
-    let control = ControlThread::start(live, &ports, configuration.switch.admin.clone(), tables)
-        .map_err(|error| match error {
-            StartError::Execute(source) => DaemonError::Port {
-                origin: origin_of(configuration, &source.port),
-                source: Box::new(source),
+    let admin = configuration.switch.admin.clone();
+    let control =
+        ControlThread::start((live, table), desired, admin, tables).map_err(
+            |error| match error {
+                StartError::Execute(source) => DaemonError::Port {
+                    origin: origin_of(configuration, &source.port),
+                    source: Box::new(source),
+                },
+                other => DaemonError::Start(Box::new(other)),
             },
-            other => DaemonError::Start(Box::new(other)),
-        })?;
+        )?;
     Ok((control, services))
 }
 
@@ -263,7 +374,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => log::info!("SIGHUP changes nothing: ports are changed with `ringswitch port`"),
+                _ = self.hang_up.recv() => log::info!("SIGHUP changes nothing: ports are changed with `ringswitch port`, and `ringswitch upgrade` takes up a changed configuration"),
             }
         }
     }
@@ -272,14 +383,22 @@ impl Signals {
 async fn serve_until_signal(
     listener: tokio::net::UnixListener,
     router: axum::Router,
-    (control, mut signals): (ControlHandle, Signals),
+    (control, mut signals, left): (ControlHandle, Signals, &Notify),
 ) -> Ending {
+    let mut has_left = false;
     let stop = async {
-        let name = signals.end().await;
-        log::info!("{name}: draining; once more to end at once");
-        notify::service_manager("STOPPING=1");
+        tokio::select! {
+            name = signals.end() => {
+                log::info!("{name}: draining; once more to end at once");
+                notify::service_manager("STOPPING=1");
+            }
+            () = left.notified() => has_left = true,
+        }
     };
     serve(listener, router, Limits::default(), stop).await;
+    if has_left {
+        return Ending::HandedOver;
+    }
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

@@ -95,6 +95,14 @@ impl PortDrops {
         }
     }
 
+    /// Counts frames that the port lost elsewhere, if the reason of this name is known.
+    pub fn add_count(&self, reason: &str, count: u64) {
+        let known = DropReason::ALL.iter().zip(&self.counts);
+        if let Some((_, counter)) = known.into_iter().find(|(known, _)| known.name() == reason) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Counts one dropped frame and records it, unless enough of this millisecond's are. Any thread; waits for none.
     #[inline]
     pub fn add(

@@ -13,12 +13,13 @@
 //! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
-//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`cpu_time`] whose
+//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
 //! frames took how long. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
 //! changes, by the [`loads`]. [`Datapath`] is all of it as the control side sees it.
 
 pub mod balance;
 pub mod batch;
+pub mod carried;
 pub mod counters;
 pub mod courier;
 pub mod cpu_time;
@@ -43,6 +44,7 @@ mod vhost_port;
 pub mod vnet_header;
 pub mod worker;
 
+pub use carried::PortTotals;
 pub use counters::{PortCounters, WorkerStats};
 pub use last_drops::DroppedFrame;
 pub use loads::SourceStats;
@@ -55,6 +57,7 @@ use crate::port::tap::Tap;
 use crate::ring::RingError;
 use arc_swap::ArcSwap;
 use balance::Move;
+use carried::CarriedTraffic;
 use counters::{QueueCounters, WorkerCounters};
 use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
 use last_drops::{DROPPED_HEADER_BYTES, Dropped, PortDrops};
@@ -64,6 +67,8 @@ use placement::{Placement, SETTLE_TIMEOUT, Seats, Source, Workers};
 use ports::{Port, PortTable, TapPort, VhostQueues};
 use queue::{ActiveRing, Queue};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use switch_core::engine::pipeline::EnginePipeline;
@@ -235,6 +240,8 @@ pub struct Datapath {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Serialises changes of the port table.
     changing: Mutex<()>,
+    /// TAPs are not read: another process does, or will.
+    holds_taps: AtomicBool,
 }
 
 /// A worker's life, on its thread.
@@ -275,6 +282,7 @@ impl Datapath {
             loads: Mutex::new(Loads::new(count)),
             threads: Mutex::new(Vec::new()),
             changing: Mutex::new(()),
+            holds_taps: AtomicBool::new(false),
         };
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
             let started = datapath.start_worker(index, mailbox, options);
@@ -342,10 +350,45 @@ impl Datapath {
             tap,
             from_host: QueueCounters::default(),
             to_host: Mutex::new(QueueCounters::default()),
+            carried: CarriedTraffic::default(),
             drops: PortDrops::default(),
         });
         self.add(id, Port::Tap(Arc::clone(&port)));
-        self.workers.watch(&Source::Tap(port));
+        if !self.holds_taps.load(Ordering::Acquire) {
+            self.workers.watch(&Source::Tap(port));
+        }
+    }
+
+    /// Reads no TAP from now on, those that are added included: what comes waits in the kernel. When this returns no worker reads one.
+    pub fn hold_taps(&self) {
+        self.holds_taps.store(true, Ordering::Release);
+        self.each_tap(|workers, tap| workers.forget(tap));
+        self.settle();
+    }
+
+    /// Reads them again.
+    pub fn release_taps(&self) {
+        self.holds_taps.store(false, Ordering::Release);
+        self.each_tap(Workers::watch);
+    }
+
+    fn each_tap(&self, tell: impl Fn(&Workers, &Source)) {
+        let ports = self.shared.ports.load();
+        let sources = Source::of_all(&ports);
+        for tap in sources.filter(|source| matches!(source, Source::Tap(_))) {
+            tell(&self.workers, &tap);
+        }
+    }
+
+    /// The open interface of a TAP port, once more.
+    ///
+    /// # Errors
+    /// No descriptor can be had; `None`: no such port, or it is no TAP.
+    pub fn share_tap(&self, id: PortId) -> Option<io::Result<OwnedFd>> {
+        match self.shared.ports.load().get(id)? {
+            Port::Tap(port) => Some(port.tap.share()),
+            Port::Vhost(_) => None,
+        }
     }
 
     /// Puts a port into the table, its sources where there is least to do.
@@ -450,6 +493,13 @@ impl Datapath {
     /// A port's counters; `None` when there is no such port.
     pub fn counters(&self, id: PortId) -> Option<PortCounters> {
         self.shared.ports.load().get(id).map(Port::counters)
+    }
+
+    /// Lets a port's counters go on from what it had under an earlier process or on another host. Says whether the port is there.
+    pub fn add_totals(&self, id: PortId, totals: &PortTotals) -> bool {
+        let ports = self.shared.ports.load();
+        let port = ports.get(id);
+        port.inspect(|port| port.add_totals(totals)).is_some()
     }
 
     /// The frames that were dropped at a port of late, oldest first: all of them where there are few, a sample of many.

@@ -3,6 +3,7 @@
 //! A worker picks up the current table once a batch. A frame for a port that was removed meanwhile finds nothing under its
 //! id, or a queue without a ring.
 
+use super::carried::{CarriedTraffic, PortTotals};
 use super::counters::{PortCounters, QueueCounters};
 use super::last_drops::PortDrops;
 use super::placement::Placement;
@@ -24,6 +25,8 @@ pub struct VhostQueues {
     pub queues: Box<[Arc<Queue>]>,
     /// Guest-rx rings that run and are enabled, a bit a pair.
     active_guest_rx: AtomicU64,
+    /// What it had elsewhere.
+    pub carried: CarriedTraffic,
     /// Why frames from or for it were dropped.
     pub drops: PortDrops,
     /// Longest frame the port takes, from its MTU.
@@ -40,6 +43,7 @@ impl VhostQueues {
                 .map(|index| Arc::new(Queue::new(id, QueueIndex(index))))
                 .collect(),
             active_guest_rx: AtomicU64::new(0),
+            carried: CarriedTraffic::default(),
             drops: PortDrops::default(),
             max_frame_bytes,
         }
@@ -121,6 +125,8 @@ pub struct TapPort {
     pub from_host: QueueCounters,
     /// Frames delivered to the host; any worker may, so these are behind a lock taken once a batch.
     pub to_host: std::sync::Mutex<QueueCounters>,
+    /// What it had elsewhere.
+    pub carried: CarriedTraffic,
     /// Why frames from or for it were dropped.
     pub drops: PortDrops,
 }
@@ -141,6 +147,21 @@ impl Port {
         match self {
             Self::Vhost(port) => &port.drops,
             Self::Tap(port) => &port.drops,
+        }
+    }
+
+    fn carried(&self) -> &CarriedTraffic {
+        match self {
+            Self::Vhost(port) => &port.carried,
+            Self::Tap(port) => &port.carried,
+        }
+    }
+
+    /// Lets its counters go on from what the port had elsewhere. Reasons of drops that are not known here are left out.
+    pub fn add_totals(&self, totals: &PortTotals) {
+        self.carried().add(totals);
+        for (reason, count) in &totals.drops {
+            self.drops().add_count(reason, *count);
         }
     }
 
@@ -168,6 +189,7 @@ impl Port {
                 );
             }
         }
+        self.carried().add_to(&mut sum);
         sum
     }
 }

@@ -4,18 +4,22 @@
 //! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
 //! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
 
-use super::backend_channel::BackendChannel;
+use super::backend_channel::{BackendChannel, HandedChannel};
 use super::descriptors::BackendSocket;
+use super::state::DeviceState;
 use crate::datapath::{QueueIndex, VhostPort};
+use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{
     DirtyLog, EventSink, EventSource, GuestMemory, Iotlb, LogCounts, LogError, LogLayout,
     MemoryError, RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, Translation,
     is_packed,
 };
 use rustix::event::epoll;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Why an effect did not happen.
@@ -154,6 +158,45 @@ pub trait Attachment: Send {
     fn forget_session(&mut self);
     /// Where rings were is of no use to anybody any more.
     fn discard_positions(&mut self) {}
+    /// What is attached, and its descriptors once more.
+    fn hand_over(&self, _descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// What is attached to a port, on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedAttachment {
+    memory: Vec<(RegionLayout, Slot)>,
+    log: Option<Slot>,
+    events: Vec<HandedEvents>,
+    records: Option<Slot>,
+    #[serde(default)]
+    channel: Option<HandedChannel>,
+}
+
+impl HandedAttachment {
+    /// Where packed rings keep their positions, for a port of that name; `None` without any.
+    ///
+    /// # Errors
+    /// The descriptor did not come.
+    pub fn records(
+        &self,
+        descriptors: &mut Incoming,
+        (folder, name): (&Path, &str),
+    ) -> io::Result<Option<RecordFile>> {
+        let file = descriptors.take_some(self.records)?;
+        Ok(file.map(|file| RecordFile::adopt(file, folder, name)))
+    }
+}
+
+/// A ring's eventfds, on their way.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedEvents {
+    queue: u16,
+    kick: Option<Slot>,
+    call: Option<Slot>,
+    error: Option<Slot>,
 }
 
 #[derive(Debug, Default)]
@@ -228,6 +271,14 @@ impl DatapathAttachment {
         lost
     }
 
+    fn install_channel(&mut self, channel: BackendChannel) -> Result<(), AttachError> {
+        // The one before is let go of first: what watches it would not notice, as it is closed elsewhere.
+        self.drop_channel();
+        watch(&self.ready, &channel, true).map_err(AttachError::Channel)?;
+        self.channel = Some(channel);
+        Ok(())
+    }
+
     fn drop_channel(&mut self) {
         let channel = self.channel.take();
         if let Some((socket, _)) = channel.as_ref().and_then(BackendChannel::watched)
@@ -257,6 +308,50 @@ impl DatapathAttachment {
         })
     }
 
+    /// Attaches what was handed over, but starts no ring. `device` is as it was handed over with it.
+    ///
+    /// # Errors
+    /// A descriptor did not come, or memory cannot be mapped.
+    pub fn adopt(
+        &mut self,
+        handed: HandedAttachment,
+        device: &DeviceState,
+        descriptors: &mut Incoming,
+    ) -> io::Result<()> {
+        self.is_translating = device.is_translating();
+        let regions = handed.memory.into_iter();
+        let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
+        let regions = regions.collect::<io::Result<Vec<_>>>()?;
+        if !regions.is_empty() {
+            self.set_memory(regions).map_err(io::Error::other)?;
+        }
+        if let (Some(layout), Some(slot)) = (device.session().log, handed.log) {
+            self.set_log(layout, descriptors.take(slot)?)
+                .map_err(io::Error::other)?;
+        }
+        for events in handed.events {
+            let queue = QueueIndex(events.queue);
+            for (kind, slot) in [
+                (Self::set_kick as SetEvent, events.kick),
+                (Self::set_call, events.call),
+                (Self::set_error, events.error),
+            ] {
+                let descriptor = descriptors.take_some(slot)?;
+                kind(self, queue, descriptor).map_err(io::Error::other)?;
+            }
+        }
+        if let Some(channel) = handed.channel {
+            let channel = BackendChannel::adopt(channel, descriptors)?;
+            self.install_channel(channel).map_err(io::Error::other)?;
+        }
+        for (index, ring) in (0..).zip(&device.session().rings) {
+            if ring.enabled {
+                self.enable_ring(QueueIndex(index));
+            }
+        }
+        Ok(())
+    }
+
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
@@ -277,6 +372,9 @@ fn watch(ready: &OwnedFd, channel: &BackendChannel, is_new: bool) -> io::Result<
     }
     Ok(())
 }
+
+/// One of `set_kick`, `set_call` and `set_error`.
+type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
 fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
     lost.into_iter()
@@ -436,11 +534,7 @@ impl Attachment for DatapathAttachment {
     }
 
     fn set_backend_channel(&mut self, socket: BackendSocket) -> Result<(), AttachError> {
-        let channel = BackendChannel::new(socket);
-        // The one before is let go of first: what watches it would not notice, as it is closed elsewhere.
-        self.drop_channel();
-        watch(&self.ready, &channel, true).map_err(AttachError::Channel)?;
-        self.channel = Some(channel);
+        self.install_channel(BackendChannel::new(socket))?;
         // Whoever was asked before will not answer any more.
         self.iotlb.ask_anew();
         self.port.look_again();
@@ -495,6 +589,37 @@ impl Attachment for DatapathAttachment {
         self.drop_channel();
         self.is_translating = false;
         self.iotlb.clear();
+    }
+
+    fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        let memory = self.memory.as_ref().map(|memory| memory.share());
+        let memory = memory.transpose()?.unwrap_or_default().into_iter();
+        let memory = memory.map(|(layout, file)| (layout, descriptors.add(file)));
+        let memory = memory.collect();
+        let mut add = |shared: Option<io::Result<OwnedFd>>| {
+            let descriptor = shared.transpose()?;
+            Ok::<_, io::Error>(descriptor.map(|descriptor| descriptors.add(descriptor)))
+        };
+        let log = add(self.log.as_ref().map(|log| log.share()))?;
+        let records = add(self.records.as_ref().map(RecordFile::share))?;
+        let events = self.events.iter().map(|(queue, events)| {
+            Ok(HandedEvents {
+                queue: queue.0,
+                kick: add(events.kick.as_ref().map(|kick| kick.share()))?,
+                call: add(events.call.as_ref().map(|call| call.share()))?,
+                error: add(events.error.as_ref().map(|error| error.share()))?,
+            })
+        });
+        let events = events.collect::<io::Result<_>>()?;
+        let channel = self.channel.as_ref();
+        let channel = channel.map(|channel| channel.hand_over(descriptors));
+        Ok(HandedAttachment {
+            channel: channel.transpose()?,
+            memory,
+            log,
+            events,
+            records,
+        })
     }
 
     fn discard_positions(&mut self) {

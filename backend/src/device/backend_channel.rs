@@ -5,9 +5,11 @@
 //! front-end does not read is bounded.
 
 use super::descriptors::BackendSocket;
+use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{Access, Iotlb, Miss};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -42,11 +44,21 @@ pub enum ChannelEnd {
     Socket(#[from] io::Error),
 }
 
+/// A channel on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedChannel {
+    socket: Slot,
+    under_way: usize,
+    unsent: Vec<u8>,
+    received: Vec<u8>,
+}
+
 /// A connected channel.
 #[derive(Debug)]
 pub struct BackendChannel {
     socket: BackendSocket,
-    under_way: VecDeque<Miss>,
+    /// None for a question of the process before.
+    under_way: VecDeque<Option<Miss>>,
     unsent: Vec<u8>,
     answer: [u8; ANSWER_BYTES],
     filled: usize,
@@ -64,6 +76,37 @@ impl BackendChannel {
         }
     }
 
+    /// The channel as it is, in the middle of a message as it may be. What was asked is not carried over: it is asked again.
+    ///
+    /// # Errors
+    /// A descriptor cannot be had.
+    pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedChannel> {
+        let socket = self.socket.get().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(HandedChannel {
+            socket: descriptors.add(socket.try_clone_to_owned()?),
+            under_way: self.under_way.len(),
+            unsent: self.unsent.clone(),
+            received: self.answer.get(..self.filled).unwrap_or_default().to_vec(),
+        })
+    }
+
+    /// The channel that was handed over.
+    ///
+    /// # Errors
+    /// The descriptor did not come.
+    pub fn adopt(handed: HandedChannel, descriptors: &mut Incoming) -> io::Result<Self> {
+        let socket = BackendSocket::new(descriptors.take(handed.socket)?);
+        let mut channel = Self::new(socket);
+        let owed = handed.under_way.min(MAX_UNDER_WAY);
+        channel.under_way.resize(owed, None);
+        channel.unsent = handed.unsent;
+        if let Some(room) = channel.answer.get_mut(..handed.received.len()) {
+            room.copy_from_slice(&handed.received);
+            channel.filled = handed.received.len();
+        }
+        Ok(channel)
+    }
+
     /// Sends what is to be asked, as far as the socket takes it and answers are not too many behind.
     ///
     /// # Errors
@@ -73,7 +116,7 @@ impl BackendChannel {
             && let Some(miss) = iotlb.next_miss()
         {
             self.unsent.extend(question(miss));
-            self.under_way.push_back(miss);
+            self.under_way.push_back(Some(miss));
         }
         if self.under_way.len() == MAX_UNDER_WAY {
             // The next answer is what the rest waits for.
@@ -103,7 +146,10 @@ impl BackendChannel {
                 return Ok(heard);
             }
             let miss = self.under_way.pop_front().ok_or(ChannelEnd::Malformed)?;
-            iotlb.answered(miss, self.answered_value()? == 0);
+            let found = self.answered_value()? == 0;
+            if let Some(miss) = miss {
+                iotlb.answered(miss, found);
+            }
         }
         Ok(ANSWERS_PER_WAKEUP)
     }

@@ -1,8 +1,9 @@
 //! What a port offers to its front-end, and the names people know the bits by.
 //!
 //! The device state answers GET_FEATURES and GET_PROTOCOL_FEATURES from an [`Offer`]; `port show` prints the names.
-//! Kept true: an offer is computed once, when the port is made, and never changes while the port lives. A front-end that
-//! reconnects and misses a feature it had before gives up for good (QEMU: "vhost lacks feature mask").
+//! Kept true: an offer is computed once, when the port is made, and never changes while the port lives, through restarts and other
+//! versions where there is a state folder (`control::frozen_offers`). A front-end that reconnects and misses a feature it had before
+//! gives up for good (QEMU: "vhost lacks feature mask").
 
 use serde::{Deserialize, Serialize};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -19,6 +20,9 @@ pub const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 pub const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
 /// VHOST_USER_F_PROTOCOL_FEATURES: without it, rings start enabled (vhost-user: Ring states).
 pub const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+/// VIRTIO_F_RING_PACKED.
+pub const RING_PACKED: u64 = 1 << VIRTIO_F_RING_PACKED;
 
 /// Virtio features whose meaning the data path implements or that front-ends serve themselves once the back-end lets them.
 ///
@@ -74,6 +78,9 @@ pub struct Offer {
     pub virtio: u64,
     /// VHOST_USER_PROTOCOL_F_* bits.
     pub protocol: u64,
+    /// Memory regions that may be added one by one.
+    #[serde(default = "memory_slots")]
+    pub memory_slots: u64,
 }
 
 impl Offer {
@@ -86,7 +93,7 @@ impl Offer {
             virtio |= 1 << VIRTIO_NET_F_MQ;
         }
         if *packed == PackedOffer::Made {
-            virtio |= 1 << VIRTIO_F_RING_PACKED;
+            virtio |= RING_PACKED;
         }
         let protocol = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::LOG_SHMFD
@@ -99,8 +106,24 @@ impl Offer {
         Self {
             virtio,
             protocol: protocol.bits(),
+            memory_slots: memory_slots(),
         }
     }
+
+    /// What of an offer made earlier, maybe by another version, this one does not have, in words; nothing: it can be made again.
+    pub fn lacks_of(&self, earlier: &Self) -> Vec<String> {
+        let mut lacking = virtio_names(earlier.virtio & !self.virtio);
+        lacking.extend(protocol_names(earlier.protocol & !self.protocol));
+        if earlier.memory_slots > self.memory_slots {
+            lacking.push(format!("{} memory slots", earlier.memory_slots));
+        }
+        lacking
+    }
+}
+
+/// Those of every version so far.
+fn memory_slots() -> u64 {
+    MAX_MEMORY_SLOTS as u64
 }
 
 /// Names of virtio feature bits, lowest bit first; a bit without a name is shown as `bit N`.
@@ -224,6 +247,26 @@ mod tests {
         assert_ne!(
             Offer::new(2, &PackedOffer::Made).virtio & (1 << VIRTIO_NET_F_MQ),
             0
+        );
+    }
+
+    #[test]
+    fn an_earlier_offer_can_be_made_again_unless_it_had_more() {
+        let now = Offer::new(1, &PackedOffer::NotWanted);
+        let fewer = Offer {
+            virtio: now.virtio & !(1 << VIRTIO_NET_F_CSUM),
+            protocol: 0,
+            memory_slots: 8,
+        };
+        assert!(now.lacks_of(&now).is_empty() && now.lacks_of(&fewer).is_empty());
+        let more = Offer {
+            virtio: now.virtio | 1 << VIRTIO_F_RING_RESET,
+            protocol: now.protocol | 1 << 16,
+            memory_slots: 510,
+        };
+        assert_eq!(
+            now.lacks_of(&more),
+            ["RING_RESET", "STATUS", "510 memory slots"]
         );
     }
 

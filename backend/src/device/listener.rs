@@ -59,6 +59,22 @@ impl Listener {
         })
     }
 
+    /// Takes over a socket that another process bound to `path`.
+    pub fn adopt(socket: OwnedFd, path: &Path) -> Self {
+        // A path that somebody removed is nothing of ours to remove.
+        let file = rustix::fs::lstat(path).map_or((0, 0), |file| identity(&file));
+        Self {
+            socket,
+            path: path.to_owned(),
+            file,
+        }
+    }
+
+    /// Another descriptor of the socket.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
     /// The next waiting connection, non-blocking; `None` when there is none.
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
         match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {

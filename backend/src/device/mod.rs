@@ -31,10 +31,12 @@ pub mod state;
 pub mod status;
 mod thread;
 
+pub use port::HandedPort;
 pub use status::DeviceStatus;
 pub use switch_core::PortId;
-pub use thread::{DeviceThread, MAX_QUEUE_PAIRS};
+pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 
+use features::Offer;
 use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
@@ -67,6 +69,8 @@ pub struct VhostPortSpec {
     pub mtu: Option<u16>,
     /// For a port that offers packed rings: the folder in which they keep their positions.
     pub packed: Option<PathBuf>,
+    /// What the port offered in an earlier life; none: what this version offers.
+    pub offer: Option<Offer>,
 }
 
 /// A port came up or went down.

@@ -9,6 +9,10 @@
 //!               \________accept__________^                        \____________connect___________________^
 //! ```
 
+mod handover;
+
+pub use handover::HandedPort;
+
 use super::attach::Attachment;
 use super::features::PackedOffer;
 use super::listener::{self, Listener};
@@ -112,6 +116,8 @@ pub struct Port {
     events: PortEventSink,
     up: bool,
     logging: Option<Logging>,
+    /// Adopted from another process, which may still serve it.
+    waits_to_go: bool,
     connections: ConnectionCounters,
     connect_error: Option<String>,
     last_disconnect: Option<String>,
@@ -128,9 +134,13 @@ impl Port {
         events: PortEventSink,
     ) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let device = DeviceState::new(spec.queue_pairs, spec.mtu, packed);
         Ok(Self {
             id: spec.id,
-            device: DeviceState::new(spec.queue_pairs, spec.mtu, packed),
+            device: match spec.offer {
+                Some(earlier) => device.with_offer(earlier),
+                None => device,
+            },
             name: spec.name,
             socket: spec.socket,
             mode: spec.mode,
@@ -141,6 +151,7 @@ impl Port {
             events,
             up: false,
             logging: None,
+            waits_to_go: false,
             connections: ConnectionCounters::default(),
             connect_error: None,
             last_disconnect: None,
@@ -401,6 +412,34 @@ impl Port {
 
     // The event loop.
 
+    fn watch_endpoint(&mut self, ops: &mut EventOps) {
+        let timer = Token::Timer.watch(&self.timer, EventSet::IN);
+        let watched = match &self.endpoint {
+            Endpoint::Server(listener) => ops
+                .add(timer)
+                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
+            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
+        };
+        if let Err(error) = watched {
+            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
+            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
+        }
+        let ready = self.attachment.readiness().map(|ready| {
+            let token = Token::Attachment as u32;
+            ops.add(Events::with_data_raw(
+                ready.as_raw_fd(),
+                token,
+                EventSet::IN,
+            ))
+        });
+        if let Some(Err(error)) = ready {
+            log::error!(
+                "{}: the IOMMU's channel cannot be watched: {error:?}",
+                self.name
+            );
+        }
+    }
+
     fn watch_listener(&self, set: EventSet, ops: &mut EventOps) {
         let Endpoint::Server(listener) = &self.endpoint else {
             return;
@@ -462,7 +501,7 @@ impl Port {
     /// Keeps since when the migration log is on.
     fn note_logging(&mut self) {
         match (self.device.is_logging(), &self.logging) {
-            (true, None) => self.logging = Some(Logging::begin()),
+            (true, None) => self.logging = Some(Logging::since(Instant::now())),
             (false, Some(_)) => self.logging = None,
             _ => return,
         }
@@ -496,31 +535,10 @@ impl MutEventSubscriber for Port {
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        let timer = Token::Timer.watch(&self.timer, EventSet::IN);
-        let ready = self.attachment.readiness().map(|ready| {
-            let token = Token::Attachment as u32;
-            ops.add(Events::with_data_raw(
-                ready.as_raw_fd(),
-                token,
-                EventSet::IN,
-            ))
-        });
-        if let Some(Err(error)) = ready {
-            log::error!(
-                "{}: the IOMMU's channel cannot be watched: {error:?}",
-                self.name
-            );
+        if self.waits_to_go {
+            return;
         }
-        let watched = match &self.endpoint {
-            Endpoint::Server(listener) => ops
-                .add(timer)
-                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
-            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
-        };
-        if let Err(error) = watched {
-            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
-            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
-        }
+        self.watch_endpoint(ops);
         if let Endpoint::Client(_) = self.endpoint {
             self.connect(ops);
         }

@@ -31,6 +31,7 @@ pub enum RingPhase {
 
 /// One ring of the port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RingState {
     /// SET_VRING_NUM.
     pub size: Option<u16>,

@@ -8,11 +8,13 @@ use super::descriptors::{admit, admit_without_socket, discard};
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
+use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
+use serde::{Deserialize, Serialize};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -86,6 +88,23 @@ impl MessageReader {
         self.buffer.get_mut(self.filled..end).unwrap_or_default()
     }
 
+    /// What came of the message in hand.
+    fn received(&self) -> &[u8] {
+        self.buffer.get(..self.filled).unwrap_or_default()
+    }
+
+    /// The opposite: as if these bytes had come.
+    fn restore(&mut self, received: &[u8]) -> Result<(), Malformed> {
+        if let Some(room) = self.buffer.get_mut(..received.len()) {
+            room.copy_from_slice(received);
+            self.filled = received.len();
+        }
+        if let Some(head) = self.received().first_chunk::<HEADER_BYTES>() {
+            self.header = Some(Header::parse(*head)?);
+        }
+        Ok(())
+    }
+
     /// Takes over bytes put into [`Self::space`] and the descriptors that came with them; a message once it is whole.
     pub fn advance(
         &mut self,
@@ -142,6 +161,17 @@ pub enum Received {
     Nothing,
 }
 
+/// A connection on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedStream {
+    stream: Slot,
+    /// What came of a message that is not whole yet.
+    received: Vec<u8>,
+    /// What came with it.
+    descriptors: Vec<Slot>,
+    unsent: Vec<u8>,
+}
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Session {
@@ -158,6 +188,41 @@ impl Session {
             reader: MessageReader::default(),
             unsent: Vec::new(),
         }
+    }
+
+    /// The connection as it is, in the middle of a message as it may be, and its descriptors once more.
+    ///
+    /// # Errors
+    /// A descriptor cannot be had.
+    pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedStream> {
+        let came = self.reader.descriptors.iter().map(|descriptor| {
+            let descriptor = descriptor.try_clone()?;
+            Ok::<_, io::Error>(descriptors.add(descriptor))
+        });
+        let came = came.collect::<io::Result<Vec<Slot>>>()?;
+        Ok(HandedStream {
+            stream: descriptors.add(self.stream.try_clone()?),
+            received: self.reader.received().to_vec(),
+            descriptors: came,
+            unsent: self.unsent.clone(),
+        })
+    }
+
+    /// The connection that was handed over.
+    ///
+    /// # Errors
+    /// A descriptor did not come, or what was received is no message's beginning.
+    pub fn adopt(handed: HandedStream, descriptors: &mut Incoming) -> io::Result<Self> {
+        let came = handed.descriptors.into_iter();
+        let came = came.map(|slot| descriptors.take(slot));
+        let mut reader = MessageReader::default();
+        reader.descriptors = came.collect::<io::Result<_>>()?;
+        reader.restore(&handed.received).map_err(io::Error::other)?;
+        Ok(Self {
+            stream: descriptors.take(handed.stream)?,
+            reader,
+            unsent: handed.unsent,
+        })
     }
 
     /// One read of the socket.

@@ -18,7 +18,8 @@ mod migration;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use super::features::{
-    MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, protocol_names, virtio_names,
+    MAX_MEMORY_SLOTS, Offer, PROTOCOL_FEATURES, PackedOffer, RING_PACKED, protocol_names,
+    virtio_names,
 };
 use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_used_ring};
 use super::rarp::{self, RARP_FRAME_BYTES};
@@ -146,6 +147,7 @@ pub struct Answer {
 
 /// What a front-end negotiated; starts afresh with each connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SessionState {
     /// SET_OWNER came.
     pub owned: bool,
@@ -173,6 +175,7 @@ pub struct SessionState {
 
 /// Counted over the port's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceCounters {
     /// Requests handled.
     pub messages: u64,
@@ -208,6 +211,17 @@ impl DeviceState {
             session: fresh_session(queue_pairs),
             counters: DeviceCounters::default(),
         }
+    }
+
+    /// Offers what the port offered in an earlier life; packed rings only where their positions can be kept in this one too.
+    #[must_use]
+    pub fn with_offer(mut self, earlier: Offer) -> Self {
+        let packed = self.offer.virtio & RING_PACKED;
+        self.offer = Offer {
+            virtio: earlier.virtio & (!RING_PACKED | packed),
+            ..earlier
+        };
+        self
     }
 
     /// Frozen for the port's life.
@@ -323,7 +337,7 @@ impl DeviceState {
             }
             Request::GetQueueNum => value(self.queue_num()),
             Request::SetMemTable(regions) => self.set_memory(regions, attachment),
-            Request::GetMaxMemSlots => value(MAX_MEMORY_SLOTS as u64),
+            Request::GetMaxMemSlots => value(self.offer.memory_slots),
             Request::AddMemReg(layout, file) => self.add_region(layout, file, attachment),
             Request::RemMemReg(layout) => self.remove_region(layout, attachment),
             Request::SetVringNum { index, size } => self.set_ring_size(index, size, attachment),
@@ -729,6 +743,40 @@ impl DeviceState {
         }
         ring.phase = RingPhase::Stopped;
         ring.fault = None;
+    }
+
+    /// Takes running rings back; they wait to be started where they are.
+    pub fn suspend_rings(&mut self, attachment: &mut dyn Attachment) {
+        for queue in self.queues() {
+            self.suspend(queue, attachment);
+        }
+    }
+
+    /// Takes a running ring back; it waits to be started where it is.
+    fn suspend(&mut self, queue: QueueIndex, attachment: &mut dyn Attachment) {
+        let runs = |ring: &RingState| ring.phase == RingPhase::Running;
+        if self.ring(queue).is_some_and(runs) {
+            self.stop(queue, attachment);
+            if let Some(ring) = self.ring_mut(queue) {
+                ring.phase = RingPhase::Waiting;
+            }
+        }
+    }
+
+    /// Starts the rings that wait and have all they need.
+    pub fn resume_rings(&mut self, attachment: &mut dyn Attachment) {
+        self.start_waiting_rings(attachment);
+    }
+
+    /// The same device in a process that has not started its rings.
+    #[must_use]
+    pub fn with_rings_suspended(mut self) -> Self {
+        for ring in &mut self.session.rings {
+            if ring.phase == RingPhase::Running {
+                ring.phase = RingPhase::Waiting;
+            }
+        }
+        self
     }
 
     fn queues(&self) -> impl Iterator<Item = QueueIndex> + use<> {

@@ -8,7 +8,7 @@ use super::features::{PackedOffer, protocol_names, virtio_names};
 use super::ring_state::{RingPhase, RingState};
 use super::state::{DeviceCounters, DeviceState, FrontEnd, SessionState};
 use crate::ring::LogCounts;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -96,13 +96,17 @@ impl Logging {
     /// The least time over which pages a second are told.
     const WINDOW: Duration = Duration::from_secs(1);
 
-    /// It is on from now.
-    pub fn begin() -> Self {
-        let now = Instant::now();
+    /// It is on from then.
+    pub fn since(since: Instant) -> Self {
         Self {
-            since: now,
-            counted: (now, 0, 0),
+            since,
+            counted: (since, 0, 0),
         }
+    }
+
+    /// For how long it is on.
+    pub fn since_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// For `port show`.
@@ -122,7 +126,7 @@ impl Logging {
             self.counted = (Instant::now(), pages_marked, pages_per_second);
         }
         LoggingStatus {
-            since_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            since_ms: self.since_ms(),
             pages_marked,
             pages_per_second,
             rounds: counts.rounds(),
@@ -131,7 +135,7 @@ impl Logging {
 }
 
 /// What happened to the port's socket over its life.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionCounters {
     /// Front-ends accepted, or reached.
     pub connects: u64,

@@ -6,10 +6,12 @@
 
 use super::attach::{Attachment, DatapathAttachment};
 use super::features::PackedOffer;
-use super::port::{Endpoint, Port};
+use super::port::{Endpoint, HandedPort, Port};
+use super::state::DeviceState;
 use super::status::DeviceStatus;
 use super::{DeviceError, PortEventSink, PortId, VhostPortSpec};
 use crate::datapath::{Datapath, DatapathEvent};
+use crate::handover::descriptors::{Incoming, Outgoing};
 use crate::ring::RecordFile;
 use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
 use std::collections::HashMap;
@@ -129,6 +131,66 @@ impl DeviceThread {
         self.serve(spec, place, attachment)
     }
 
+    /// Takes a port over from another process. It is served from [`Self::take_up`] on.
+    ///
+    /// # Errors
+    /// A descriptor did not come or cannot be used; the port is not there then.
+    pub fn adopt_port(
+        &self,
+        datapath: &Arc<Datapath>,
+        spec: VhostPortSpec,
+        (handed, descriptors): (HandedPort, &mut Incoming),
+    ) -> Result<(), DeviceError> {
+        check_queue_pairs(&spec)?;
+        self.check_new(&spec)?;
+        let (id, events) = (spec.id, Arc::clone(&self.events));
+        let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
+        let port = handed
+            .records(descriptors, &spec)
+            .and_then(|records| {
+                let attachment = DatapathAttachment::new(rings, records)?;
+                Port::adopt(spec, handed, (attachment, descriptors), events)
+            })
+            .map_err(DeviceError::Thread);
+        port.and_then(|port| self.take_on(id, port, Some(Arc::clone(datapath))))
+            .inspect_err(|_| datapath.remove_port(id))
+    }
+
+    /// Serves every adopted port: its rings as its device was parked, then its sockets. A port without a device goes on as it was handed
+    /// over.
+    pub fn take_up(&self, mut devices: HashMap<PortId, DeviceState>) {
+        let ports: Vec<_> = self
+            .ports()
+            .iter()
+            .map(|(id, served)| (*id, Arc::clone(&served.port), served.subscriber))
+            .collect();
+        // The rings of all ports first: frames wait in them.
+        for (id, port, _) in &ports {
+            lock(port).take_up_rings(devices.remove(id));
+        }
+        let went = self.event_loop.call_blocking(move |ops| {
+            for (_, port, subscriber) in ports {
+                let mut ops = ops.event_ops(subscriber)?;
+                lock(&port).go(&mut ops);
+            }
+            Ok::<_, event_manager::Error>(())
+        });
+        if let Err(error) = went {
+            log::error!("ports that were taken over are not served: {error:?}");
+        }
+    }
+
+    /// Runs `act` on every port while nothing of them changes: what front-ends send meanwhile waits in their sockets.
+    pub fn frozen<R>(&self, act: impl FnOnce(&mut Frozen<'_>) -> R) -> R {
+        let ports: Vec<_> = self
+            .ports()
+            .iter()
+            .map(|(id, served)| (*id, Arc::clone(&served.port)))
+            .collect();
+        let locked = ports.iter().map(|(id, port)| (*id, lock(port)));
+        act(&mut Frozen(locked.collect()))
+    }
+
     /// Closes the session, removes the socket, removes the rings. A VM that is still there may come back to a port of that name and find
     /// its packed rings as it left them.
     pub fn remove_port(&self, id: PortId) -> Result<(), DeviceError> {
@@ -202,6 +264,15 @@ impl DeviceThread {
         let events = Arc::clone(&self.events);
         let port =
             Port::new(spec, packed, endpoint, attachment, events).map_err(DeviceError::Thread)?;
+        self.take_on(id, port, datapath)
+    }
+
+    fn take_on(
+        &self,
+        id: PortId,
+        port: Port,
+        datapath: Option<Arc<Datapath>>,
+    ) -> Result<(), DeviceError> {
         let port = Arc::new(Mutex::new(port));
         let ports = Arc::clone(&self.ports);
         let subscriber = Arc::clone(&port);
@@ -235,6 +306,34 @@ impl DeviceThread {
 impl Drop for DeviceThread {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Every port, locked.
+pub struct Frozen<'a>(Vec<(PortId, MutexGuard<'a, Port>)>);
+
+impl Frozen<'_> {
+    /// All that another process needs to serve the ports.
+    ///
+    /// # Errors
+    /// A descriptor cannot be had.
+    pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<Vec<(PortId, HandedPort)>> {
+        let hand_over =
+            |(id, port): &(PortId, MutexGuard<'_, Port>)| Ok((*id, port.hand_over(descriptors)?));
+        self.0.iter().map(hand_over).collect()
+    }
+
+    /// Takes all rings back; the devices as they are then.
+    pub fn park(&mut self) -> Vec<(PortId, DeviceState)> {
+        self.0
+            .iter_mut()
+            .map(|(id, port)| (*id, port.park()))
+            .collect()
+    }
+
+    /// Serves them again.
+    pub fn unpark(&mut self) {
+        self.0.iter_mut().for_each(|(_, port)| port.unpark());
     }
 }
 

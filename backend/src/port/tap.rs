@@ -76,6 +76,19 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Takes over an interface that another process opened and set up.
+    pub fn adopt(file: OwnedFd, interface: &str) -> Self {
+        Self {
+            file,
+            interface: interface.into(),
+        }
+    }
+
+    /// Another descriptor of the open interface.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone()
+    }
+
     fn set_up(&self) -> io::Result<()> {
         syscalls::tap_set_header_bytes(self.file.as_fd(), 12)?;
         let offloads = libc::TUN_F_CSUM

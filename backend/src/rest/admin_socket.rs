@@ -105,6 +105,17 @@ impl AdminSocket {
         })
     }
 
+    /// Takes over the socket that another process listens on at `path`.
+    pub fn adopt(listener: OwnedFd, path: &Path) -> Self {
+        // A path that somebody removed is nothing of ours to remove.
+        let identity = std::fs::symlink_metadata(path);
+        Self {
+            listener: listener.into(),
+            path: path.to_owned(),
+            identity: identity.map_or((0, 0), |made| (made.dev(), made.ino())),
+        }
+    }
+
     /// The listening socket, non-blocking.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()

@@ -6,7 +6,7 @@
 //! * [`server`]: connections, bounded in number and in time;
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
-//! * [`services`]: those of the switch's own services;
+//! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
@@ -14,12 +14,14 @@
 //! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
 pub mod admin_socket;
 pub mod body;
+pub mod config;
 pub mod explain;
 pub mod problem;
 pub mod routes;
 pub mod server;
 pub mod services;
 pub mod tables;
+mod upgrade;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};

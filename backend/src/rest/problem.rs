@@ -123,6 +123,11 @@ impl From<CommandError> for Problem {
             CommandError::Full => {
                 Self::new(StatusCode::CONFLICT, detail).remedy("remove a port first")
             }
+            CommandError::NotUpgraded(_) => {
+                Self::new(StatusCode::CONFLICT, detail).remedy(
+                    "this process goes on as before: correct that, or name another program with --binary",
+                )
+            }
             CommandError::Busy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("try again")
             }

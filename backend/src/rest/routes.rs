@@ -1,13 +1,13 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::body::parse;
+use super::config::routes as config_routes;
 use super::explain::routes as explain_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
-use super::wire::{
-    Fdb, Health, MoveRequest, Moved, NewPort, Port, PortList, StatsReport, WorkerList,
-};
-use crate::config::{PortConfig, PortName};
+use super::upgrade::routes as upgrade_routes;
+use super::wire::{Fdb, Health, MoveRequest, Moved, Port, PortList, StatsReport, WorkerList};
+use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
 use crate::control::{AddOutcome, ControlHandle};
@@ -69,6 +69,8 @@ pub fn router(
         .merge(tables_routes())
         .merge(explain_routes())
         .merge(services_routes())
+        .merge(upgrade_routes())
+        .merge(config_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -96,7 +98,7 @@ async fn add_port(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let port = PortConfig::from_fields(parse::<NewPort>(&headers, body)?.into())?;
+    let port = PortConfig::from_fields(parse::<PortFields>(&headers, body)?)?;
     let location = format!("/v1/ports/{}", port.name);
     Ok(match control.add_port(port).await? {
         AddOutcome::Added(view) => (

@@ -1,106 +1,22 @@
 //! The JSON of requests and responses, and its conversion from and to typed values.
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
+pub mod config;
 pub mod services;
 pub mod tables;
+pub mod upgrade;
 
+pub use self::config::*;
 pub use self::services::*;
 pub use self::tables::*;
-use crate::config::{PortConfig, PortFields, PortKind, VlanFields};
-use crate::control::{FdbEntry, PortView, SourceView, WorkersView};
+pub use self::upgrade::*;
+use crate::config::{PortConfig, PortKind, VlanFields};
+use crate::control::{FdbEntry, PortOrigin, PortView, SourceView, WorkersView};
 use crate::datapath::{PortCounters, WorkerStats};
 use crate::device::SocketMode;
 use crate::metrics::{Stats, cpu_mhz};
 use serde::{Deserialize, Serialize};
-use switch_core::{DropReason, VlanId, VlanPolicy};
-
-/// Body of `POST /v1/ports`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewPort {
-    /// 1 to 63 of `A-Z a-z 0-9 . _ -`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// `vhost-user` or `tap`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub r#type: Option<String>,
-    /// vhost-user: absolute path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub socket: Option<String>,
-    /// vhost-user: `server` or `client`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<String>,
-    /// vhost-user: 1 to 64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queue_pairs: Option<i64>,
-    /// vhost-user: whether packed rings are offered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packed: Option<bool>,
-    /// tap: the interface.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// 68 to 9216 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<i64>,
-    /// Absent: untagged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<Vlan>,
-}
-
-/// `{"access": 10}` or `{"trunk": [10, 20], "native": 1}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vlan {
-    /// The VLAN of an access port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub access: Option<i64>,
-    /// The tagged VLANs of a trunk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trunk: Option<Vec<i64>>,
-    /// The VLAN of a trunk's untagged frames.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub native: Option<i64>,
-}
-
-impl From<NewPort> for PortFields {
-    fn from(port: NewPort) -> Self {
-        Self {
-            name: port.name,
-            kind: port.r#type,
-            socket: port.socket,
-            mode: port.mode,
-            queue_pairs: port.queue_pairs,
-            packed: port.packed,
-            interface: port.interface,
-            mtu: port.mtu,
-            vlan: port.vlan.map(|vlan| VlanFields {
-                access: vlan.access,
-                trunk: vlan.trunk,
-                native: vlan.native,
-            }),
-        }
-    }
-}
-
-impl From<PortFields> for NewPort {
-    fn from(port: PortFields) -> Self {
-        Self {
-            name: port.name,
-            r#type: port.kind,
-            socket: port.socket,
-            mode: port.mode,
-            queue_pairs: port.queue_pairs,
-            packed: port.packed,
-            interface: port.interface,
-            mtu: port.mtu,
-            vlan: port.vlan.map(|vlan| Vlan {
-                access: vlan.access,
-                trunk: vlan.trunk,
-                native: vlan.native,
-            }),
-        }
-    }
-}
+use switch_core::{DropReason, VlanId};
 
 /// `GET /v1/ports`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,7 +54,10 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// Absent: untagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vlan: Option<Vlan>,
+    pub vlan: Option<VlanFields>,
+    /// Where it comes from.
+    #[serde(default)]
+    pub origin: PortOrigin,
     /// One word: `up`, `listening`, `faulted`...
     pub state: String,
     /// The state in words, when there is something to say.
@@ -324,6 +243,7 @@ impl From<PortView> for Port {
     fn from(view: PortView) -> Self {
         let PortView {
             id,
+            origin,
             config:
                 PortConfig {
                     name,
@@ -360,7 +280,8 @@ impl From<PortView> for Port {
             packed,
             interface,
             mtu: mtu.map(|mtu| mtu.get()),
-            vlan: vlan_of(&vlan),
+            vlan: VlanFields::of(&vlan),
+            origin,
             state: health.state,
             reason: health.reason,
             device: health.device,
@@ -373,22 +294,6 @@ fn mode_name(mode: SocketMode) -> &'static str {
     match mode {
         SocketMode::Server => "server",
         SocketMode::Client => "client",
-    }
-}
-
-fn vlan_of(policy: &VlanPolicy) -> Option<Vlan> {
-    let number = |vlan: VlanId| i64::from(vlan.get());
-    match policy {
-        VlanPolicy::Transparent => None,
-        VlanPolicy::Access(vlan) => Some(Vlan {
-            access: Some(number(*vlan)),
-            ..Default::default()
-        }),
-        VlanPolicy::Trunk { allowed, native } => Some(Vlan {
-            access: None,
-            trunk: Some(allowed.iter().map(number).collect()),
-            native: native.map(number),
-        }),
     }
 }
 

@@ -159,6 +159,11 @@ impl DirtyLog {
         }))
     }
 
+    /// Another descriptor of its file.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.mapping.share_file()
+    }
+
     /// Counts since logging began.
     pub fn counts(&self) -> &Arc<LogCounts> {
         &self.counts

@@ -22,6 +22,11 @@ impl EventSource {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         verified(fd).map(Self)
     }
+
+    /// Another descriptor of the same eventfd.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
 }
 
 impl AsRawFd for EventSource {
@@ -34,6 +39,11 @@ impl EventSink {
     /// Takes a call or error descriptor; anything but an eventfd is refused.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         verified(fd).map(Self)
+    }
+
+    /// Another descriptor of the same eventfd.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
     }
 
     /// Adds one to the eventfd, without ever blocking: see `signaller`.

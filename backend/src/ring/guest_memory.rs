@@ -238,6 +238,12 @@ impl GuestMemory {
         self.regions.iter().map(|r| r.layout).collect()
     }
 
+    /// What is mapped, with another descriptor of each file: what it takes to map it once more.
+    pub fn share(&self) -> io::Result<Vec<(RegionLayout, OwnedFd)>> {
+        let share = |region: &Region| Ok((region.layout, region.mapping.share_file()?));
+        self.regions.iter().map(share).collect()
+    }
+
     /// Whether any file was truncated under us: the port has to be detached, its VM's memory is gone.
     pub fn is_lost(&self) -> bool {
         let log_lost = self.log.as_ref().is_some_and(|log| log.is_lost());

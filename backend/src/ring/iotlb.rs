@@ -212,13 +212,8 @@ impl Iotlb {
     /// to come counts neither; who needs to know asks again.
     pub fn forget_refusals(&self) {
         let mut state = self.write();
-        let State { asked, unsent, .. } = &mut *state;
-        asked.retain(|_, question| !question.is_refused);
-        let oldest = unsent.front().map_or(u64::MAX, |miss| miss.number);
-        for question in asked
-            .values_mut()
-            .filter(|question| question.number < oldest)
-        {
+        state.asked.retain(|_, question| !question.is_refused);
+        for question in state.asked.values_mut() {
             question.is_stale = true;
         }
     }

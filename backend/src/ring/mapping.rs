@@ -111,6 +111,13 @@ impl Mapping {
         self.file
     }
 
+    /// Another descriptor of that file.
+    pub(super) fn share_file(&self) -> io::Result<OwnedFd> {
+        let file = self.region.file_offset();
+        let file = file.ok_or_else(|| io::Error::other("a mapping without its file"))?;
+        file.file().try_clone().map(OwnedFd::from)
+    }
+
     /// Whether the file was truncated under us.
     pub(super) fn is_lost(&self) -> bool {
         self.watch.is_lost()

@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,6 +137,19 @@ impl RecordFile {
             file: Arc::new(file.into()),
             path: None,
         })
+    }
+
+    /// Takes over a file that another process opened, with its lock.
+    pub fn adopt(file: OwnedFd, folder: &Path, name: &str) -> Self {
+        Self {
+            file: Arc::new(file.into()),
+            path: Some(folder.join(name)),
+        }
+    }
+
+    /// Another descriptor of the file, which shares its lock.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
     }
 
     /// Maps the place of ring `index`, with room for `size` entries.

@@ -51,13 +51,14 @@ fn a_port_is_added_listed_shown_and_removed() {
     let listed = ask(&switch, &["port", "list"]);
     succeeded(&listed);
     let expected = "\
-NAME  TYPE        STATE      VLAN                  GUEST_TX  GUEST_RX  DROPS  AT
-vm1   vhost-user  listening  trunk:10+20 native=1         7         0      3  /run/vm1.sock
+NAME  TYPE        ORIGIN   STATE      VLAN                  GUEST_TX  GUEST_RX  DROPS  AT
+vm1   vhost-user  runtime  listening  trunk:10+20 native=1         7         0      3  /run/vm1.sock
 ";
     assert_eq!(stdout(&listed), expected);
     let shown = ask(&switch, &["port", "show", "vm1"]);
     succeeded(&shown);
     for line in [
+        "origin: runtime",
         "reason: no front-end yet",
         "  guest tx: 7 frames, 700 bytes",
         "  vlan_not_allowed: 3 frames. The frame's VLAN",

@@ -23,7 +23,7 @@ fn folder() -> TempDir {
 
 fn open(folder: &Path, engine: &Arc<FakeEngine>) -> Tables {
     let options = TablesOptions {
-        store: Some(Store::open(folder).unwrap()),
+        store: Some(Arc::new(Store::open(folder).unwrap())),
         quotas: Quotas {
             by_tenant: BTreeMap::from([("small".to_owned(), 2)]),
             ..Quotas::default()
@@ -373,7 +373,7 @@ fn a_batch_that_cannot_be_stored_is_taken_back_and_later_ones_are_refused() {
         fails: Arc::clone(&fails),
     };
     let options = TablesOptions {
-        store: Some(Store::over(disk).unwrap()),
+        store: Some(Arc::new(Store::over(disk).unwrap())),
         ..TablesOptions::default()
     };
     let tables = Tables::start(Arc::new(FakeEngine::default()), options).unwrap();

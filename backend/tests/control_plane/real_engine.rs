@@ -18,7 +18,7 @@ fn open(folder: &Path) -> (Tables, TestSwitch) {
     let program = ProgramSource::File(PROGRAM.into()).load().unwrap();
     let engine = Engine::new(program, EngineConfig::default()).unwrap();
     let options = TablesOptions {
-        store: Some(Store::open(folder).unwrap()),
+        store: Some(Arc::new(Store::open(folder).unwrap())),
         ..TablesOptions::default()
     };
     let tables = Tables::start(Arc::new(engine), options).unwrap();

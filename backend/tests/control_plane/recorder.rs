@@ -5,7 +5,7 @@ use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
 use ringswitch::control::services::ServicesHandle;
 use ringswitch::control::tables::{Tables, TablesOptions};
-use ringswitch::control::{ControlThread, Engine, PortId, StepError};
+use ringswitch::control::{ControlThread, DesiredPorts, Engine, PortId, StepError};
 use ringswitch::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
 };
@@ -164,9 +164,9 @@ impl TestSwitch {
         let socket = folder.as_path().join("admin.sock");
         let record = Record::default();
         let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
-        let control =
-            ControlThread::start(RecordingEngine(record.clone()), &[], admin, tables.clone())
-                .unwrap();
+        let desired = DesiredPorts::default();
+        let engine = RecordingEngine(record.clone());
+        let control = ControlThread::start(engine, desired, admin, tables.clone()).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();

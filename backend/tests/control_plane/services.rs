@@ -28,7 +28,7 @@ impl Parts {
         let program = ProgramSource::File(PROGRAM.into()).load().unwrap();
         let engine = Arc::new(Engine::new(program, EngineConfig::default()).unwrap());
         let options = TablesOptions {
-            store: folder.map(|folder| Store::open(folder).unwrap()),
+            store: folder.map(|folder| Arc::new(Store::open(folder).unwrap())),
             ..TablesOptions::default()
         };
         let tables = Tables::start(engine.clone(), options).unwrap();

@@ -324,7 +324,7 @@ fn measure_a_million_entries() {
         let store = Store::open(folder.as_path()).unwrap();
         let opened = started.elapsed();
         let options = TablesOptions {
-            store: Some(store),
+            store: Some(Arc::new(store)),
             ..TablesOptions::default()
         };
         let tables = Tables::start(Arc::new(FakeEngine::default()), options).unwrap();

@@ -78,6 +78,7 @@ impl Rig {
             mode: SocketMode::Server,
             queue_pairs,
             mtu: None,
+            offer: None,
             packed: None,
         }
     }

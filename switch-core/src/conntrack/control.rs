@@ -23,6 +23,9 @@ pub struct ConnRecord {
     pub zone: Zone,
     /// The port that opened it.
     pub port: u16,
+    /// The port that its first answer came by, if one came and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<u16>,
     /// What a packet of the original direction carries when it comes in.
     pub original: Tuple,
     /// What an answer carries when it comes in. Not the inverse of `original` if the connection is translated.
@@ -47,6 +50,13 @@ pub struct ConnRecord {
     pub idle_ms: u64,
     /// How long it is still remembered if nothing comes, in milliseconds.
     pub expires_in_ms: u64,
+}
+
+impl ConnRecord {
+    /// Whether one of its ends is behind `port`: it was opened from there, or first answered from there.
+    pub fn is_bound_to(&self, port: PortId) -> bool {
+        self.port == port.get() || self.answered_by == Some(port.get())
+    }
 }
 
 /// What is known of a TCP connection's sequence numbers.
@@ -94,6 +104,17 @@ impl Conntrack {
     /// The live connections from slot `from` on (0 for the first page), of `zone` if given, at most `limit`. Others may come and go
     /// between two pages; one that stays is listed once.
     pub fn list(&self, zone: Option<Zone>, from: u32, limit: usize, now: Millis) -> ConnPage {
+        let matches = |record: &ConnRecord| zone.is_none_or(|zone| record.zone == zone);
+        self.list_matching(matches, (from, limit), now)
+    }
+
+    /// As [`Conntrack::list`], those that `matches`. No lock is held for longer than it takes to copy one connection.
+    pub fn list_matching(
+        &self,
+        matches: impl Fn(&ConnRecord) -> bool,
+        (from, limit): (u32, usize),
+        now: Millis,
+    ) -> ConnPage {
         let end = self.slab.used_end();
         let mut page = ConnPage {
             connections: Vec::new(),
@@ -106,7 +127,7 @@ impl Conntrack {
             }
             let found = self.record_at(index, now);
             if let Some((id, record)) = found
-                && zone.is_none_or(|zone| record.zone == zone)
+                && matches(&record)
             {
                 page.connections.push((id, record));
             }
@@ -130,11 +151,11 @@ impl Conntrack {
             return None;
         }
         let generation = slot.status().generation();
-        let record = self.record(slot, &cold, now)?;
+        let record = self.record((slot, index), &cold, now)?;
         Some((ConnId { index, generation }, record))
     }
 
-    fn record(&self, slot: &Slot, cold: &Cold, now: Millis) -> Option<ConnRecord> {
+    fn record(&self, (slot, index): (&Slot, u32), cold: &Cold, now: Millis) -> Option<ConnRecord> {
         let status = slot.status();
         let idle = Tick::of(now).since(slot.last_seen());
         let left = self.timeout_ticks(status).saturating_sub(idle);
@@ -150,6 +171,7 @@ impl Conntrack {
         Some(ConnRecord {
             zone: cold.zone,
             port: cold.port,
+            answered_by: self.slab.answered_by(index),
             original,
             reply,
             state: status.state()?,
@@ -183,8 +205,11 @@ impl Conntrack {
         for _ in 0..=keys.len() {
             match self.insert(&new, [original, reply], hash, (index, now)) {
                 Insertion::Done(tracked) => {
-                    self.opened.fetch_add(1, Relaxed);
-                    return tracked.conn.ok_or(ImportError::Exists);
+                    let conn = tracked.conn.ok_or(ImportError::Exists)?;
+                    if !record.assured {
+                        self.recent.note(record.port, conn);
+                    }
+                    return Ok(conn);
                 }
                 Insertion::Over(id) => {
                     self.remove(id);
@@ -262,7 +287,9 @@ fn new_of(record: &ConnRecord) -> Result<NewConnection, ImportError> {
         }
     }
     let (original, reply) = (&record.original, &record.reply);
-    check(usize::from(record.port) < PortId::LIMIT, "port")?;
+    check(PortId::new(record.port).is_some(), "port")?;
+    let answerer = record.answered_by.map(PortId::new);
+    check(answerer != Some(None), "answering port")?;
     check(original.protocol == reply.protocol, "protocols")?;
     check(
         super::nat::same_family(&original.addresses, &reply.addresses),
@@ -305,6 +332,7 @@ fn new_of(record: &ConnRecord) -> Result<NewConnection, ImportError> {
         status = status.with(Status::ASSURED);
     }
     let mut new = NewConnection::imported(record.zone, record.port, status, tcp);
+    new.answered_by = record.answered_by;
     new.mark = record.mark;
     new.data = record.data;
     let [packets, bytes] = [record.packets, record.bytes];

@@ -10,7 +10,8 @@
 //! * `nat`: the choice of a translation;
 //! * `limits`, `early_drop`: how many connections there may be, and which goes when there are too many;
 //! * `index`, `slab`, `slot`: memory;
-//! * `expire`, `control`: what the control thread does; `config`: its settings.
+//! * `expire`, `control`: what the control thread does; `config`: its settings;
+//! * `snapshot`: taking connections in again, many at a time.
 //!
 //! The table is shared by all workers and the control thread, and bounded in everything: memory, work per packet, connections by
 //! port and zone. [`Conntrack::track`] and [`Conntrack::commit`] take a shard's lock and a connection's; [`Conntrack::refresh`]
@@ -29,6 +30,7 @@ mod preview;
 mod refresh;
 mod slab;
 mod slot;
+mod snapshot;
 mod table;
 mod tcp;
 mod tracked;
@@ -41,6 +43,7 @@ pub use fragments::{FragmentKey, FragmentTable};
 pub use nat::{DestinationNat, NAT_PROBES, NatSpec, PortRange, SourceNat, SourcePorts};
 pub use packet::{Packet, TcpFlags, TcpInfo, TransportInfo};
 pub use slot::ConnState;
+pub use snapshot::ConnsRestored;
 pub use table::{Commit, CommitError, Conntrack, ConntrackStats};
 pub use tcp::{IgnoredSyn, Side};
 pub use tracked::{

@@ -1,10 +1,13 @@
 //! What the connection table is told of a packet.
 
 use super::tuple::{Tuple, Zone};
+use crate::port::PortId;
 
 /// One packet, as the caller parsed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
+    /// The port it came in by.
+    pub port: PortId,
     /// The zone it is looked up in.
     pub zone: Zone,
     /// Its own tuple, before any translation. For an ICMP error only the addresses and the protocol count.

@@ -2,7 +2,7 @@
 //! finds it without a lock.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::slot::Slot;
@@ -21,11 +21,27 @@ const CARVED: u32 = 32;
 /// All slots.
 #[derive(Debug)]
 pub(crate) struct Slab {
-    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    chunks: Box<[OnceLock<Chunk>]>,
     free: Box<[FreeQueue]>,
     /// The first slot that was never used.
     unused: AtomicU32,
     slots: u32,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    slots: Box<[Slot]>,
+    /// By slot: the port that the first answer came by, plus one; 0 for none. Written under the slot's lock.
+    answerers: Box<[AtomicU16]>,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self {
+            slots: (0..CHUNK_SLOTS).map(|_| Slot::default()).collect(),
+            answerers: (0..CHUNK_SLOTS).map(|_| AtomicU16::new(0)).collect(),
+        }
+    }
 }
 
 /// Free slots, oldest first, in a cache line of its own.
@@ -52,7 +68,28 @@ impl Slab {
         self.chunks
             .get((index >> CHUNK_SHIFT) as usize)?
             .get()?
+            .slots
             .get((index & (CHUNK_SLOTS - 1)) as usize)
+    }
+
+    fn answerer(&self, index: u32) -> Option<&AtomicU16> {
+        self.chunks
+            .get((index >> CHUNK_SHIFT) as usize)?
+            .get()?
+            .answerers
+            .get((index & (CHUNK_SLOTS - 1)) as usize)
+    }
+
+    /// The port that a slot's connection was first answered by.
+    pub(crate) fn answered_by(&self, index: u32) -> Option<u16> {
+        self.answerer(index)?.load(Relaxed).checked_sub(1)
+    }
+
+    /// Notes it. To be called with the slot's lock held.
+    pub(crate) fn set_answered_by(&self, index: u32, port: Option<u16>) {
+        if let Some(answerer) = self.answerer(index) {
+            answerer.store(port.map_or(0, |port| port.saturating_add(1)), Relaxed);
+        }
     }
 
     /// The first index that was never used: the end of a sweep.
@@ -99,7 +136,7 @@ impl Slab {
         // A run never crosses a chunk's end, because both are powers of two.
         self.chunks
             .get((first >> CHUNK_SHIFT) as usize)?
-            .get_or_init(|| (0..CHUNK_SLOTS).map(|_| Slot::default()).collect());
+            .get_or_init(Chunk::default);
         let mut queue = self.free.get(queue)?.lock();
         for index in (first + 1..first + CARVED).rev() {
             queue.push_front(index);
@@ -117,7 +154,8 @@ impl Slab {
     /// Bytes of all chunks that were allocated.
     pub(crate) fn memory_bytes(&self) -> usize {
         let chunks = self.chunks.iter().filter(|chunk| chunk.get().is_some());
-        size_of_val::<[_]>(&self.chunks) + chunks.count() * CHUNK_SLOTS as usize * size_of::<Slot>()
+        let slot_bytes = size_of::<Slot>() + size_of::<AtomicU16>();
+        size_of_val::<[_]>(&self.chunks) + chunks.count() * CHUNK_SLOTS as usize * slot_bytes
     }
 }
 

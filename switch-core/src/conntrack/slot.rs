@@ -189,9 +189,22 @@ impl Tick {
         }
     }
 
+    /// So many ticks earlier.
+    pub(crate) const fn before(self, ticks: u32) -> Self {
+        Self(self.0.wrapping_sub(ticks))
+    }
+
     /// A timeout in ticks, rounded up, at most about a year.
     pub(crate) const fn count(timeout: Millis) -> u32 {
-        let ticks = timeout.0.div_ceil(1 << Self::SHIFT);
+        Self::cut(timeout.0.div_ceil(1 << Self::SHIFT))
+    }
+
+    /// Ticks that have passed in this time, at most about a year's.
+    pub(crate) const fn whole(time: Millis) -> u32 {
+        Self::cut(time.0 >> Self::SHIFT)
+    }
+
+    const fn cut(ticks: u64) -> u32 {
         if ticks < 1 << 29 {
             ticks as u32
         } else {

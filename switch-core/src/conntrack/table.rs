@@ -72,13 +72,13 @@ pub enum CommitError {
 }
 
 /// What the table has done since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ConntrackStats {
     /// Connections now in the table, expired ones that were not swept so far included.
     pub connections: u64,
     /// Connections it can hold.
     pub capacity: u64,
-    /// Connections opened.
+    /// Connections opened; those that were imported had been opened elsewhere.
     pub opened: u64,
     /// Connections removed because they were quiet for too long.
     pub expired: u64,
@@ -340,6 +340,10 @@ impl Conntrack {
             };
         }
         if status != before {
+            if status.has(Status::SEEN_REPLY) && !before.has(Status::SEEN_REPLY) {
+                let port = packet.port.get();
+                self.slab.set_answered_by(found.index, Some(port));
+            }
             found.slot.set_status(status);
         }
         found.slot.touch(Tick::of(now));
@@ -558,6 +562,7 @@ impl Conntrack {
         };
         let mut cold = slot.lock();
         new.write(slot, &mut cold, [&original.tuple, &reply.tuple], now);
+        self.slab.set_answered_by(index, new.answered_by);
         shards.first().insert(
             original_hash,
             Place {
@@ -664,6 +669,8 @@ pub(super) struct NewConnection {
     /// State and flags; the generation is the slot's.
     pub(super) status: Status,
     pub(super) tcp: Option<TcpConnection>,
+    /// The port that its first answer came by.
+    pub(super) answered_by: Option<u16>,
     /// Packets and bytes by direction.
     pub(super) counters: [(u64, u64); 2],
     /// How long ago it was last seen.
@@ -690,6 +697,7 @@ impl NewConnection {
                 None => Status(0).with_state(state).with(Status::FAST),
             },
             tcp,
+            answered_by: None,
             counters: [(1, u64::from(packet.bytes)), (0, 0)],
             idle: Millis(0),
             source_translated: commit.nat.source.is_some(),
@@ -710,6 +718,7 @@ impl NewConnection {
             data: [0; 4],
             status,
             tcp,
+            answered_by: None,
             counters: [(0, 0); 2],
             idle: Millis(0),
             source_translated: false,
@@ -749,8 +758,9 @@ impl NewConnection {
         }
         slot.mark.store(self.mark, Relaxed);
         slot.store_data(self.data);
-        let seen = Millis(now.0.saturating_sub(self.idle.0));
-        slot.last_seen.store(Tick::of(seen).0, Relaxed);
+        // A clock that began later than the connection was last seen wraps, as ticks may.
+        let seen = Tick::of(now).before(Tick::whole(self.idle));
+        slot.last_seen.store(seen.0, Relaxed);
         slot.set_status(status);
     }
 }

@@ -185,7 +185,7 @@ pub enum WriteErrorKind {
 }
 
 /// What was seen of an entry since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryCounters {
     /// Frames that it decided on.
     pub frames: u64,

@@ -18,7 +18,8 @@
 //! What operators see of it:
 //!
 //! * [`control`]: what the control side says to an engine and hears from it;
-//! * [`runtime`]: the [`Engine`](runtime::Engine): batches, listings, timeouts, and explanations (`explain`).
+//! * [`runtime`]: the [`Engine`](runtime::Engine): batches, listings, timeouts, and explanations (`explain`);
+//! * [`seen`]: what entries and counters have counted, for another engine to go on from.
 
 pub mod cache;
 mod compile;
@@ -45,6 +46,7 @@ pub mod pipeline;
 mod remembered;
 pub mod runtime;
 pub mod schema;
+pub mod seen;
 mod state;
 mod text;
 pub mod validate;

@@ -98,7 +98,7 @@ pub enum EngineError {
 }
 
 /// An entry as its table has it.
-type Entry = crate::table::Entry<EntryAction>;
+pub(super) type Entry = crate::table::Entry<EntryAction>;
 
 /// What only the control side knows.
 #[derive(Default)]
@@ -604,7 +604,7 @@ impl Engine {
         }
     }
 
-    fn table(&self, name: &str) -> Result<(usize, &TableSpec), Fault> {
+    pub(super) fn table(&self, name: &str) -> Result<(usize, &TableSpec), Fault> {
         let number = self.state.program.table(name);
         number
             .and_then(|number| Some((number, self.state.program.tables.get(number)?)))
@@ -1137,7 +1137,12 @@ impl Engine {
             .map_or(0, |table| table.len(epoch)))
     }
 
-    fn written(&self, spec: &TableSpec, entry: &Entry, names: &dyn PortNames) -> TableEntry {
+    pub(super) fn written(
+        &self,
+        spec: &TableSpec,
+        entry: &Entry,
+        names: &dyn PortNames,
+    ) -> TableEntry {
         let value = &entry.value;
         let mut unpacked = Unpacked::default();
         let params = value.params.values(&mut unpacked);
@@ -1263,7 +1268,7 @@ impl Engine {
                 timeout_ms != 0 && now.since(since).0 >= timeout_ms.into()
             };
             let (idle_ms, hard_ms) = entry.value.timeouts_ms();
-            let is_over = over(hard_ms, seen.added) || over(idle_ms, seen.last());
+            let is_over = over(hard_ms, seen.added()) || over(idle_ms, seen.last());
             let place = (&entry.key, &*entry.value);
             if is_over
                 && self

@@ -67,7 +67,7 @@ pub(crate) struct Seen {
     frames: AtomicU64,
     bytes: AtomicU64,
     last_ms: AtomicU64,
-    pub added: Millis,
+    added_ms: AtomicU64,
 }
 
 impl Seen {
@@ -76,8 +76,27 @@ impl Seen {
             frames: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             last_ms: AtomicU64::new(now.0),
-            added: now,
+            added_ms: AtomicU64::new(now.0),
         }
+    }
+
+    /// Goes on from what the entry had seen in another engine: since when it is there, and when its last frame came unless one came
+    /// here meanwhile.
+    pub(crate) fn restore(&self, counted: EntryCounters, added: Millis, last: Millis) {
+        let here = self.last_ms.load(Ordering::Relaxed);
+        if self.frames.load(Ordering::Relaxed) == 0 {
+            // A frame in this moment wins.
+            let _ =
+                self.last_ms
+                    .compare_exchange(here, last.0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.added_ms.fetch_min(added.0, Ordering::Relaxed);
+        self.frames.fetch_add(counted.frames, Ordering::Relaxed);
+        self.bytes.fetch_add(counted.bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn added(&self) -> Millis {
+        Millis(self.added_ms.load(Ordering::Relaxed))
     }
 
     /// Adds frames, the last of them at `last`.

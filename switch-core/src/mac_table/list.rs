@@ -49,6 +49,28 @@ impl List {
         (self.head != NIL).then_some(self.head)
     }
 
+    /// The last element.
+    pub(super) fn last(&self) -> Option<u32> {
+        (self.tail != NIL).then_some(self.tail)
+    }
+
+    /// Puts `node`, which is in no list, at the front.
+    pub(super) fn push_front<T: Linked>(&mut self, nodes: &mut [T], node: u32) {
+        let next = std::mem::replace(&mut self.head, node);
+        set_links(
+            nodes,
+            node,
+            Links {
+                previous: NIL,
+                next,
+            },
+        );
+        match nodes.get_mut(next as usize) {
+            Some(element) => element.links().previous = node,
+            None => self.tail = node,
+        }
+    }
+
     /// Puts `node`, which is in no list, at the end.
     pub(super) fn push_back<T: Linked>(&mut self, nodes: &mut [T], node: u32) {
         let previous = std::mem::replace(&mut self.tail, node);

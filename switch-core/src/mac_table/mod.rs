@@ -3,7 +3,8 @@
 //! * [`epochs`]: counters that tell the flow caches which of their verdicts a change here may have touched;
 //! * [`table`]: the bounded table itself;
 //! * [`by_count`]: which port holds most entries, so that a full table takes from the largest holder;
-//! * [`list`]: the intrusive index lists both are made of.
+//! * [`list`]: the intrusive index lists both are made of;
+//! * [`snapshot`]: stations as plain data, to be known by another table.
 //!
 //! Workers come here on a flow-cache miss and about once a second for each live flow; the control thread comes to expire, flush
 //! and list. [`MacStore`] holds the lock, which is a leaf: nothing else is locked, and nothing unbounded done, under it.
@@ -11,11 +12,12 @@
 mod by_count;
 mod epochs;
 mod list;
+mod snapshot;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::mac::MacAddress;
 use crate::port::PortId;
@@ -23,6 +25,7 @@ use crate::time::Millis;
 use crate::vlan::{BroadcastDomain, VlanId};
 
 pub(crate) use epochs::{EpochBucket, MacEpochs};
+pub use snapshot::{MacPage, MacRecord, MacsRestored};
 pub use table::SourceAction;
 pub(crate) use table::{Limits, MacTable};
 
@@ -43,7 +46,7 @@ pub struct MacEntry {
 }
 
 /// What the MAC table has done since the switch was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MacStats {
     /// Entries now in the table.
     pub entries: u64,
@@ -113,8 +116,16 @@ impl MacStore {
         let mut entries = Vec::new();
         let mut slot = 0;
         loop {
+            let mut show = |key: StationKey, port, age| {
+                entries.push(MacEntry {
+                    vlan: key.domain().vlan(),
+                    mac: key.mac(),
+                    port,
+                    age,
+                });
+            };
             let table = self.lock();
-            let Some(next) = table.entries_from(slot, now, ENTRIES_PER_LOCK, &mut entries) else {
+            let Some(next) = table.entries_from(slot, now, ENTRIES_PER_LOCK, &mut show) else {
                 return entries;
             };
             slot = next;

@@ -16,7 +16,8 @@ use crate::time::Millis;
 use super::by_count::PortsByCount;
 use super::epochs::{EpochBucket, MacEpochs};
 use super::list::{Linked, Links, List, NIL};
-use super::{MacEntry, MacStats, StationKey};
+use super::snapshot::Restored;
+use super::{MacStats, StationKey};
 
 /// The table's bounds.
 #[derive(Clone, Copy, Debug)]
@@ -256,26 +257,95 @@ impl MacTable {
         Some(port)
     }
 
-    /// Appends the live entries among the `budget` slots from `slot` on; returns where to go on, unless all are done.
+    /// Shows the live entries among the `budget` slots from `slot` on: key, port, age. Returns where to go on, unless all are done.
     pub(crate) fn entries_from(
         &self,
         slot: usize,
         now: Millis,
         budget: usize,
-        entries: &mut Vec<MacEntry>,
+        mut show: impl FnMut(StationKey, PortId, Millis),
     ) -> Option<usize> {
         let rest = self.slots.get(slot..).filter(|rest| !rest.is_empty())?;
-        let live = rest
-            .iter()
-            .take(budget)
-            .filter(|entry| entry.live && self.is_live(entry, now));
-        entries.extend(live.map(|entry| MacEntry {
-            vlan: entry.key.domain().vlan(),
-            mac: entry.key.mac(),
-            port: entry.port,
-            age: now.since(entry.last_seen),
-        }));
+        for entry in rest.iter().take(budget) {
+            if entry.live && self.is_live(entry, now) {
+                show(entry.key, entry.port, now.since(entry.last_seen));
+            }
+        }
         Some(slot + budget)
+    }
+
+    /// Takes in a station that another table knew. Nothing is removed for it, and what was seen here later stays.
+    ///
+    /// A port's entries are kept in the order they were last seen. One that is older than the port's latest goes to the front, so
+    /// stations that are restored youngest first end up in order; otherwise they are only the first to go when there is no room.
+    pub(crate) fn restore(
+        &mut self,
+        key: StationKey,
+        port: PortId,
+        age: Millis,
+        now: Millis,
+    ) -> Restored {
+        let last_seen = Millis(now.0.saturating_sub(age.0));
+        if age.0 >= self.limits.ageing.0 {
+            return Restored::TooOld;
+        }
+        let hash = self.hash(key);
+        let slot = self.find(key, hash);
+        if self
+            .station(slot, now)
+            .is_some_and(|known| known.last_seen >= last_seen)
+        {
+            return Restored::KnownSince;
+        }
+        let own = slot
+            .and_then(|slot| self.slots.get(slot as usize))
+            .is_some_and(|entry| entry.port == port);
+        let is_full =
+            slot.is_none() && self.free == NIL && self.slots.len() >= self.limits.capacity;
+        if is_full
+            || !self.may_learn(port)
+            || !own && self.count(port) >= self.limits.per_port
+            || key.mac().is_multicast()
+        {
+            return Restored::Refused;
+        }
+        let latest = self.latest(port);
+        match slot {
+            Some(slot) => {
+                self.unlink_from_port(slot);
+                self.link_to_port(slot, port, last_seen);
+            }
+            None => self.insert(key, hash, port, last_seen),
+        }
+        if latest.is_some_and(|latest| latest > last_seen)
+            && let Some(slot) = self.find(key, hash)
+            && let Some(share) = self.ports.get_mut(port.index())
+        {
+            share.entries.remove(&mut self.slots, slot);
+            share.entries.push_front(&mut self.slots, slot);
+        }
+        self.epochs.advance(bucket_of(hash));
+        Restored::Taken
+    }
+
+    /// When the latest of the port's entries was seen.
+    fn latest(&self, port: PortId) -> Option<Millis> {
+        let slot = self.ports.get(port.index())?.entries.last()?;
+        Some(self.slots.get(slot as usize)?.last_seen)
+    }
+
+    /// What another table has done counts as done by this one.
+    pub(crate) fn add_stats(&mut self, stats: &MacStats) {
+        let own = &mut self.stats;
+        for (own, more) in [
+            (&mut own.learned, stats.learned),
+            (&mut own.moved, stats.moved),
+            (&mut own.aged, stats.aged),
+            (&mut own.evicted, stats.evicted),
+            (&mut own.withheld, stats.withheld),
+        ] {
+            *own = own.wrapping_add(more);
+        }
     }
 
     fn judge(&self, slot: Option<u32>, hash: u64, port: PortId, now: Millis) -> Observation {

@@ -40,6 +40,7 @@ pub fn echo_tuple(identifier: u16) -> Tuple {
 
 pub fn packet(tuple: Tuple, transport: TransportInfo) -> Packet {
     Packet {
+        port: port(1),
         zone: ZONE,
         tuple,
         transport,

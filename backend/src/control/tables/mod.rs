@@ -11,7 +11,7 @@
 //! * [`live`]: that trait over the real engine;
 //! * [`l2`]: ports' VLAN policies as entries, and the default program's tables;
 //! * [`changes`]: changes on their way to the store, [`record`] an entry as it keeps it;
-//! * [`store`]: the durable copy, one transaction for each group of batches;
+//! * [`store`]: the durable copy, one transaction for each group of batches; [`rows`]: what it keeps of ports;
 //! * [`restore`]: from the durable copy to the engine at the start, and what does not fit any more;
 //! * [`port_names`]: which number each port name has, for good.
 //!
@@ -36,15 +36,16 @@ pub mod port_names;
 pub mod quota;
 pub mod record;
 pub mod restore;
+pub mod rows;
 pub mod service;
 pub mod store;
 pub mod writer;
 
 pub use engine::{KeyShape, TableEngine};
 pub use l2::DefaultTables;
-pub use port_names::PortRegistry;
+pub use port_names::{NamesOfBatch, PortRegistry};
 pub use quota::Quotas;
-pub use service::{Tables, TablesOptions};
+pub use service::{InPlace, Tables, TablesOptions};
 pub use store::{Store, StoreError};
 pub use writer::{Refusal, Written};
 

@@ -28,11 +28,23 @@ pub struct Restored {
     pub aside: usize,
 }
 
+/// What entries are restored into.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The key of every table.
+    pub shapes: &'a Shapes,
+    /// The time.
+    pub now: Millis,
+    /// The engine has all entries already: they are only counted.
+    pub has_entries: bool,
+}
+
 struct Restore<'a> {
     engine: &'a dyn TableEngine,
     shapes: &'a Shapes,
     names: NamesOfBatch<'a>,
     now: Millis,
+    has_entries: bool,
     restored: Restored,
     aside: Vec<Aside>,
     changes: Changes,
@@ -43,13 +55,14 @@ pub fn restore(
     store: &Store,
     engine: &dyn TableEngine,
     registry: &PortRegistry,
-    (shapes, now): (&Shapes, Millis),
+    place: Place<'_>,
 ) -> Result<(Holdings, Restored), StoreError> {
     let mut restore = Restore {
         engine,
-        shapes,
+        shapes: place.shapes,
         names: NamesOfBatch::new(registry),
-        now,
+        now: place.now,
+        has_entries: place.has_entries,
         restored: Restored::default(),
         aside: vec![],
         changes: Changes::default(),
@@ -72,6 +85,7 @@ pub fn restore(
             .join()
             .unwrap_or_else(|_| Err(StoreError::Content("its reader had panicked".to_owned())))
     })?;
+    restore.has_entries = false;
     for aside in was_aside.iter().cloned() {
         restore.again(aside, &mut holdings)?;
     }
@@ -108,6 +122,9 @@ fn read_entries(store: &Store, chunks: &SyncSender<Chunk>) -> Result<(), StoreEr
 
 impl Restore<'_> {
     fn write(&self, updates: &[Update]) -> Result<(), WriteError> {
+        if self.has_entries {
+            return Ok(());
+        }
         self.engine.restore(updates, &self.names, self.now)
     }
 

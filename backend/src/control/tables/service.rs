@@ -9,7 +9,7 @@ use super::engine::{
 };
 use super::port_names::PortRegistry;
 use super::quota::{Holdings, Quotas};
-use super::restore::{Restored, restore};
+use super::restore::{Place, Restored, restore};
 use super::store::{Aside, Store, StoreError};
 use super::writer::{Job, Refusal, Shapes, Writer, Written, reclaim};
 use crate::config::PortName;
@@ -18,6 +18,7 @@ use crate::control::clock::monotonic_now;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use switch_core::engine::control::{ListedEntry, ListedTable, Trace, Update, WriteError};
 use switch_core::engine::model::Program;
 use tokio::sync::oneshot;
@@ -25,13 +26,31 @@ use tokio::sync::oneshot;
 /// Batches that may wait at one time.
 pub const QUEUE_CAPACITY: usize = 256;
 
+/// How long batches under way may take before tables are held.
+const HOLD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Tables stay as they are for as long as this is there.
+#[derive(Debug)]
+pub struct Held {
+    _release: SyncSender<()>,
+}
+
+/// What an earlier process has left in place, so that the engine has it already.
+#[derive(Debug, Default)]
+pub struct InPlace {
+    /// The numbers of port names.
+    pub names: Vec<(PortName, PortId)>,
+}
+
 /// How tables are kept.
 #[derive(Default)]
 pub struct TablesOptions {
     /// Where they are durable; `None`: nowhere.
-    pub store: Option<Store>,
+    pub store: Option<Arc<Store>>,
     /// How many entries each tenant may have.
     pub quotas: Quotas,
+    /// The engine has everything from the process before.
+    pub in_place: Option<InPlace>,
 }
 
 /// Tables at run time. Cheap to clone; every method may be called from any thread.
@@ -48,9 +67,14 @@ pub struct Tables {
 impl Tables {
     /// Gives the engine what the store has, then starts the thread that changes tables.
     pub fn start(engine: Arc<dyn TableEngine>, options: TablesOptions) -> Result<Self, StoreError> {
-        let store = options.store.map(Arc::new);
+        let store = options.store;
         let names = store.as_ref().map(|store| store.port_names()).transpose()?;
-        let registry = Arc::new(PortRegistry::with(names.unwrap_or_default()));
+        let has_entries = options.in_place.is_some();
+        let names = match options.in_place {
+            Some(in_place) => in_place.names,
+            None => names.unwrap_or_default().into_iter().collect(),
+        };
+        let registry = Arc::new(PortRegistry::with(names));
         let shapes: Shapes = engine
             .tables(&*registry)
             .into_iter()
@@ -58,7 +82,14 @@ impl Tables {
             .collect();
         let (holdings, restored) = match &store {
             None => (Holdings::default(), Restored::default()),
-            Some(store) => restore(store, &*engine, &registry, (&shapes, monotonic_now()))?,
+            Some(store) => {
+                let place = Place {
+                    shapes: &shapes,
+                    now: monotonic_now(),
+                    has_entries,
+                };
+                restore(store, &*engine, &registry, place)?
+            }
         };
         if restored.aside > 0 {
             log::warn!(
@@ -252,6 +283,32 @@ impl Tables {
     /// A port is gone; its name keeps its number.
     pub fn port_gone(&self, name: &PortName) {
         self.registry.port_gone(name);
+    }
+
+    /// Keeps every table as it is until what is returned is dropped; batches wait meanwhile. Everything acknowledged is durable then.
+    ///
+    /// # Errors
+    /// The thread that changes tables does not answer, in words.
+    pub fn hold(&self) -> Result<Held, String> {
+        let (held, is_held) = sync_channel(1);
+        let (release, released) = sync_channel(0);
+        self.jobs
+            .try_send(Job::Hold(held, released))
+            .map_err(|_| "too many batches wait; try again".to_owned())?;
+        is_held
+            .recv_timeout(HOLD_PATIENCE)
+            .map_err(|_| "batches are still being written; try again".to_owned())?;
+        Ok(Held { _release: release })
+    }
+
+    /// The names of ports, for what has to be resolved.
+    pub fn names(&self) -> &dyn switch_core::engine::control::PortNames {
+        &*self.registry
+    }
+
+    /// Every port name that has a number, those of ports that are gone included.
+    pub fn port_numbers(&self) -> Vec<(PortName, PortId)> {
+        self.registry.all()
     }
 
     /// Finishes the batches that wait, and ends the thread.

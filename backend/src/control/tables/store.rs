@@ -1,6 +1,6 @@
 //! The durable copy of everything that operators put into tables: one file, `tables.redb`, in the state folder.
 //!
-//! Written by the thread that changes tables, and for port numbers by the control thread; read at the start. A transaction is on the
+//! Written by the thread that changes tables, and for ports by the control thread; read at the start. A transaction is on the
 //! disk (fsync) before its commit returns; killed at any moment, the file has every transaction whole or not at all.
 //!
 //! | table | key | value |
@@ -11,6 +11,7 @@
 //! | `ports` | port name | its number |
 //! | `aside` | number | what does not fit the program, with the reason, as JSON |
 //! | `documents` | `services` | the configuration of the services, as JSON |
+//! | `port_changes`, `offers` | port name | see [rows](super::rows), as JSON |
 //! | `meta` | `format` | version of all this |
 //!
 //! A commit appends to the journal, so that it costs what its changes are long, wherever in a table of a million they fall. From
@@ -113,7 +114,7 @@ pub type StoredEntry = (Vec<u8>, Vec<u8>);
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    pub(super) database: Database,
     /// Bytes of the journal.
     journal_bytes: AtomicUsize,
 }
@@ -187,7 +188,7 @@ impl Store {
         Ok(store)
     }
 
-    fn begin(&self) -> Result<WriteTransaction, StoreError> {
+    pub(super) fn begin(&self) -> Result<WriteTransaction, StoreError> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         Ok(transaction)
@@ -416,11 +417,11 @@ fn write_names(transaction: &WriteTransaction, names: &[SavedName]) -> Result<()
 }
 
 /// As the store keeps it.
-pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+pub(in crate::control) fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value).map_err(|error| StoreError::Content(error.to_string()))
 }
 
 /// From what the store kept.
-pub(super) fn decode<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<T, StoreError> {
+pub(in crate::control) fn decode<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(json).map_err(|error| StoreError::Content(error.to_string()))
 }

@@ -12,7 +12,7 @@ use super::store::{Store, StoreError, encode};
 use crate::control::clock::monotonic_now;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 use switch_core::engine::control::{PortNames, Update, WriteError, WriteErrorKind};
 use tokio::sync::oneshot;
@@ -57,6 +57,8 @@ pub enum Job {
     Write(Vec<Update>, oneshot::Sender<Result<Written, Refusal>>),
     /// Forget what is kept aside.
     DiscardAside(oneshot::Sender<Result<usize, Refusal>>),
+    /// Make durable what waits, answer, and change nothing until the other end is dropped.
+    Hold(SyncSender<()>, Receiver<()>),
     /// Finish what waits, and end.
     Stop,
 }
@@ -93,6 +95,7 @@ impl Writer {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Job::DiscardAside(reply)) => drop(reply.send(self.discard_aside())),
                 Ok(Job::Write(updates, reply)) => self.write(updates, reply),
+                Ok(Job::Hold(held, release)) => self.hold(&held, &release),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if Instant::now() >= next_tick {
@@ -104,6 +107,17 @@ impl Writer {
             committer.end();
         }
         self.take_back_failed();
+    }
+
+    fn hold(&mut self, held: &SyncSender<()>, release: &Receiver<()>) {
+        while self.committer.as_ref().is_some_and(Committer::is_busy) {
+            std::thread::sleep(GLANCE / 20);
+            self.take_back_failed();
+        }
+        if held.send(()).is_ok() {
+            // Nothing is ever sent: this ends when the other end goes.
+            let _ = release.recv();
+        }
     }
 
     fn write(&mut self, updates: Vec<Update>, reply: Reply) {

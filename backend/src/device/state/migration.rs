@@ -4,7 +4,7 @@
 //! in the middle of a migration QEMU kicks them before it sends SET_LOG_BASE, and what they wrote until then would never be copied.
 //! For the same reason a log is let go of when LOG_ALL goes, or when the last ring is stopped: the next one may be another.
 
-use super::{Attachment, DeviceState, Handled, Outcome, Refusal, RingPhase};
+use super::{Attachment, DeviceState, Handled, Outcome, Refusal};
 use crate::device::features::LOG_ALL;
 use crate::device::message::Reply;
 use crate::ring::LogLayout;
@@ -78,17 +78,8 @@ impl DeviceState {
 
     /// Takes running rings back until there is a log.
     fn hold_rings(&mut self, attachment: &mut dyn Attachment) {
-        if !self.is_held() {
-            return;
-        }
-        for queue in self.queues() {
-            let runs = |ring: &super::RingState| ring.phase == RingPhase::Running;
-            if self.ring(queue).is_some_and(runs) {
-                self.stop(queue, attachment);
-                if let Some(ring) = self.ring_mut(queue) {
-                    ring.phase = RingPhase::Waiting;
-                }
-            }
+        if self.is_held() {
+            self.suspend_rings(attachment);
         }
     }
 }

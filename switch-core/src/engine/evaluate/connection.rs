@@ -309,6 +309,7 @@ impl<O: Observer> Evaluator<'_, O> {
                 .first(&key(fragment), &tuple_ports, self.frame.now);
         }
         Ok(conntrack::Packet {
+            port: in_port,
             zone: Zone(zone),
             tuple: tuple_ports,
             transport,

@@ -1,0 +1,128 @@
+//! What the two processes tell each other.
+//!
+//! ```text
+//!   old                                    new
+//!    | Hello: format, version               |
+//!    |------------------------------------->|  can it read that?
+//!    |                             Accepted |
+//!    |<-------------------------------------|
+//!    | Switch, Entries, Connections, Stations, Prepare
+//!    |------------------------------------->|  maps memory, adopts ports, fills tables
+//!    |                                Ready |
+//!    |<-------------------------------------|
+//!    | rings are taken back                 |
+//!    | Connections, Stations, Commit        |
+//!    |------------------------------------->|  rings are taken up
+//!    |                              Running |
+//!    |<-------------------------------------|
+//!    | Totals, Seen, Counters, End          |
+//!    |------------------------------------->|
+//!    | leaves                               | opens the store, serves the admin socket
+//! ```
+
+use super::descriptors::Slot;
+use crate::datapath::PortTotals;
+use crate::device::HandedPort;
+use crate::device::state::DeviceState;
+use serde::{Deserialize, Serialize};
+use switch_core::conntrack::{ConnRecord, ConntrackStats};
+use switch_core::engine::control::{EntryCounters, Update};
+use switch_core::engine::seen::EntrySeen;
+use switch_core::{MacRecord, MacStats};
+
+/// The format of all this. It changes when an older version could not read what a newer one writes; fields that come with a default do not
+/// change it.
+pub const FORMAT: u32 = match option_env!("RINGSWITCH_HANDOVER_FORMAT") {
+    // A build that tests upgrades between formats.
+    Some(format) => parsed(format),
+    None => 1,
+};
+/// The oldest format that this version reads.
+pub const OLDEST_FORMAT: u32 = 1;
+
+const fn parsed(text: &str) -> u32 {
+    let (bytes, mut at, mut number) = (text.as_bytes(), 0, 0);
+    while at < bytes.len() {
+        number = number * 10 + (bytes[at] - b'0') as u32;
+        at += 1;
+    }
+    number
+}
+
+/// A port of the switch, on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SwitchPort {
+    /// Its number.
+    pub id: u16,
+    /// Its configuration, as the admin socket takes it.
+    pub config: serde_json::Value,
+    /// The device of a vhost-user port.
+    pub device: Option<HandedPort>,
+    /// The interface of a TAP port.
+    pub tap: Option<Slot>,
+}
+
+/// What the old process tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromOld {
+    /// What it will write.
+    Hello {
+        /// [`FORMAT`].
+        format: u32,
+        /// The version of the program.
+        version: String,
+    },
+    /// The ports and all there is one of.
+    Switch {
+        /// The program that decides on frames.
+        program: String,
+        /// The listening admin socket.
+        admin: Slot,
+        /// Every port.
+        ports: Vec<SwitchPort>,
+        /// The numbers of port names, those of ports that are gone included.
+        names: Vec<(String, u16)>,
+        /// What is set that is no entry.
+        settings: Vec<Update>,
+        /// What the control thread keeps of its own.
+        control: serde_json::Value,
+    },
+    /// Table entries: as many records, each behind its length in 4 bytes.
+    Entries,
+    /// Connections, as they are now.
+    Connections(Vec<ConnRecord>),
+    /// Learned stations, as they are now.
+    Stations(Vec<MacRecord>),
+    /// That was all.
+    Prepare,
+    /// The rings were taken back, and what changed since has been told.
+    Commit(Vec<(u16, DeviceState)>),
+    /// What ports have counted.
+    Totals {
+        /// By port.
+        ports: Vec<(u16, PortTotals)>,
+        /// Of the table of stations.
+        stations: MacStats,
+        /// Of the table of connections.
+        connections: ConntrackStats,
+    },
+    /// What entries have counted.
+    Seen(Vec<EntrySeen>),
+    /// What an array of counters has counted.
+    Counters(String, Vec<(u32, EntryCounters)>),
+    /// That was all; the old process leaves.
+    End,
+}
+
+/// What the new process answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNew {
+    /// It reads that format.
+    Accepted,
+    /// It does not go on, for this reason.
+    Refused(String),
+    /// It could take the rings up.
+    Ready,
+    /// It has.
+    Running,
+}
