@@ -361,3 +361,98 @@ fn a_limit_of_descriptors_too_low_for_the_ports_is_said_at_the_start() {
     process.wait().unwrap();
     assert!(warned);
 }
+
+#[test]
+fn a_ports_state_goes_from_one_daemon_to_another_on_the_command_line() {
+    let (here, there) = (folder(), folder());
+    let start = |folder: &TempDir, name| {
+        let port = vm(folder, name);
+        Daemon::start(
+            folder,
+            &["--program", "vpc", "--workers", "1", "--port", &port],
+        )
+    };
+    let _daemons = (start(&here, "vm1"), start(&there, "guest"));
+    let entry = |folder, name, domain| {
+        let (key, domain) = (format!("port={name}"), format!("domain={domain}"));
+        let output = ask(
+            folder,
+            &["table", "add", "ports", &key, "--action", "attach", &domain],
+        );
+        assert!(output.status.success(), "{output:?}");
+    };
+    entry(&here, "vm1", 7);
+    let file = path(&here, "vm1.state");
+    let file = file.to_str().unwrap();
+    let exported = ask(&here, &["port", "export", "vm1", "-o", file]);
+    assert!(
+        exported.status.success() && exported.stdout.is_empty(),
+        "{exported:?}"
+    );
+    let mode = std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let code = |arguments: &[&str]| {
+        let output = ask(&there, arguments);
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    // A byte that is turned over; the file cut short; a port that is not there; a daemon that is not there.
+    let state = std::fs::read(file).unwrap();
+    let mut damaged = state.clone();
+    damaged[40] ^= 1;
+    let bad = path(&here, "bad.state");
+    let bad = bad.to_str().unwrap();
+    std::fs::write(bad, &damaged).unwrap();
+    let (status, text) = code(&["port", "import", "guest", bad]);
+    assert!(
+        status == Some(1) && text.contains("damaged") && text.contains("again"),
+        "{text}"
+    );
+    std::fs::write(bad, &state[..state.len() / 2]).unwrap();
+    let (status, text) = code(&["port", "import", "guest", bad]);
+    assert!(status == Some(1) && text.contains("cut short"), "{text}");
+    let (status, text) = code(&["port", "import", "nobody", file]);
+    assert!(
+        status == Some(1) && text.contains("no port nobody"),
+        "{text}"
+    );
+    assert_eq!(
+        code(&["port", "import", "guest", file, "--replace", "--keep"]).0,
+        Some(2)
+    );
+    assert_eq!(
+        ask(&folder(), &["port", "export", "vm1"]).status.code(),
+        Some(3)
+    );
+
+    // What is there and says something else is named, and replaced when that is asked for.
+    entry(&there, "guest", 99);
+    let (status, text) = code(&["port", "import", "guest", file]);
+    assert!(
+        status == Some(1) && text.contains("table ports") && text.contains("--replace"),
+        "{text}"
+    );
+    let imported = ask(&there, &["port", "import", "guest", file, "--replace"]);
+    let text = String::from_utf8(imported.stdout).unwrap();
+    assert!(
+        text.contains("the state of vm1: 1 entries and settings written"),
+        "{text}"
+    );
+    let listed = ask(&there, &["table", "entries", "ports", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["entries"][0]["params"]["domain"], 7, "{listed}");
+    // Through a pipe, and as JSON.
+    let mut import = ringswitch(&there, &["port", "import", "guest", "--json"]);
+    let output = import
+        .stdin(std::fs::File::open(file).unwrap())
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["unchanged"], &report["from"]),
+        (&Value::from(1), &Value::from("vm1"))
+    );
+}

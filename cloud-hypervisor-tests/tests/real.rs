@@ -14,6 +14,7 @@ use std::time::Duration;
 use cloud_hypervisor_tests::{Failure, Outcome, switch};
 use guest_sim::Patience;
 use guest_sim::bench::Daemon;
+use guest_sim::nic::session::connect;
 
 /// A guest boots, resets or reboots within this, on a slow machine too.
 const BOOT_WITHIN: Duration = Duration::from_secs(120);
@@ -69,6 +70,19 @@ struct Vm {
 }
 
 impl Vm {
+    /// The program without a VM, waiting for what its API says.
+    fn empty(means: &Means, daemon: &Daemon, name: &str) -> Outcome<Self> {
+        let api = daemon.socket(name);
+        let child = Command::new(&means.program)
+            .args(["--api-socket", &format!("path={}", api.display())])
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| Failure(format!("starting cloud-hypervisor: {error}")))?;
+        // It answers when it is ready.
+        drop(connect(&api, BOOT_WITHIN)?);
+        Ok(Self { child, api })
+    }
+
     fn boot(means: &Means, daemon: &Daemon) -> Outcome<Self> {
         let api = daemon.socket("cloud-hypervisor-api");
         let net = format!(
@@ -97,11 +111,17 @@ impl Vm {
 
     /// `PUT /api/v1/{action}` without a body.
     fn put(&self, action: &str) -> Outcome {
+        self.put_body(action, "")
+    }
+
+    /// `PUT /api/v1/{action}` with JSON.
+    fn put_body(&self, action: &str, body: &str) -> Outcome {
         let failed = |error: std::io::Error| Failure(format!("{action}: {error}"));
         let mut stream = UnixStream::connect(&self.api).map_err(failed)?;
         stream.set_read_timeout(Some(BOOT_WITHIN)).map_err(failed)?;
         let request = format!(
-            "PUT /api/v1/{action} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            "PUT /api/v1/{action} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).map_err(failed)?;
         stream.shutdown(Shutdown::Write).map_err(failed)?;
@@ -144,16 +164,79 @@ fn wait_up(daemon: &Daemon) -> Outcome {
     }
 }
 
-#[test]
-fn a_real_vm_boots_pauses_resumes_and_reboots() -> Outcome {
-    let means = match means() {
-        Ok(means) => means,
+/// What the program needs, or `None` once it was said what is missing.
+fn means_or_skip() -> Outcome<Option<Means>> {
+    match means() {
+        Ok(means) => Ok(Some(means)),
         Err(missing) => {
             // Past the capturing of the test harness: a skipped test must be seen.
             let mut stderr = std::io::stderr();
-            return writeln!(stderr, "cloud-hypervisor: skipped: {missing}")
-                .map_err(|error| Failure(error.to_string()));
+            writeln!(stderr, "cloud-hypervisor: skipped: {missing}")
+                .map_err(|error| Failure(error.to_string()))?;
+            Ok(None)
         }
+    }
+}
+
+#[test]
+fn a_real_vm_is_restored_from_a_snapshot() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
+    };
+    let daemon = switch(1)?;
+    let vm = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    let folder = daemon.socket("snapshot");
+    std::fs::create_dir(&folder).map_err(|error| Failure(format!("{folder:?}: {error}")))?;
+    let url = format!("file://{}", folder.display());
+    vm.put("vm.pause")?;
+    vm.put_body("vm.snapshot", &format!(r#"{{"destination_url":"{url}"}}"#))?;
+    drop(vm);
+    let restored = Vm::empty(&means, &daemon, "cloud-hypervisor-restored")?;
+    restored.put_body("vm.restore", &format!(r#"{{"source_url":"{url}"}}"#))?;
+    restored.put("vm.resume")?;
+    wait_up(&daemon)
+}
+
+#[test]
+fn a_real_vm_migrates_locally() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
+    };
+    let daemon = switch(1)?;
+    let mut source = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    for local in [true, false] {
+        let name = format!("cloud-hypervisor-local-{local}");
+        let destination = Vm::empty(&means, &daemon, &name)?;
+        let passage = daemon.socket(&format!("passage-{local}"));
+        let url = format!("unix:{}", passage.display());
+        std::thread::scope(|scope| {
+            let receiving = scope.spawn(|| {
+                let body = format!(r#"{{"receiver_url":"{url}"}}"#);
+                destination.put_body("vm.receive-migration", &body)
+            });
+            // It listens there before it takes anything.
+            let patience = Patience::of(BOOT_WITHIN);
+            while !passage.exists() && !patience.is_over() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let body = format!(r#"{{"destination_url":"{url}","local":{local}}}"#);
+            source.put_body("vm.send-migration", &body)?;
+            receiving
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        wait_up(&daemon)?;
+        source = destination;
+    }
+    source.put("vm.shutdown")
+}
+
+#[test]
+fn a_real_vm_boots_pauses_resumes_and_reboots() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
     };
     let daemon = switch(1)?;
     let vm = Vm::boot(&means, &daemon)?;

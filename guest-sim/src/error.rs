@@ -150,6 +150,28 @@ pub enum DeviceFault {
         /// Header GSO type.
         gso_type: u8,
     },
+    /// A page was written and not marked in the migration log (vhost-user: Migration).
+    #[error(
+        "the byte at guest address {address:#x} is {source_byte:#04x}, and {copied_byte:#04x} at the destination of a migration: the device wrote {pages} pages without marking them"
+    )]
+    NotMarked {
+        /// Guest-physical address of the first byte that differs.
+        address: u64,
+        /// What is there.
+        source_byte: u8,
+        /// What was copied.
+        copied_byte: u8,
+        /// Pages that differ.
+        pages: usize,
+    },
+    /// Pages were marked when the rings had been stopped and the log read.
+    #[error("{pages} pages were marked after the rings had stopped, the first is {page:#x}")]
+    MarkedAfterStop {
+        /// Number of the first page.
+        page: u64,
+        /// How many.
+        pages: usize,
+    },
     /// Bytes changed that the device had no business with.
     #[error(
         "ring {ring}: memory at guest address {address:#x} was {found:#04x} instead of {expected:#04x}: {what}"

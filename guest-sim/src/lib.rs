@@ -14,8 +14,9 @@
 //! 5. [`driver`]: frames into guest-tx rings ([`GuestTx`]), frames out of guest-rx rings ([`GuestRx`]).
 //! 6. [`frame`]: frames with offload headers ([`Frame`]), built with a pattern that can be verified ([`FrameBuilder`](frame::FrameBuilder)),
 //!    and verified on arrival ([`frame::verify`]).
-//! 7. [`misbehave`]: tables of chains and messages that no honest guest or front-end would send.
-//! 8. [`mod@bench`]: guests that bounce frames as fast as they can ([`Bounce`](bench::Bounce)), the machine's state, and the program under test
+//! 7. [`migrate`]: whether all that a back-end writes is marked while a VM migrates, seen by comparing all of memory.
+//! 8. [`misbehave`]: tables of chains and messages that no honest guest or front-end would send.
+//! 9. [`mod@bench`]: guests that bounce frames as fast as they can ([`Bounce`](bench::Bounce)), the machine's state, and the program under test
 //!    as a process ([`Daemon`](bench::Daemon)).
 //!
 //! # Two guests exchange a frame
@@ -49,7 +50,8 @@
 //! * [`Nic::introduce`], [`Nic::start`], [`Nic::start_from`], [`Nic::pause`], [`Nic::resume`], [`Nic::reset`], [`Nic::reconnect`],
 //!   [`Nic::shut_down`] and dropping are a VM's life, each as the chosen front-end words it. [`Nic::session`] sends single messages in any
 //!   other order, [`Session::raw`] any bytes.
-//! * [`Nic::split`] lends the queue pairs to other threads while messages go out.
+//! * [`Nic::start_logging`] has the back-end mark the pages it writes; [`Nic::vmm`] reads the log, changes it and ends it.
+//! * [`Nic::split`] and [`Nic::halves`] lend the queue pairs to other threads while messages go out.
 //! * [`GuestTx::queue`] and [`GuestTx::publish`] apart make batches; [`Refill::Manual`] with [`GuestRx::post`] counts buffers exactly.
 //! * [`Nic::raw_ring`] and [`Nic::raw_packed_ring`] write any descriptor, entry or index, and kick.
 //! * [`nic::session::Listener`] is for a back-end that connects to the VMM; pass what it accepts to [`Nic::introduce`].
@@ -63,6 +65,7 @@ pub mod features;
 pub mod frame;
 pub mod memory;
 pub mod message;
+pub mod migrate;
 pub mod misbehave;
 pub mod nic;
 pub mod ring;
@@ -74,8 +77,8 @@ pub use frame::{Frame, VnetHeader};
 pub use memory::{GuestMemory, GuestMemoryLayout, RegionLayout};
 pub use message::{RawFrontend, Request};
 pub use nic::{
-    Ack, Canaries, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions, ProtocolFeatures,
-    QueuePair, Refill, RingBase, RingState, Session, Settle,
+    Ack, Canaries, DirtyLog, Listener, MemoryUpdate, MessageOrder, Nic, NicOptions,
+    ProtocolFeatures, QueuePair, Refill, RingBase, RingState, Session, Settle, Vmm,
 };
 pub use ring::{
     Descriptor, DescriptorTable, EventSuppression, Format, PackedDescriptor, Position,

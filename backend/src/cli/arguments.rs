@@ -165,6 +165,27 @@ pub enum PortCommand {
         /// The port.
         name: String,
     },
+    /// Write what the switch knows of a port: counters, stations, connections, and the entries that name it.
+    Export {
+        /// The port.
+        name: String,
+        /// Where to, instead of standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Give a port what another had, of this switch or of another: all of it, or nothing.
+    Import {
+        /// The port.
+        name: String,
+        /// What `port export` wrote; standard input without it.
+        file: Option<PathBuf>,
+        /// Where an entry is there already and says something else, put the imported one in its place.
+        #[arg(long, conflicts_with = "keep")]
+        replace: bool,
+        /// Where an entry is there already and says something else, keep it.
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 /// What to do with the configuration.
@@ -243,7 +264,7 @@ pub struct Settings {
     /// What the switch does with frames: l2, vpc, or the absolute path of a program's JSON file [default: l2].
     #[arg(long, value_name = "PROGRAM")]
     pub program: Option<String>,
-    /// The folder where table entries and port numbers are durable [default: nowhere].
+    /// The folder where what is changed at run time is durable: ports, table entries and more [default: nowhere].
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<String>,
     /// The services' configuration to begin with, a JSON file (docs/services.md). Once set otherwise, and durable, it is not used.

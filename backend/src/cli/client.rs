@@ -15,6 +15,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer: a full table of a million addresses has about 100 MiB.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
+
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -88,6 +91,12 @@ impl Client {
         self.send(Method::DELETE, path, Bytes::new()).await
     }
 
+    /// PUTs bytes to `path`.
+    pub async fn upload(&self, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        let exchange = self.exchange(Method::PUT, path, (body.into(), BYTES));
+        self.in_time(exchange).await
+    }
+
     /// Sends JSON to `path`.
     pub async fn request(
         &self,
@@ -104,7 +113,15 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
+        self.in_time(self.exchange(method, path, (body, JSON)))
+            .await
+    }
+
+    async fn in_time(
+        &self,
+        exchange: impl Future<Output = Result<Bytes, ClientError>>,
+    ) -> Result<Bytes, ClientError> {
+        match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable(io::ErrorKind::TimedOut.into())),
         }
@@ -114,13 +131,13 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        (body, media_type): (Bytes, &str),
     ) -> Result<Bytes, ClientError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, media_type)
             .body(Full::new(body))
             .map_err(|error| self.unusable(error))?;
         let stream = UnixStream::connect(&self.socket)

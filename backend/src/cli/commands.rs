@@ -194,6 +194,23 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
                 format!("port {} is {}\n", port.name, port.state)
             })
         }
+        PortCommand::Export { name, output } => {
+            super::port_state::export(name, output.as_deref(), client).await
+        }
+        PortCommand::Import {
+            name,
+            file,
+            replace,
+            keep,
+        } => {
+            let conflicts = match (replace, keep) {
+                (true, _) => "replace",
+                (_, true) => "keep",
+                _ => "refuse",
+            };
+            let what = (name.as_str(), file.as_deref(), conflicts);
+            super::port_state::import(what, client, format).await
+        }
         PortCommand::Remove { name } => {
             client.delete(&port_path(name)?).await?;
             match format {
@@ -205,7 +222,7 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
 }
 
 /// A port's name needs no escaping in a path: only its own characters pass.
-fn port_path(name: &str) -> Result<String, CliError> {
+pub(super) fn port_path(name: &str) -> Result<String, CliError> {
     Ok(format!("/v1/ports/{}", PortName::parse(name)?))
 }
 

@@ -8,7 +8,7 @@
 //! * [`client`]: one HTTP request over the admin socket;
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
-//! * [`services`]: those of services; [`config_commands`]: what runs beside the configuration file;
+//! * [`services`]: those of services, [`port_state`]: those of ports' states; [`config_commands`]: what runs beside the configuration file;
 //! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
 pub mod client;
@@ -17,6 +17,7 @@ pub mod config_commands;
 pub mod entry_text;
 pub mod exit;
 pub mod load;
+pub mod port_state;
 pub mod program;
 pub mod render;
 pub mod render_tables;

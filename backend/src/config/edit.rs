@@ -5,7 +5,7 @@
 //! A port's section goes from `[[port]]` to its last key, with the comment that stands right above it. A section that changes keeps
 //! its comments and the keys that say the same; one that goes takes them along.
 use super::file::{File, FilePort};
-use super::port::{PortConfig, PortFields, VlanFields};
+use super::port::{PortConfig, PortFields, VlanFields, first_collision};
 use super::value::PortName;
 use std::ops::Range;
 
@@ -23,6 +23,18 @@ pub enum EditFault {
         "the section of port {0} is written in a way that cannot be edited; write it as [[port]] with a key on each line, or edit it by hand"
     )]
     Section(PortName),
+    /// It could not be started with.
+    #[error(
+        "ports {port} and {other} would both have the same {field}; change one of them in the file or at run time"
+    )]
+    Collision {
+        /// The second of them.
+        port: PortName,
+        /// The first.
+        other: PortName,
+        /// `socket` or `interface`.
+        field: &'static str,
+    },
 }
 
 /// The text with these ports as they shall be.
@@ -31,7 +43,18 @@ pub fn edited(text: &str, edits: &[PortEdit]) -> Result<String, EditFault> {
     for (name, wanted) in edits {
         text = edited_once(&text, name, wanted.as_ref())?;
     }
-    Ok(text)
+    // A port that was written into the file since the start may claim what another has that runs.
+    let ports = ports_of(&text).map_err(EditFault::Malformed)?;
+    let collision = first_collision(ports.iter());
+    let ends = collision.and_then(|c| Some((c, ports.get(c.port)?, ports.get(c.earlier)?)));
+    match ends {
+        Some((collision, port, other)) => Err(EditFault::Collision {
+            port: port.name.clone(),
+            other: other.name.clone(),
+            field: collision.field,
+        }),
+        None => Ok(text),
+    }
 }
 
 fn edited_once(
@@ -402,6 +425,14 @@ vlan = { trunk = [10, 20], native = 1 }
         assert!(matches!(
             edited(inline, &[gone("a")]),
             Err(EditFault::Section(_))
+        ));
+        let twin = put("name=b,type=tap,interface=a0");
+        assert!(matches!(
+            edited(dotted, &[twin]),
+            Err(EditFault::Collision {
+                field: "interface",
+                ..
+            })
         ));
         assert!(matches!(
             edited("[[port", &[gone("a")]),

@@ -40,7 +40,7 @@ pub struct FileSwitch {
     pub ring_state: Option<Spanned<String>>,
     /// What the switch does with frames: `l2`, `vpc`, or a file.
     pub program: Option<Spanned<String>>,
-    /// Where table entries are durable.
+    /// Where what is changed at run time is durable.
     pub state_dir: Option<Spanned<String>>,
     /// The file with the services' configuration to begin with.
     pub services: Option<Spanned<String>>,

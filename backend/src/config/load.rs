@@ -64,7 +64,7 @@ pub struct SwitchConfig {
     pub ring_state: PathBuf,
     /// What the switch does with frames.
     pub program: ProgramSource,
-    /// Where table entries are durable; `None`: nowhere.
+    /// Where what is changed at run time is durable; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
     /// The file with the services' configuration to begin with.
     pub services: Option<PathBuf>,

@@ -4,6 +4,7 @@
 use super::config_diff::ConfigView;
 use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
+use super::port_state::{NamedPort, PortStates};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortName};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
@@ -42,6 +43,8 @@ pub enum Command {
     LastDrops(PortName, Reply<Vec<DropView>>),
     /// Every learnt address.
     Fdb(Reply<Vec<FdbEntry>>),
+    /// A port, and where what is known of it comes from and goes to.
+    PortStates(PortName, Reply<(NamedPort, PortStates)>),
     /// What runs, and what the configuration file has.
     Config(Reply<ConfigView>),
     /// The configuration file was written anew.
@@ -221,6 +224,14 @@ impl ControlHandle {
     /// The latest frames that were dropped at a port, newest first.
     pub async fn last_drops(&self, name: PortName) -> Result<Vec<DropView>, CommandError> {
         self.ask(|reply| Command::LastDrops(name, reply)).await
+    }
+
+    /// A port, and where what is known of it comes from and goes to.
+    pub async fn port_states(
+        &self,
+        name: PortName,
+    ) -> Result<(NamedPort, PortStates), CommandError> {
+        self.ask(|reply| Command::PortStates(name, reply)).await
     }
 
     /// Every learnt address.

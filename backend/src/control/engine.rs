@@ -1,6 +1,7 @@
 //! Everything control can do to the outside world, so that tests can put a recording double in its place.
 use super::PortId;
 use super::plan::Step;
+use super::port_state::PortStates;
 use crate::config::PortConfig;
 use crate::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
@@ -64,6 +65,10 @@ pub trait Engine: Send + 'static {
     fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>);
     /// Every learnt address.
     fn fdb(&self) -> Vec<MacEntry>;
+    /// Where what is known of ports comes from and goes to; `None`: nothing can be carried over.
+    fn port_states(&self) -> Option<PortStates> {
+        None
+    }
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.
     fn tick(&mut self);
     /// Hands everything over to another process. On success `leave` is called, which does not return before this process ends.

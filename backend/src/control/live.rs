@@ -6,6 +6,7 @@ use super::clock::monotonic_now;
 use super::engine::{Engine, Kept, PortHealth, StepError};
 use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
+use super::port_state::PortStates;
 use super::services::ServicesHandle;
 use super::tables::DefaultTables;
 use super::tables::l2::VlanEntries;
@@ -301,6 +302,14 @@ impl Engine for LiveEngine {
             Step::Close { id, port } => self.close(*id, port),
             Step::Leave { id, .. } => self.leave(*id),
         }
+    }
+
+    fn port_states(&self) -> Option<PortStates> {
+        Some(PortStates::new(
+            Arc::clone(&self.datapath),
+            Arc::clone(&self.switch),
+            self.engine.clone(),
+        ))
     }
 
     fn health(&self, id: PortId) -> Option<PortHealth> {

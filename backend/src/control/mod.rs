@@ -15,6 +15,7 @@
 //! * [`tables`]: what operators put into the program's tables, beside all this on a thread of its own;
 //! * [`services`]: what answers the frames that a program sends to the controller, on another;
 //! * [`frames`]: frames to be explained, from text and captures;
+//! * [`port_state`]: what is known of a port, carried to another;
 //! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
 //!
 //! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
@@ -29,6 +30,7 @@ pub mod frozen_offers;
 pub mod live;
 pub mod plan;
 mod port_changes;
+pub mod port_state;
 pub mod port_table;
 pub mod services;
 pub mod tables;

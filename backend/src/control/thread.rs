@@ -11,6 +11,7 @@ use super::engine::{Engine, Kept};
 use super::execute::ExecuteError;
 use super::plan::PlanError;
 use super::port_changes::WaitingPort;
+use super::port_state::{NamedPort, PortStates};
 use super::port_table::PortTable;
 use super::tables::Tables;
 use crate::config::{PortConfig, PortName, SocketPath};
@@ -157,6 +158,7 @@ impl<E: Engine> Control<E> {
             Command::ListWorkers(reply) => drop(reply.send(Ok(self.list_workers()))),
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
             Command::LastDrops(name, reply) => drop(reply.send(self.last_drops(&name))),
+            Command::PortStates(name, reply) => drop(reply.send(self.port_states(&name))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Config(reply) => drop(reply.send(Ok(self.config()))),
             Command::ConfigSaved(file, reply) => drop(reply.send(self.config_saved(file))),
@@ -244,6 +246,16 @@ impl<E: Engine> Control<E> {
             header: frame.header,
         };
         Ok(frames.into_iter().rev().map(view).collect())
+    }
+
+    fn port_states(&self, name: &PortName) -> Result<(NamedPort, PortStates), CommandError> {
+        let (id, port) = self
+            .table
+            .find(name)
+            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
+        let name = port.name.clone();
+        let states = self.engine.port_states().ok_or(CommandError::Stopping)?;
+        Ok((NamedPort { id, name }, states))
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

@@ -171,6 +171,9 @@ pub struct HandedAttachment {
     log: Option<Slot>,
     events: Vec<HandedEvents>,
     records: Option<Slot>,
+    /// Addresses are I/O addresses, which stand for these.
+    #[serde(default)]
+    translations: Option<Vec<Translation>>,
     #[serde(default)]
     channel: Option<HandedChannel>,
 }
@@ -260,6 +263,56 @@ impl DatapathAttachment {
         }
     }
 
+    /// Attaches what was handed over, but starts no ring. `device` is as it was handed over with it.
+    ///
+    /// # Errors
+    /// A descriptor did not come, or memory cannot be mapped.
+    pub fn adopt(
+        &mut self,
+        handed: HandedAttachment,
+        device: &DeviceState,
+        descriptors: &mut Incoming,
+    ) -> io::Result<()> {
+        if let Some(translations) = handed.translations {
+            self.is_translating = true;
+            for translation in translations {
+                self.iotlb.insert(translation);
+            }
+        }
+        if let Some(channel) = handed.channel {
+            let channel = BackendChannel::adopt(channel, descriptors)?;
+            watch(&self.ready, &channel, true)?;
+            self.channel = Some(channel);
+        }
+        let regions = handed.memory.into_iter();
+        let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
+        let regions = regions.collect::<io::Result<Vec<_>>>()?;
+        if !regions.is_empty() {
+            self.set_memory(regions).map_err(io::Error::other)?;
+        }
+        if let (Some(layout), Some(slot)) = (device.session().log, handed.log) {
+            self.set_log(layout, descriptors.take(slot)?)
+                .map_err(io::Error::other)?;
+        }
+        for events in handed.events {
+            let queue = QueueIndex(events.queue);
+            for (kind, slot) in [
+                (Self::set_kick as SetEvent, events.kick),
+                (Self::set_call, events.call),
+                (Self::set_error, events.error),
+            ] {
+                let descriptor = descriptors.take_some(slot)?;
+                kind(self, queue, descriptor).map_err(io::Error::other)?;
+            }
+        }
+        for (index, ring) in (0..).zip(&device.session().rings) {
+            if ring.enabled {
+                self.enable_ring(QueueIndex(index));
+            }
+        }
+        Ok(())
+    }
+
     /// Rings that waited look again, whatever it was that came.
     fn translations_changed(&mut self, some_went: bool) -> Vec<QueueIndex> {
         let lost = if some_went {
@@ -269,14 +322,6 @@ impl DatapathAttachment {
         };
         self.port.look_again();
         lost
-    }
-
-    fn install_channel(&mut self, channel: BackendChannel) -> Result<(), AttachError> {
-        // The one before is let go of first: what watches it would not notice, as it is closed elsewhere.
-        self.drop_channel();
-        watch(&self.ready, &channel, true).map_err(AttachError::Channel)?;
-        self.channel = Some(channel);
-        Ok(())
     }
 
     fn drop_channel(&mut self) {
@@ -308,54 +353,13 @@ impl DatapathAttachment {
         })
     }
 
-    /// Attaches what was handed over, but starts no ring. `device` is as it was handed over with it.
-    ///
-    /// # Errors
-    /// A descriptor did not come, or memory cannot be mapped.
-    pub fn adopt(
-        &mut self,
-        handed: HandedAttachment,
-        device: &DeviceState,
-        descriptors: &mut Incoming,
-    ) -> io::Result<()> {
-        self.is_translating = device.is_translating();
-        let regions = handed.memory.into_iter();
-        let regions = regions.map(|(layout, slot)| Ok((layout, descriptors.take(slot)?)));
-        let regions = regions.collect::<io::Result<Vec<_>>>()?;
-        if !regions.is_empty() {
-            self.set_memory(regions).map_err(io::Error::other)?;
-        }
-        if let (Some(layout), Some(slot)) = (device.session().log, handed.log) {
-            self.set_log(layout, descriptors.take(slot)?)
-                .map_err(io::Error::other)?;
-        }
-        for events in handed.events {
-            let queue = QueueIndex(events.queue);
-            for (kind, slot) in [
-                (Self::set_kick as SetEvent, events.kick),
-                (Self::set_call, events.call),
-                (Self::set_error, events.error),
-            ] {
-                let descriptor = descriptors.take_some(slot)?;
-                kind(self, queue, descriptor).map_err(io::Error::other)?;
-            }
-        }
-        if let Some(channel) = handed.channel {
-            let channel = BackendChannel::adopt(channel, descriptors)?;
-            self.install_channel(channel).map_err(io::Error::other)?;
-        }
-        for (index, ring) in (0..).zip(&device.session().rings) {
-            if ring.enabled {
-                self.enable_ring(QueueIndex(index));
-            }
-        }
-        Ok(())
-    }
-
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
 }
+
+/// One of `set_kick`, `set_call` and `set_error`.
+type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
 /// Waits for answers always, and for room only while questions wait for it.
 fn watch(ready: &OwnedFd, channel: &BackendChannel, is_new: bool) -> io::Result<()> {
@@ -372,9 +376,6 @@ fn watch(ready: &OwnedFd, channel: &BackendChannel, is_new: bool) -> io::Result<
     }
     Ok(())
 }
-
-/// One of `set_kick`, `set_call` and `set_error`.
-type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
 fn lost_rings(lost: Vec<(QueueIndex, RingError)>) -> Vec<LostRing> {
     lost.into_iter()
@@ -534,7 +535,11 @@ impl Attachment for DatapathAttachment {
     }
 
     fn set_backend_channel(&mut self, socket: BackendSocket) -> Result<(), AttachError> {
-        self.install_channel(BackendChannel::new(socket))?;
+        let channel = BackendChannel::new(socket);
+        // The one before is let go of first: what watches it would not notice, as it is closed elsewhere.
+        self.drop_channel();
+        watch(&self.ready, &channel, true).map_err(AttachError::Channel)?;
+        self.channel = Some(channel);
         // Whoever was asked before will not answer any more.
         self.iotlb.ask_anew();
         self.port.look_again();
@@ -614,11 +619,12 @@ impl Attachment for DatapathAttachment {
         let channel = self.channel.as_ref();
         let channel = channel.map(|channel| channel.hand_over(descriptors));
         Ok(HandedAttachment {
-            channel: channel.transpose()?,
             memory,
             log,
             events,
             records,
+            translations: self.is_translating.then(|| self.iotlb.all()),
+            channel: channel.transpose()?.flatten(),
         })
     }
 

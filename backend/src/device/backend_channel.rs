@@ -44,27 +44,60 @@ pub enum ChannelEnd {
     Socket(#[from] io::Error),
 }
 
-/// A channel on its way to another process.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct HandedChannel {
-    socket: Slot,
-    under_way: usize,
-    unsent: Vec<u8>,
-    received: Vec<u8>,
-}
-
 /// A connected channel.
 #[derive(Debug)]
 pub struct BackendChannel {
     socket: BackendSocket,
-    /// None for a question of the process before.
-    under_way: VecDeque<Option<Miss>>,
+    under_way: VecDeque<Miss>,
     unsent: Vec<u8>,
     answer: [u8; ANSWER_BYTES],
     filled: usize,
 }
 
+/// A channel on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedChannel {
+    socket: Slot,
+    /// Questions whose answers are still to come, and mean nothing any more.
+    under_way: Vec<Miss>,
+    unsent: Vec<u8>,
+    /// What came of the next answer.
+    answer: Vec<u8>,
+}
+
 impl BackendChannel {
+    /// The channel as it is, and its descriptor once more.
+    ///
+    /// # Errors
+    /// No descriptor can be had.
+    pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<Option<HandedChannel>> {
+        let Some(socket) = self.socket.get() else {
+            return Ok(None);
+        };
+        Ok(Some(HandedChannel {
+            socket: descriptors.add(socket.try_clone_to_owned()?),
+            under_way: self.under_way.iter().copied().collect(),
+            unsent: self.unsent.clone(),
+            answer: self.answer.get(..self.filled).unwrap_or_default().to_vec(),
+        }))
+    }
+
+    /// The channel that was handed over.
+    ///
+    /// # Errors
+    /// Its descriptor did not come.
+    pub fn adopt(handed: HandedChannel, descriptors: &mut Incoming) -> io::Result<Self> {
+        let mut channel = Self::new(BackendSocket::new(descriptors.take(handed.socket)?));
+        let under_way = handed.under_way.into_iter().map(Miss::forgotten);
+        channel.under_way = under_way.take(MAX_UNDER_WAY).collect();
+        channel.unsent = handed.unsent;
+        if let Some(room) = channel.answer.get_mut(..handed.answer.len()) {
+            room.copy_from_slice(&handed.answer);
+            channel.filled = handed.answer.len();
+        }
+        Ok(channel)
+    }
+
     /// Nothing asked yet.
     pub fn new(socket: BackendSocket) -> Self {
         Self {
@@ -76,37 +109,6 @@ impl BackendChannel {
         }
     }
 
-    /// The channel as it is, in the middle of a message as it may be. What was asked is not carried over: it is asked again.
-    ///
-    /// # Errors
-    /// A descriptor cannot be had.
-    pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedChannel> {
-        let socket = self.socket.get().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(HandedChannel {
-            socket: descriptors.add(socket.try_clone_to_owned()?),
-            under_way: self.under_way.len(),
-            unsent: self.unsent.clone(),
-            received: self.answer.get(..self.filled).unwrap_or_default().to_vec(),
-        })
-    }
-
-    /// The channel that was handed over.
-    ///
-    /// # Errors
-    /// The descriptor did not come.
-    pub fn adopt(handed: HandedChannel, descriptors: &mut Incoming) -> io::Result<Self> {
-        let socket = BackendSocket::new(descriptors.take(handed.socket)?);
-        let mut channel = Self::new(socket);
-        let owed = handed.under_way.min(MAX_UNDER_WAY);
-        channel.under_way.resize(owed, None);
-        channel.unsent = handed.unsent;
-        if let Some(room) = channel.answer.get_mut(..handed.received.len()) {
-            room.copy_from_slice(&handed.received);
-            channel.filled = handed.received.len();
-        }
-        Ok(channel)
-    }
-
     /// Sends what is to be asked, as far as the socket takes it and answers are not too many behind.
     ///
     /// # Errors
@@ -116,7 +118,7 @@ impl BackendChannel {
             && let Some(miss) = iotlb.next_miss()
         {
             self.unsent.extend(question(miss));
-            self.under_way.push_back(Some(miss));
+            self.under_way.push_back(miss);
         }
         if self.under_way.len() == MAX_UNDER_WAY {
             // The next answer is what the rest waits for.
@@ -146,10 +148,7 @@ impl BackendChannel {
                 return Ok(heard);
             }
             let miss = self.under_way.pop_front().ok_or(ChannelEnd::Malformed)?;
-            let found = self.answered_value()? == 0;
-            if let Some(miss) = miss {
-                iotlb.answered(miss, found);
-            }
+            iotlb.answered(miss, self.answered_value()? == 0);
         }
         Ok(ANSWERS_PER_WAKEUP)
     }

@@ -414,16 +414,6 @@ impl Port {
 
     fn watch_endpoint(&mut self, ops: &mut EventOps) {
         let timer = Token::Timer.watch(&self.timer, EventSet::IN);
-        let watched = match &self.endpoint {
-            Endpoint::Server(listener) => ops
-                .add(timer)
-                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
-            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
-        };
-        if let Err(error) = watched {
-            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
-            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
-        }
         let ready = self.attachment.readiness().map(|ready| {
             let token = Token::Attachment as u32;
             ops.add(Events::with_data_raw(
@@ -437,6 +427,16 @@ impl Port {
                 "{}: the IOMMU's channel cannot be watched: {error:?}",
                 self.name
             );
+        }
+        let watched = match &self.endpoint {
+            Endpoint::Server(listener) => ops
+                .add(timer)
+                .and(ops.add(Token::Listener.watch(listener, EventSet::IN))),
+            Endpoint::Client(_) | Endpoint::Closed => ops.add(timer),
+        };
+        if let Err(error) = watched {
+            self.connect_error = Some(format!("the socket cannot be watched: {error:?}"));
+            log::error!("{}: the socket cannot be watched: {error:?}", self.name);
         }
     }
 

@@ -726,11 +726,7 @@ impl DeviceState {
 
     /// After a piece that all rings share. A ring that still does not start says so in its own state.
     fn start_waiting_rings(&mut self, attachment: &mut dyn Attachment) {
-        for queue in self.queues() {
-            if let Err(refusal) = self.try_start(queue, attachment) {
-                self.session.last_refusal = Some(refusal.to_string());
-            }
-        }
+        self.resume_rings(|_| true, attachment);
     }
 
     /// Takes the ring back. It starts again with a new kick.
@@ -745,27 +741,34 @@ impl DeviceState {
         ring.fault = None;
     }
 
-    /// Takes running rings back; they wait to be started where they are.
-    pub fn suspend_rings(&mut self, attachment: &mut dyn Attachment) {
-        for queue in self.queues() {
-            self.suspend(queue, attachment);
-        }
-    }
-
-    /// Takes a running ring back; it waits to be started where it is.
-    fn suspend(&mut self, queue: QueueIndex, attachment: &mut dyn Attachment) {
-        let runs = |ring: &RingState| ring.phase == RingPhase::Running;
-        if self.ring(queue).is_some_and(runs) {
-            self.stop(queue, attachment);
-            if let Some(ring) = self.ring_mut(queue) {
-                ring.phase = RingPhase::Waiting;
+    /// Takes running rings back that are `wanted`; they wait to be started where they are.
+    pub fn suspend_rings(
+        &mut self,
+        wanted: impl Fn(QueueIndex) -> bool,
+        attachment: &mut dyn Attachment,
+    ) {
+        for queue in self.queues().filter(|queue| wanted(*queue)) {
+            let runs = |ring: &RingState| ring.phase == RingPhase::Running;
+            if self.ring(queue).is_some_and(runs) {
+                self.stop(queue, attachment);
+                if let Some(ring) = self.ring_mut(queue) {
+                    ring.phase = RingPhase::Waiting;
+                }
             }
         }
     }
 
-    /// Starts the rings that wait and have all they need.
-    pub fn resume_rings(&mut self, attachment: &mut dyn Attachment) {
-        self.start_waiting_rings(attachment);
+    /// Starts the rings that are `wanted`, wait, and have all they need.
+    pub fn resume_rings(
+        &mut self,
+        wanted: impl Fn(QueueIndex) -> bool,
+        attachment: &mut dyn Attachment,
+    ) {
+        for queue in self.queues().filter(|queue| wanted(*queue)) {
+            if let Err(refusal) = self.try_start(queue, attachment) {
+                self.session.last_refusal = Some(refusal.to_string());
+            }
+        }
     }
 
     /// The same device in a process that has not started its rings.

@@ -166,7 +166,14 @@ impl DeviceThread {
             .collect();
         // The rings of all ports first: frames wait in them.
         for (id, port, _) in &ports {
-            lock(port).take_up_rings(devices.remove(id));
+            if let Some(device) = devices.remove(id) {
+                lock(port).set_device(device);
+            }
+        }
+        for guest_tx in [false, true] {
+            for (_, port, _) in &ports {
+                lock(port).unpark(guest_tx);
+            }
         }
         let went = self.event_loop.call_blocking(move |ops| {
             for (_, port, subscriber) in ports {
@@ -325,15 +332,22 @@ impl Frozen<'_> {
 
     /// Takes all rings back; the devices as they are then.
     pub fn park(&mut self) -> Vec<(PortId, DeviceState)> {
-        self.0
-            .iter_mut()
-            .map(|(id, port)| (*id, port.park()))
+        for guest_tx in [true, false] {
+            self.0.iter_mut().for_each(|(_, port)| port.park(guest_tx));
+        }
+        let devices = self.0.iter();
+        devices
+            .map(|(id, port)| (*id, port.device().clone()))
             .collect()
     }
 
     /// Serves them again.
     pub fn unpark(&mut self) {
-        self.0.iter_mut().for_each(|(_, port)| port.unpark());
+        for guest_tx in [false, true] {
+            self.0
+                .iter_mut()
+                .for_each(|(_, port)| port.unpark(guest_tx));
+        }
     }
 }
 

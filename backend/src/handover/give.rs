@@ -3,7 +3,7 @@
 use super::channel::Channel;
 use super::content::{self, Learned};
 use super::descriptors::Outgoing;
-use super::messages::{FORMAT, FromNew, FromOld, SwitchPort};
+use super::messages::{FromNew, FromOld, SwitchPort, formats};
 use crate::config::{PortConfig, PortFields};
 use crate::control::PortId;
 use crate::control::tables::Tables;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const TAKE_OVER: &str = "RINGSWITCH_TAKE_OVER";
 /// How long the new process may take to serve the rings, once it has them.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long one that closed its end may take to end.
+const END_PATIENCE: Duration = Duration::from_millis(200);
 /// How long it may take to read what was counted.
 const TAIL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -139,7 +141,7 @@ impl Giver<'_> {
 
     fn prepare(&self, channel: &Channel, frozen: &Frozen<'_>) -> io::Result<()> {
         channel.tell(&FromOld::Hello {
-            format: FORMAT,
+            format: formats().latest,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
         expect(channel, &FromNew::Accepted)?;
@@ -266,18 +268,26 @@ fn end(child: &mut Child) {
 
 /// What went wrong, in the operator's terms; the new process is gone then.
 fn explain(error: io::Error, child: &mut Child, patience: Duration) -> UpgradeError {
-    let ended = child.try_wait().ok().flatten();
+    // One that closed its end is on its way out.
+    let deadline = Instant::now() + END_PATIENCE;
+    let mut ended = child.try_wait().ok().flatten();
+    while ended.is_none() && is_closed(&error) && Instant::now() < deadline {
+        std::thread::sleep(END_PATIENCE / 100);
+        ended = child.try_wait().ok().flatten();
+    }
     end(child);
     match (error.kind(), ended) {
         (io::ErrorKind::PermissionDenied, _) => UpgradeError::Refused(error.to_string()),
         (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => UpgradeError::TooSlow(patience),
         (_, Some(status)) => UpgradeError::Ended(status.to_string()),
-        (
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset,
-            None,
-        ) => UpgradeError::Ended("it closed its end".to_owned()),
+        _ if is_closed(&error) => UpgradeError::Ended("it closed its end".to_owned()),
         _ => UpgradeError::Channel(error),
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }

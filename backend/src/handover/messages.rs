@@ -25,28 +25,46 @@ use crate::datapath::PortTotals;
 use crate::device::HandedPort;
 use crate::device::state::DeviceState;
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 use switch_core::conntrack::{ConnRecord, ConntrackStats};
 use switch_core::engine::control::{EntryCounters, Update};
 use switch_core::engine::seen::EntrySeen;
 use switch_core::{MacRecord, MacStats};
 
-/// The format of all this. It changes when an older version could not read what a newer one writes; fields that come with a default do not
-/// change it.
-pub const FORMAT: u32 = match option_env!("RINGSWITCH_HANDOVER_FORMAT") {
-    // A build that tests upgrades between formats.
-    Some(format) => parsed(format),
-    None => 1,
-};
-/// The oldest format that this version reads.
-pub const OLDEST_FORMAT: u32 = 1;
+/// Which formats of all this a version knows. A format changes when an older version could not read what a newer one writes; fields that
+/// come with a default do not change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// What it writes, and the latest that it reads.
+    pub latest: u32,
+    /// The oldest that it reads.
+    pub oldest: u32,
+}
 
-const fn parsed(text: &str) -> u32 {
-    let (bytes, mut at, mut number) = (text.as_bytes(), 0, 0);
-    while at < bytes.len() {
-        number = number * 10 + (bytes[at] - b'0') as u32;
-        at += 1;
+impl Formats {
+    /// Those of this version.
+    pub const OWN: Self = Self {
+        latest: 1,
+        oldest: 1,
+    };
+
+    /// Whether it reads what a version with this format wrote.
+    pub fn reads(self, format: u32) -> bool {
+        (self.oldest..=self.latest).contains(&format)
     }
-    number
+}
+
+static FORMATS: OnceLock<Formats> = OnceLock::new();
+
+/// The formats of this program: [`Formats::OWN`], unless it is one that is made to test upgrades between formats.
+pub fn formats() -> Formats {
+    *FORMATS.get_or_init(|| Formats::OWN)
+}
+
+/// Makes this program one of another version. Called before anything else; later it has no effect.
+#[doc(hidden)]
+pub fn set_formats(formats: Formats) {
+    FORMATS.get_or_init(|| formats);
 }
 
 /// A port of the switch, on its way.
@@ -67,7 +85,7 @@ pub struct SwitchPort {
 pub enum FromOld {
     /// What it will write.
     Hello {
-        /// [`FORMAT`].
+        /// [`Formats::latest`].
         format: u32,
         /// The version of the program.
         version: String,

@@ -6,7 +6,7 @@ use super::channel::{Channel, Received};
 use super::content::{Learned, read_entries};
 use super::descriptors::Incoming;
 use super::give::TAKE_OVER;
-use super::messages::{FORMAT, FromNew, FromOld, OLDEST_FORMAT, SwitchPort};
+use super::messages::{Formats, FromNew, FromOld, SwitchPort, formats};
 use crate::config::{PortConfig, PortFields, PortName, SwitchConfig};
 use crate::control::Engine as _;
 use crate::control::PortId;
@@ -142,9 +142,10 @@ fn prepare(
         };
         match (received.message, &progress) {
             (FromOld::Hello { format, version }, None) => {
-                if !(OLDEST_FORMAT..=FORMAT).contains(&format) {
+                let Formats { oldest, latest } = formats();
+                if !formats().reads(format) {
                     return Err(TakeError::Refused(format!(
-                        "version {version} hands over in format {format}, and version {} reads {OLDEST_FORMAT} to {FORMAT}; restart instead",
+                        "version {version} hands over in format {format}, and version {} reads {oldest} to {latest}; restart instead",
                         env!("CARGO_PKG_VERSION")
                     )));
                 }

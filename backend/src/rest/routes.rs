@@ -2,6 +2,7 @@
 use super::body::parse;
 use super::config::routes as config_routes;
 use super::explain::routes as explain_routes;
+use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
@@ -69,6 +70,7 @@ pub fn router(
         .merge(tables_routes())
         .merge(explain_routes())
         .merge(services_routes())
+        .merge(port_state_routes())
         .merge(upgrade_routes())
         .merge(config_routes())
         .fallback(no_such_path)

@@ -8,6 +8,7 @@
 //! entry out has the rings forget it as well ([`Ring::forget_translations`](super::Ring::forget_translations)) before saying so.
 
 use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +24,7 @@ const MAX_ASKED: usize = 1024;
 pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// What a device does at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Access {
     /// It reads there.
     Read,
@@ -32,7 +33,7 @@ pub enum Access {
 }
 
 /// What IOVAs stand for (vhost-user: IOTLB message).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
     /// The first IOVA.
     pub iova: u64,
@@ -68,7 +69,7 @@ impl Translation {
 }
 
 /// A question for the front-end: what this page stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Miss {
     /// The page's first IOVA.
     pub iova: u64,
@@ -76,6 +77,13 @@ pub struct Miss {
     pub access: Access,
     /// Tells it from an earlier question about the same.
     number: u64,
+}
+
+impl Miss {
+    /// The same as a question that nobody asked here: an answer to it says nothing.
+    pub fn forgotten(self) -> Self {
+        Self { number: 0, ..self }
+    }
 }
 
 /// Why there is no translation.
@@ -158,6 +166,12 @@ impl Iotlb {
         state.holding(iova)
     }
 
+    /// Every translation.
+    pub fn all(&self) -> Vec<Translation> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.entries.values().copied().collect()
+    }
+
     /// Keeps a translation. Whether others had to go: those that said otherwise, or to make room.
     pub fn insert(&self, mut new: Translation) -> bool {
         let mut state = self.write();
@@ -213,6 +227,7 @@ impl Iotlb {
     pub fn forget_refusals(&self) {
         let mut state = self.write();
         state.asked.retain(|_, question| !question.is_refused);
+        // Those that are not sent yet as well: the driver may unmap it before they are.
         for question in state.asked.values_mut() {
             question.is_stale = true;
         }
@@ -377,6 +392,25 @@ mod tests {
         assert_eq!(again, Err(NoTranslation::Pending));
         iotlb.ask_anew();
         assert_eq!(iotlb.next_miss(), None);
+    }
+
+    #[test]
+    fn a_refusal_of_what_an_earlier_driver_wanted_says_nothing() {
+        let iotlb = Iotlb::new().unwrap();
+        let _ = iotlb.find(0x5000, Access::Read);
+        let sent = iotlb.next_miss().unwrap();
+        let _ = iotlb.find(0x6000, Access::Read);
+        iotlb.forget_refusals();
+        let later = iotlb.next_miss().unwrap();
+        for (miss, iova) in [(sent, 0x5000), (later, 0x6000)] {
+            iotlb.answered(miss, false);
+            let asked = iotlb.find(iova, Access::Read);
+            assert_eq!(asked, Err(NoTranslation::Pending), "{iova:#x}");
+            let again = iotlb.next_miss().unwrap();
+            iotlb.answered(again.forgotten(), false);
+            let waiting = iotlb.find(iova, Access::Read);
+            assert_eq!(waiting, Err(NoTranslation::Pending), "{iova:#x}");
+        }
     }
 
     #[test]

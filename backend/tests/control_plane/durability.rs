@@ -28,6 +28,7 @@ fn open(folder: &Path, engine: &Arc<FakeEngine>) -> Tables {
             by_tenant: BTreeMap::from([("small".to_owned(), 2)]),
             ..Quotas::default()
         },
+        ..TablesOptions::default()
     };
     Tables::start(Arc::clone(engine) as _, options).unwrap()
 }
@@ -339,9 +340,18 @@ fn a_tenant_has_no_more_entries_than_its_quota_also_after_a_restart() {
 
 /// Refuses to reach the disk when told.
 #[derive(Debug)]
-struct FailingDisk {
+pub struct FailingDisk {
     memory: InMemoryBackend,
     fails: Arc<AtomicBool>,
+}
+
+impl FailingDisk {
+    pub fn new(fails: &Arc<AtomicBool>) -> Self {
+        Self {
+            memory: InMemoryBackend::new(),
+            fails: Arc::clone(fails),
+        }
+    }
 }
 
 impl StorageBackend for FailingDisk {
@@ -368,10 +378,7 @@ impl StorageBackend for FailingDisk {
 #[test]
 fn a_batch_that_cannot_be_stored_is_taken_back_and_later_ones_are_refused() {
     let fails = Arc::new(AtomicBool::new(false));
-    let disk = FailingDisk {
-        memory: InMemoryBackend::new(),
-        fails: Arc::clone(&fails),
-    };
+    let disk = FailingDisk::new(&fails);
     let options = TablesOptions {
         store: Some(Arc::new(Store::over(disk).unwrap())),
         ..TablesOptions::default()

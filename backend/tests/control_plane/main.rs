@@ -3,10 +3,13 @@
 mod command_line;
 mod durability;
 mod fake_engine;
+mod kills;
 mod l2_tables;
+mod process;
 mod real_engine;
 mod recorder;
 mod rest;
+mod run_time_ports;
 mod services;
 mod table_command_line;
 mod tables;

@@ -3,6 +3,7 @@ use crate::fake_engine::FakeEngine;
 use ringswitch::config::SocketPath;
 use ringswitch::control::engine::PortHealth;
 use ringswitch::control::plan::Step;
+use ringswitch::control::port_table::PortTable;
 use ringswitch::control::services::ServicesHandle;
 use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, DesiredPorts, Engine, PortId, StepError};
@@ -159,13 +160,20 @@ impl TestSwitch {
         tables: Option<Tables>,
         services: Option<ServicesHandle>,
     ) -> Self {
+        Self::with_ports(DesiredPorts::default(), (limits, tables, services))
+    }
+
+    /// With ports.
+    pub fn with_ports(
+        desired: DesiredPorts,
+        (limits, tables, services): (Limits, Option<Tables>, Option<ServicesHandle>),
+    ) -> Self {
         let folder =
             TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-rest-")).unwrap();
         let socket = folder.as_path().join("admin.sock");
         let record = Record::default();
         let admin = SocketPath::parse("admin", socket.to_str().unwrap()).unwrap();
-        let desired = DesiredPorts::default();
-        let engine = RecordingEngine(record.clone());
+        let engine = (RecordingEngine(record.clone()), PortTable::default());
         let control = ControlThread::start(engine, desired, admin, tables.clone()).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();

@@ -1,23 +1,29 @@
 //! The daemon as a process, between simulated guests: what the hypervisor and the guests see of it, and nothing of its insides.
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
-//! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart` (of the daemon) -> `hostile_guest`,
-//! `malformed_frames`, `hostile_front_end` -> `iommu` -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
+//! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
+//! guest) and `migration_log` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `services` (of the switch
+//! itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
+mod crash;
 mod hostile_front_end;
 mod hostile_guest;
+mod hostile_log;
 mod idle;
 mod iommu;
 mod life;
 mod malformed_frames;
 mod many_ports;
 mod matrix;
+mod migration;
+mod migration_log;
 mod multiqueue;
 mod offload;
 mod restart;
 mod rig;
 mod services;
+mod upgrade;
 mod vlan;
 mod workers;
 

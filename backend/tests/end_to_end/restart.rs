@@ -10,13 +10,13 @@ use crate::rig::{
 };
 
 /// How guests and switch find each other.
-enum Sockets {
+pub enum Sockets {
     SwitchListens,
     GuestsListen([Listener; 2]),
 }
 
 impl Sockets {
-    fn stream(&self, switch: &Switch, number: usize) -> std::os::unix::net::UnixStream {
+    pub fn stream(&self, switch: &Switch, number: usize) -> std::os::unix::net::UnixStream {
         match self {
             Self::SwitchListens => {
                 let port = ["vm1", "vm2"][number];
@@ -26,13 +26,14 @@ impl Sockets {
         }
     }
 
-    fn listening_guests(switch: &Switch) -> Self {
+    pub fn listening_guests(switch: &Switch) -> Self {
         let listen = |port| Listener::bind(&switch.daemon.socket(port)).unwrap();
         Self::GuestsListen([listen("vm1"), listen("vm2")])
     }
 }
 
-fn two_guests(switch: &Switch, sockets: &Sockets, options: &NicOptions) -> [Nic; 2] {
+/// Guests on ports `vm1` and `vm2`, running.
+pub fn two_guests(switch: &Switch, sockets: &Sockets, options: &NicOptions) -> [Nic; 2] {
     [0, 1].map(|number| {
         let stream = sockets.stream(switch, number);
         let mut nic = introduce(options.clone(), stream);
@@ -107,7 +108,7 @@ fn a_killed_switch_reconnects_to_its_guests_and_nothing_in_their_rings_is_lost()
     }
 }
 
-fn cloud_hypervisor() -> NicOptions {
+pub fn cloud_hypervisor() -> NicOptions {
     NicOptions {
         deadline: WITHIN,
         ..NicOptions::cloud_hypervisor()

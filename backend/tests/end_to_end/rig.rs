@@ -125,6 +125,14 @@ impl Switch {
         serde_json::from_str(&self.command(arguments)).unwrap()
     }
 
+    /// `ringswitch upgrade`: another process serves everything when this returns. What the command said.
+    pub fn upgrade(&mut self, arguments: &[&str]) -> Value {
+        let report = self.json(&[&["upgrade", "--json"], arguments].concat());
+        let pid = report["pid"].as_u64().unwrap();
+        self.daemon.succeed_by(u32::try_from(pid).unwrap()).unwrap();
+        report
+    }
+
     /// `port show`.
     pub fn show(&self, port: &str) -> Value {
         self.json(&["port", "show", port, "--json"])

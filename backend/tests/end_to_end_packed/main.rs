@@ -2,10 +2,14 @@
 //! rings, which need not be powers of two.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
+#[path = "../end_to_end/crash.rs"]
+mod crash;
 #[path = "../end_to_end/hostile_front_end.rs"]
 mod hostile_front_end;
 #[path = "../end_to_end/hostile_guest.rs"]
 mod hostile_guest;
+#[path = "../end_to_end/hostile_log.rs"]
+mod hostile_log;
 #[path = "../end_to_end/idle.rs"]
 mod idle;
 #[path = "../end_to_end/iommu.rs"]
@@ -18,6 +22,10 @@ mod malformed_frames;
 mod many_ports;
 #[path = "../end_to_end/matrix.rs"]
 mod matrix;
+#[path = "../end_to_end/migration.rs"]
+mod migration;
+#[path = "../end_to_end/migration_log.rs"]
+mod migration_log;
 #[path = "../end_to_end/multiqueue.rs"]
 mod multiqueue;
 #[path = "../end_to_end/offload.rs"]
@@ -27,6 +35,8 @@ mod positions;
 mod restart;
 #[path = "../end_to_end/rig.rs"]
 mod rig;
+#[path = "../end_to_end/upgrade.rs"]
+mod upgrade;
 #[path = "../end_to_end/vlan.rs"]
 mod vlan;
 

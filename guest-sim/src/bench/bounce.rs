@@ -5,13 +5,13 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::{VolatileMemory, VolatileSlice};
+use vm_memory::VolatileMemory;
 
 use super::flows::{FLOW_BYTES, Flows};
 use crate::error::{DeviceFault, Error};
 use crate::features::Features;
 use crate::frame::Frame;
-use crate::memory::{Block, GuestMemory};
+use crate::memory::{Block, GuestMemory, Slice};
 use crate::nic::Nic;
 use crate::ring::view::View;
 use crate::ring::{Completion, DescriptorTable, Direction, Segment, Virtqueue};
@@ -261,7 +261,7 @@ const NO_SEGMENT: Segment = Segment {
 
 /// Swaps the MAC addresses and makes the header one to transmit (no DATA_VALID, no `num_buffers`); the answer is the received
 /// `num_buffers`. `None` only if the slice is too short.
-fn swap_addresses(bytes: &VolatileSlice<'_>, header_bytes: usize) -> Option<u16> {
+fn swap_addresses(bytes: &Slice<'_>, header_bytes: usize) -> Option<u16> {
     let flags = bytes.get_ref::<u8>(0).ok()?;
     flags.store(flags.load() & 1);
     let mut num_buffers = 1;

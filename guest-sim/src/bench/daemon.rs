@@ -4,13 +4,15 @@
 //! [`Daemon`] value.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use vmm_sys_util::tempdir::TempDir;
 
 use crate::driver::wait::Patience;
@@ -53,6 +55,46 @@ pub struct Daemon {
     arguments: Vec<String>,
     folder: TempDir,
     child: Child,
+    /// The process that took over from `child`, which is gone then.
+    successor: Option<Successor>,
+}
+
+/// A process that is not a child of this one.
+#[derive(Debug)]
+struct Successor {
+    pid: Pid,
+    /// Names it for good, also once it is gone.
+    handle: OwnedFd,
+}
+
+impl Successor {
+    fn is_running(&self) -> bool {
+        let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
+        // Readable once it is gone (pidfd_open(2)).
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut handles, Some(&now)) == Ok(0)
+    }
+
+    fn end(&self, signal: Signal, within: Duration) -> Result<(), Error> {
+        // It may be gone already.
+        let _gone = pidfd_send_signal(&self.handle, signal);
+        self.await_end(within)
+    }
+
+    fn await_end(&self, within: Duration) -> Result<(), Error> {
+        let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
+        let within = Timespec {
+            tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: 0,
+        };
+        match poll(&mut handles, Some(&within)) {
+            Ok(1..) => Ok(()),
+            _ => Err(Error::Options("the daemon does not end")),
+        }
+    }
 }
 
 impl Daemon {
@@ -132,7 +174,26 @@ impl Daemon {
             arguments,
             folder,
             child,
+            successor: None,
         })
+    }
+
+    /// The process `pid` took everything over (`ringswitch upgrade`) and is meant from now on. Waits for the end of the one before.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn succeed_by(&mut self, pid: u32) -> Result<(), Error> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(Error::Options("no process has such a number"))?;
+        let handle = pidfd_open(pid, PidfdFlags::empty()).doing("finding the new daemon")?;
+        match self.successor.replace(Successor { pid, handle }) {
+            Some(before) => before.await_end(Duration::from_secs(20)),
+            None => self
+                .child
+                .wait()
+                .doing("waiting for the old daemon's end")
+                .map(drop),
+        }
     }
 
     /// Starts it again with the same arguments, in the same folder; the old process must be gone.
@@ -141,6 +202,7 @@ impl Daemon {
     /// When it cannot be started.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.child = spawn(&self.binary, &self.arguments, &self.folder, None)?;
+        self.successor = None;
         Ok(())
     }
 
@@ -151,7 +213,10 @@ impl Daemon {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let successor = self.successor.as_ref();
+        successor.map_or(self.child.id(), |successor| {
+            successor.pid.as_raw_nonzero().get().unsigned_abs()
+        })
     }
 
     /// Whether it still runs.
@@ -159,6 +224,9 @@ impl Daemon {
     /// # Errors
     /// When the system refuses.
     pub fn is_running(&mut self) -> Result<bool, Error> {
+        if let Some(successor) = &self.successor {
+            return Ok(successor.is_running());
+        }
         Ok(self
             .child
             .try_wait()
@@ -171,6 +239,9 @@ impl Daemon {
     /// # Errors
     /// When the system refuses.
     pub fn kill(&mut self) -> Result<ExitStatus, Error> {
+        if let Some(successor) = &self.successor {
+            successor.end(Signal::KILL, Duration::from_secs(20))?;
+        }
         self.child.kill().doing("killing the daemon")?;
         self.child.wait().doing("waiting for the daemon's end")
     }
@@ -180,6 +251,10 @@ impl Daemon {
     /// # Errors
     /// [`Error::Timeout`] when it does not end.
     pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus, Error> {
+        if let Some(successor) = &self.successor {
+            successor.end(Signal::TERM, within)?;
+            return self.child.wait().doing("waiting for the daemon's end");
+        }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM).doing("asking the daemon to end")?;
@@ -231,6 +306,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended already; there is nobody to tell.
+        if let Some(successor) = &self.successor {
+            let _gone = successor.end(Signal::KILL, Duration::from_secs(20));
+        }
         let _gone = self.child.kill();
         let status = self.child.wait();
         let killed = |status: &ExitStatus| status.signal() == Some(Signal::KILL.as_raw());

@@ -5,11 +5,10 @@
 
 use std::net::Ipv4Addr;
 
-use vm_memory::VolatileSlice;
-
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::frame::checksum;
+use crate::memory::Slice;
 
 /// Where the IPv4 header's checksum is in an untagged frame; the addresses and the ports follow.
 const CHECKSUM_AT: usize = 24;
@@ -179,7 +178,7 @@ impl Flows {
     /// # Errors
     /// The slice is too short.
     #[inline]
-    pub(super) fn write(&mut self, frame: &VolatileSlice<'_>) -> Result<(), Error> {
+    pub(super) fn write(&mut self, frame: &Slice<'_>) -> Result<(), Error> {
         let part = |at, count| frame.subslice(at, count).map_err(|_| Error::RingFull);
         match self {
             Self::Kept => {}

@@ -3,9 +3,7 @@
 //! Called by `guest_tx` and `guest_rx` of one ring, on the driver's thread. Keeps true: after the first frames of a size, no allocation; the
 //! regions named in the options are used in turn.
 
-use vm_memory::VolatileSlice;
-
-use crate::memory::{Block, GuestMemory, MemoryError};
+use crate::memory::{Block, GuestMemory, MemoryError, Slice};
 
 const SMALLEST_SHIFT: usize = 8;
 const CLASSES: usize = 20;
@@ -84,10 +82,19 @@ impl Arena {
     }
 
     /// From now on gives out buffers of these regions only; those of others are given up as they come back.
-    pub fn move_to(&mut self, regions: &[usize]) {
+    pub fn use_regions(&mut self, regions: &[usize]) {
         self.regions = regions.to_vec();
         self.retired = self.places.len();
         self.free.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The same buffers in memory that took the place of this one.
+    pub fn move_to_memory(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {
+        for chunk in &mut self.chunks {
+            *chunk = chunk.in_memory(memory)?;
+        }
+        self.memory = memory.clone();
+        Ok(())
     }
 
     /// Guest-physical address of a buffer.
@@ -99,12 +106,7 @@ impl Arena {
 
     /// Some bytes of a buffer.
     #[inline]
-    pub fn slice(
-        &self,
-        slot: Slot,
-        offset: usize,
-        len: usize,
-    ) -> Result<VolatileSlice<'_>, MemoryError> {
+    pub fn slice(&self, slot: Slot, offset: usize, len: usize) -> Result<Slice<'_>, MemoryError> {
         let place = &self.places[slot as usize];
         self.chunks[place.chunk].slice(place.offset + offset, len)
     }

@@ -49,7 +49,7 @@ impl GuestRx {
     ) -> Result<Self, Error> {
         let size = options.guest_rx_ring_size;
         let mut guest_rx = Self {
-            ring: Virtqueue::new(index, memory, options.ring_region, size, acked)?,
+            ring: Virtqueue::new(index, memory, options.ring_place(), size, acked)?,
             arena: Arena::new(memory, &options.buffer_regions),
             table: options.guest_rx_table,
             acked,
@@ -112,7 +112,7 @@ impl GuestRx {
     /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
     /// stay where they are.
     pub fn use_regions(&mut self, regions: &[usize]) {
-        self.arena.move_to(regions);
+        self.arena.use_regions(regions);
     }
 
     /// Posts buffers until the ring, or the number the options allow, is full, and publishes them; the answer is how many were posted.
@@ -233,6 +233,13 @@ impl GuestRx {
                 self.check_canary(slot, 0)?;
             }
         }
+        Ok(())
+    }
+
+    /// Goes on in memory that took the place of this one's and has the same bytes.
+    pub(crate) fn move_to(&mut self, memory: &GuestMemory) -> Result<(), Error> {
+        self.ring.move_to(memory)?;
+        self.arena.move_to_memory(memory)?;
         Ok(())
     }
 

@@ -47,7 +47,7 @@ impl GuestTx {
     ) -> Result<Self, Error> {
         let size = options.guest_tx_ring_size;
         let mut guest_tx = Self {
-            ring: Virtqueue::new(index, memory, options.ring_region, size, acked)?,
+            ring: Virtqueue::new(index, memory, options.ring_place(), size, acked)?,
             arena: Arena::new(memory, &options.buffer_regions),
             layout: options.guest_tx_layout.clone(),
             table: options.guest_tx_table,
@@ -88,7 +88,7 @@ impl GuestTx {
     /// Takes buffers from these regions only, from now on: after memory was plugged in, or before it is unplugged. Those with the device
     /// stay where they are.
     pub fn use_regions(&mut self, regions: &[usize]) {
-        self.arena.move_to(regions);
+        self.arena.use_regions(regions);
     }
 
     /// Sends one frame now: puts it into the ring, publishes and kicks. Waits for room up to `within`.
@@ -221,6 +221,13 @@ impl GuestTx {
                 return Err(patience.timeout("guest-tx chains to come back"));
             }
         }
+    }
+
+    /// Goes on in memory that took the place of this one's and has the same bytes.
+    pub(crate) fn move_to(&mut self, memory: &GuestMemory) -> Result<(), Error> {
+        self.ring.move_to(memory)?;
+        self.arena.move_to_memory(memory)?;
+        Ok(())
     }
 
     /// An empty ring again, after a device reset; frames with the device are lost.

@@ -132,6 +132,42 @@ pub struct Message {
     pub descriptors: Vec<OwnedFd>,
 }
 
+impl Message {
+    fn is_reply_to(&self, request: Request) -> bool {
+        self.request == request.code() && self.flags & 7 == VERSION | REPLY
+    }
+
+    /// That it is the reply to `request`, with this body.
+    pub(crate) fn expect(&self, request: Request, body: &[u8]) -> Result<(), Error> {
+        if self.is_reply_to(request) && self.body == body {
+            return Ok(());
+        }
+        Err(self.unexpected(request))
+    }
+
+    fn unexpected(&self, request: Request) -> Error {
+        let text = format!("{} answered by {self:?}", request.name());
+        let source = io::Error::new(io::ErrorKind::InvalidData, text);
+        Error::Io {
+            doing: "reading a vhost-user reply",
+            source,
+        }
+    }
+}
+
+/// The same error, of this request.
+pub(crate) fn named(error: Error, request: Request) -> Error {
+    let name = request.name();
+    match error {
+        Error::Disconnected { .. } => Error::Disconnected { request: name },
+        Error::Timeout { within, .. } => Error::Timeout {
+            waiting_for: name,
+            within,
+        },
+        other => other,
+    }
+}
+
 /// A front-end that sends whatever it is told to.
 #[derive(Debug)]
 pub struct RawFrontend {
@@ -280,29 +316,13 @@ impl RawFrontend {
     /// # Errors
     /// As [`Self::receive`]; and when it is no reply to that, or no u64.
     pub fn receive_u64(&mut self, request: Request, within: Duration) -> Result<u64, Error> {
-        let reply = self.receive(within).map_err(|error| match error {
-            Error::Disconnected { .. } => Error::Disconnected {
-                request: request.name(),
-            },
-            Error::Timeout { within, .. } => Error::Timeout {
-                waiting_for: request.name(),
-                within,
-            },
-            other => other,
-        })?;
+        let reply = self
+            .receive(within)
+            .map_err(|error| named(error, request))?;
         let value = <[u8; 8]>::try_from(reply.body.as_slice()).map(u64::from_le_bytes);
         match value {
-            Ok(value) if reply.request == request.code() && reply.flags & 7 == VERSION | REPLY => {
-                Ok(value)
-            }
-            _ => {
-                let text = format!("{} answered by {reply:?}", request.name());
-                let source = io::Error::new(io::ErrorKind::InvalidData, text);
-                Err(Error::Io {
-                    doing: "reading a vhost-user reply",
-                    source,
-                })
-            }
+            Ok(value) if reply.is_reply_to(request) => Ok(value),
+            _ => Err(reply.unexpected(request)),
         }
     }
 

@@ -298,6 +298,7 @@ mod tests {
     use super::*;
     use crate::Features;
     use crate::memory::GuestMemoryLayout;
+    use crate::ring::Place;
     use crate::ring::Virtqueue;
 
     const PACKED: Features =
@@ -305,7 +306,7 @@ mod tests {
 
     fn ring(size: u16, features: Features) -> (Virtqueue, GuestMemory) {
         let memory = GuestMemory::new(&GuestMemoryLayout::one_region(1 << 20)).unwrap();
-        let ring = Virtqueue::new(0, &memory, 0, size, features).unwrap();
+        let ring = Virtqueue::new(0, &memory, Place::region(0), size, features).unwrap();
         (ring, memory)
     }
 

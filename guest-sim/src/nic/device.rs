@@ -3,6 +3,8 @@
 //! Called by tests and benches; messages go over the socket on the calling thread, queue pairs may be lent to other threads
 //! ([`Nic::split`]). Keeps true: the state of driver and back-end change together.
 
+mod life;
+
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,15 +12,16 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
-use super::options::{NicOptions, Refill, Settle};
-use super::order::{MessageOrder, Negotiation, RingBase, Start, Stop};
+use super::options::NicOptions;
+use super::order::Negotiation;
 use super::session::{Ack, RingState, Session, connect};
+use super::vmm::{LogState, Vmm};
 use crate::driver::{GuestRx, GuestTx};
 use crate::error::Error;
 use crate::features::Features;
 use crate::frame::Frame;
 use crate::memory::{GuestMemory, Region, RegionLayout};
-use crate::ring::{Format, RawPackedRing, RawRing, Virtqueue};
+use crate::ring::{RawPackedRing, RawRing, Virtqueue};
 
 /// A guest-rx ring (2n) and a guest-tx ring (2n + 1).
 #[derive(Debug)]
@@ -66,6 +69,7 @@ pub struct Nic {
     acked: Features,
     pairs: Vec<QueuePair>,
     stopped_at: Vec<u32>,
+    logging: Option<LogState>,
 }
 
 impl Nic {
@@ -106,58 +110,10 @@ impl Nic {
             acked,
             pairs,
             stopped_at: Vec::new(),
+            logging: None,
         };
         nic.stopped_at = nic.start_bases();
         Ok(nic)
-    }
-
-    /// The driver is ready: sends the start messages with the ring bases this front-end would send, and posts receive buffers.
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn start(&mut self) -> Result<(), Error> {
-        let base = match self.options.order {
-            MessageOrder::Qemu => RingBase::Stopped,
-            MessageOrder::CloudHypervisor => RingBase::AvailIndex,
-        };
-        self.start_from(base)
-    }
-
-    /// The same with these ring bases.
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn start_from(&mut self, base: RingBase) -> Result<(), Error> {
-        let mut starts = Vec::new();
-        for ring in self.rings() {
-            let base = match base {
-                RingBase::Stopped => self.stopped_at[usize::from(ring.index())],
-                RingBase::AvailIndex => ring.avail_base()?,
-                RingBase::UsedIndex => ring.used_base()?,
-                RingBase::Value(value) => value,
-            };
-            starts.push((ring.index(), base));
-        }
-        let rings = self
-            .pairs
-            .iter()
-            .flat_map(|pair| [pair.guest_rx.ring(), pair.guest_tx.ring()]);
-        let starts: Vec<_> = rings
-            .zip(starts)
-            .map(|(ring, (_, base))| Start { ring, base })
-            .collect();
-        Negotiation {
-            session: &mut self.session,
-            options: &self.options,
-        }
-        .start(&self.memory, &starts, self.acked)?;
-        if self.options.refill == Refill::Automatic {
-            self.refill()?;
-        }
-        if self.options.order == MessageOrder::Qemu && self.options.settle == Settle::RoundTrip {
-            self.session.get_features()?;
-        }
-        Ok(())
     }
 
     /// Posts receive buffers on every pair.
@@ -171,106 +127,12 @@ impl Nic {
         Ok(())
     }
 
-    /// The VM is paused: QEMU stops the rings, Cloud Hypervisor disables them.
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn pause(&mut self) -> Result<(), Error> {
-        self.stop(Stop::Pause)
-    }
-
-    /// The VM goes on after [`Self::pause`].
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn resume(&mut self) -> Result<(), Error> {
-        match self.options.order {
-            MessageOrder::Qemu => self.start(),
-            MessageOrder::CloudHypervisor => self.enable_all(RingState::Enabled),
-        }
-    }
-
-    /// The driver resets the device (its own reset, reboot, unplug): rings are stopped and empty afterwards, and can be started again.
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn reset(&mut self) -> Result<(), Error> {
-        self.stop(Stop::Reset)?;
-        self.forget_rings()
-    }
-
-    /// The VM ends in an orderly way.
-    ///
-    /// # Errors
-    /// What the session says.
-    pub fn shut_down(mut self) -> Result<(), Error> {
-        self.stop(Stop::Shutdown)
-    }
-
-    /// Rings in memory as a driver leaves them after a reset, without a message.
-    ///
-    /// # Errors
-    /// When the rings' memory is gone.
-    pub fn forget_rings(&mut self) -> Result<(), Error> {
-        for pair in &mut self.pairs {
-            pair.guest_rx
-                .reset(&self.memory, &self.options, self.acked)?;
-            pair.guest_tx
-                .reset(&self.memory, &self.options, self.acked)?;
-        }
-        self.stopped_at = self.start_bases();
-        Ok(())
-    }
-
-    /// A new connection after the back-end was lost; rings and buffers stay, and start at the used index. Packed rings start where they
-    /// last stopped, since no VMM knows better: a back-end that wants to go on has to remember where it was.
-    ///
-    /// # Errors
-    /// What the session says; [`Error::NotOffered`] when the new back-end offers less.
-    pub fn reconnect(&mut self, stream: UnixStream) -> Result<(), Error> {
-        let base = match Format::of(self.acked) {
-            Format::Split => RingBase::UsedIndex,
-            Format::Packed => RingBase::Stopped,
-        };
-        self.reconnect_from(stream, base)
-    }
-
-    /// The same with other ring bases: [`RingBase::AvailIndex`] is Cloud Hypervisor's restore from a snapshot.
-    ///
-    /// # Errors
-    /// As [`Self::reconnect`].
-    pub fn reconnect_from(&mut self, stream: UnixStream, base: RingBase) -> Result<(), Error> {
-        let protocol_acked = self.session.protocol_acked();
-        self.session = Session::new(stream, self.options.deadline)?;
-        let mut negotiation = Negotiation {
-            session: &mut self.session,
-            options: &self.options,
-        };
-        let acked = negotiation.reintroduce(protocol_acked)?;
-        let missing = self.acked - acked;
-        if !missing.is_empty() {
-            return Err(Error::NotOffered {
-                missing,
-                offered: self.session.offered(),
-            });
-        }
-        self.start_from(base)
-    }
-
     /// Plugs memory in while the rings run; the answer is the region's index.
     ///
     /// # Errors
     /// When the layout is wrong or the back-end refuses.
     pub fn add_region(&mut self, layout: RegionLayout, how: MemoryUpdate) -> Result<usize, Error> {
-        let index = self.memory.add_region(layout)?;
-        match how {
-            MemoryUpdate::WholeTable => self.session.set_mem_table(&self.memory, Ack::Wanted)?,
-            MemoryUpdate::OneRegion => {
-                let message = self.memory.region(index)?.message_region();
-                self.session.add_mem_reg(&message, Ack::Wanted)?;
-            }
-        }
-        Ok(index)
+        self.vmm().add_region(layout, how)
     }
 
     /// Unplugs memory while the rings run. Buffers in it must not be with the device.
@@ -305,7 +167,7 @@ impl Nic {
     /// # Errors
     /// What the session says.
     pub fn enable_all(&mut self, state: RingState) -> Result<(), Error> {
-        (0..self.options.queue_pairs).try_for_each(|pair| self.enable_pair(pair, state))
+        self.vmm().enable_all(state)
     }
 
     /// What the driver acked.
@@ -349,6 +211,35 @@ impl Nic {
     /// Every queue pair.
     pub fn pairs(&mut self) -> &mut [QueuePair] {
         &mut self.pairs
+    }
+
+    /// The VMM's half and the guest's, so that one thread can migrate while others move frames.
+    pub fn halves(&mut self) -> (Vmm<'_>, &mut [QueuePair]) {
+        let rings = self.pairs.iter();
+        let rings = rings.flat_map(|pair| [pair.guest_rx.ring(), pair.guest_tx.ring()]);
+        let vmm = Vmm {
+            rings: rings.map(|ring| ring.memory().clone()).collect(),
+            session: &mut self.session,
+            options: &self.options,
+            memory: &self.memory,
+            acked: self.acked,
+            stopped_at: &mut self.stopped_at,
+            logging: &mut self.logging,
+        };
+        (vmm, &mut self.pairs)
+    }
+
+    /// The VMM's half.
+    pub fn vmm(&mut self) -> Vmm<'_> {
+        self.halves().0
+    }
+
+    /// Has the back-end mark the pages it writes from now on: [`Vmm::take_logged`] reads them, [`Vmm::stop_logging`] ends it.
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`] when it cannot, or what the session says.
+    pub fn start_logging(&mut self) -> Result<(), Error> {
+        self.vmm().start_logging()
     }
 
     /// The session and the queue pairs apart, so that messages can go out while other threads move frames.
@@ -413,18 +304,5 @@ impl Nic {
 
     fn start_bases(&self) -> Vec<u32> {
         self.rings().iter().map(|ring| ring.start_base()).collect()
-    }
-
-    fn stop(&mut self, how: Stop) -> Result<(), Error> {
-        let rings = 2 * self.options.queue_pairs;
-        let mut negotiation = Negotiation {
-            session: &mut self.session,
-            options: &self.options,
-        };
-        let bases = negotiation.stop(rings, how)?;
-        if !bases.is_empty() {
-            self.stopped_at = bases;
-        }
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::driver::chain_layout::ChainLayout;
 use crate::driver::wait::Waiting;
 use crate::error::Error;
 use crate::features::Features;
-use crate::ring::DescriptorTable;
+use crate::ring::{DescriptorTable, Place};
 
 /// Whether buffers are painted, to find what the device wrote where it must not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,6 +131,8 @@ pub struct NicOptions {
     pub canaries: Canaries,
     /// The region rings are put into.
     pub ring_region: usize,
+    /// Multiple of which the driver's and the device's part of a ring start, a power of two of at least 64; 4096 gives each pages of its own.
+    pub ring_align: usize,
     /// The regions frame buffers are put into, in turn; none named: all.
     pub buffer_regions: Vec<usize>,
     /// Rings for which no SET_VRING_CALL is sent when they start, as Cloud Hypervisor does for a queue without an MSI-X vector.
@@ -162,6 +164,7 @@ impl Default for NicOptions {
             waiting: Waiting::Calls,
             canaries: Canaries::On,
             ring_region: 0,
+            ring_align: 64,
             buffer_regions: Vec::new(),
             rings_without_call: Vec::new(),
             mtu: None,
@@ -207,6 +210,9 @@ impl NicOptions {
         if packed && !self.features.contains(Features::VERSION_1) {
             return Err(Error::Options("packed rings need VERSION_1"));
         }
+        if !self.ring_align.is_power_of_two() || self.ring_align < 64 {
+            return Err(Error::Options("rings are aligned to powers of two from 64"));
+        }
         if self.queue_pairs == 0 {
             return Err(Error::Options("a NIC has at least one queue pair"));
         }
@@ -217,6 +223,13 @@ impl NicOptions {
             return Err(Error::Options("indirect tables need INDIRECT_DESC"));
         }
         Ok(())
+    }
+
+    pub(crate) fn ring_place(&self) -> Place {
+        Place {
+            region: self.ring_region,
+            align: self.ring_align,
+        }
     }
 
     pub(crate) fn guest_rx_layout(&self, acked: Features) -> ChainLayout {

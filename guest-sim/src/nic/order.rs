@@ -6,7 +6,7 @@
 //! | event | QEMU | Cloud Hypervisor |
 //! |---|---|---|
 //! | connect | per pair: GET_FEATURES, GET/SET_PROTOCOL_FEATURES, GET_QUEUE_NUM (pair 0), GET_MAX_MEM_SLOTS, SET_OWNER (pair 0), GET_FEATURES, per ring CALL, ERR; then ENABLE(1) for pair 0 and ENABLE(0) for the others | SET_OWNER, GET_FEATURES, GET/SET_PROTOCOL_FEATURES, GET_QUEUE_NUM |
-//! | start | NET_SET_MTU; per pair: ENABLE(1), SET_FEATURES, memory (pair 0), per ring NUM, BASE, ADDR, KICK, CALL | SET_FEATURES, SET_MEM_TABLE, NUM for all, per ring ADDR, BASE, CALL, KICK, then ENABLE(1) for all |
+//! | start (see `vmm` for when pages are logged) | NET_SET_MTU; per pair: ENABLE(1), SET_FEATURES, memory (pair 0), per ring NUM, BASE, ADDR, KICK, CALL | SET_FEATURES, SET_MEM_TABLE, NUM for all, per ring ADDR, BASE, CALL, KICK, then ENABLE(1) for all |
 //! | pause | GET_VRING_BASE per ring | ENABLE(0) per ring |
 //! | reset | GET_VRING_BASE per ring, RESET_DEVICE, then ENABLE as at connect | per ring ENABLE(0), GET_VRING_BASE |
 //! | reconnect | as connect | SET_OWNER, GET_FEATURES, SET_PROTOCOL_FEATURES |
@@ -16,13 +16,14 @@ use vhost::VringConfigData;
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::dirty_log::DirtyLog;
 use super::iommu;
 use super::options::NicOptions;
 use super::session::{Ack, ReplyHabit, RingState, Session};
 use crate::error::{Doing, Error};
 use crate::features::Features;
 use crate::memory::GuestMemory;
-use crate::ring::Virtqueue;
+use crate::ring::{Logging, Virtqueue};
 
 /// Whose messages, in whose order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,16 @@ pub enum RingBase {
     UsedIndex,
     /// This, for every ring.
     Value(u32),
+}
+
+impl RingBase {
+    /// What this front-end says when a driver is ready or a guest arrives from elsewhere.
+    pub(crate) fn known_to(order: MessageOrder) -> Self {
+        match order {
+            MessageOrder::Qemu => Self::Stopped,
+            MessageOrder::CloudHypervisor => Self::AvailIndex,
+        }
+    }
 }
 
 /// One connection's negotiation, in progress or done.
@@ -199,15 +210,16 @@ impl Negotiation<'_> {
         Ok(())
     }
 
-    /// The driver is ready: features, memory, rings.
+    /// The driver is ready: features, memory, rings. `acked` has LOG_ALL when pages are logged, and `log` is where, once that is said.
     pub fn start(
         &mut self,
         memory: &GuestMemory,
         rings: &[Start<'_>],
         acked: Features,
+        log: Option<&DirtyLog>,
     ) -> Result<(), Error> {
         match self.options.order {
-            MessageOrder::Qemu => self.start_qemu(memory, rings, acked),
+            MessageOrder::Qemu => self.start_qemu(memory, rings, acked, log),
             MessageOrder::CloudHypervisor => self.start_cloud_hypervisor(memory, rings, acked),
         }
     }
@@ -217,6 +229,7 @@ impl Negotiation<'_> {
         memory: &GuestMemory,
         rings: &[Start<'_>],
         acked: Features,
+        log: Option<&DirtyLog>,
     ) -> Result<(), Error> {
         if let Some(mtu) = self.options.mtu
             && self.session.has(Bits::MTU)
@@ -229,10 +242,10 @@ impl Negotiation<'_> {
                 self.enable_pair(pair, RingState::Enabled)?;
             }
             // From pair 1 on, this arrives while the rings of pair 0 are live.
-            let ack = if acked.contains(Features::LOG_ALL) {
-                Ack::Wanted
+            let (ack, logging) = if acked.contains(Features::LOG_ALL) {
+                (Ack::Wanted, Logging::On)
             } else {
-                Ack::NotWanted
+                (Ack::NotWanted, Logging::Off)
             };
             self.session.set_features(acked, ack)?;
             if pair == 0 {
@@ -244,11 +257,14 @@ impl Negotiation<'_> {
                     .set_vring_num(index, ring.size(), Ack::NotWanted)?;
                 self.session
                     .set_vring_base(index, start.base, Ack::NotWanted)?;
-                self.session
-                    .set_vring_addr(index, &self.addresses(ring), Ack::NotWanted)?;
+                let addresses = self.addresses(ring, logging);
+                self.session.set_vring_addr(index, &addresses, ack)?;
                 self.session
                     .set_vring_kick(index, ring.kick_eventfd(), Ack::NotWanted)?;
                 self.call(start, Ack::NotWanted)?;
+            }
+            if let (0, Some(log)) = (pair, log) {
+                self.session.set_log_base(log)?;
             }
         }
         Ok(())
@@ -268,8 +284,9 @@ impl Negotiation<'_> {
         }
         for start in rings {
             let (index, ring) = (start.ring.index(), start.ring);
+            let addresses = self.addresses(ring, Logging::Off);
             self.session
-                .set_vring_addr(index, &self.addresses(ring), Ack::Wanted)?;
+                .set_vring_addr(index, &addresses, Ack::Wanted)?;
             self.session
                 .set_vring_base(index, start.base, Ack::Wanted)?;
             self.call(start, Ack::Wanted)?;
@@ -288,11 +305,11 @@ impl Negotiation<'_> {
         Ok(())
     }
 
-    fn addresses(&self, ring: &Virtqueue) -> VringConfigData {
+    fn addresses(&self, ring: &Virtqueue, logging: Logging) -> VringConfigData {
         if iommu::is_behind(self.session.acked()) {
-            ring.memory().io_addresses()
+            ring.memory().io_addresses(logging)
         } else {
-            ring.memory().message_addresses()
+            ring.memory().message_addresses(logging)
         }
     }
 

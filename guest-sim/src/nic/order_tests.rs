@@ -16,8 +16,8 @@ use crate::message::{NEED_REPLY, REPLY, RawFrontend, Request, VERSION};
 const STOPPED_AT: u32 = 7;
 const PACKED_STOPPED_AT: u32 = 0x8005_0007;
 
-/// Answers every request until the front-end hangs up; tells what it heard, `name ring` with `?` where a reply was asked for, and the base
-/// of a packed ring.
+/// Answers every request until the front-end hangs up; tells what it heard, `name ring` with `?` where a reply was asked for, `+LOG` where
+/// logging was, the base of a packed ring, and the length of a log.
 fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
     std::thread::spawn(move || {
         let mut socket = RawFrontend::new(stream);
@@ -45,6 +45,7 @@ fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
                 | Features::IN_ORDER
                 | Features::MTU
                 | Features::RING_PACKED
+                | Features::LOG_ALL
                 | Features::PROTOCOL_FEATURES;
             let reply = match request {
                 Request::GET_FEATURES => offered.bits(),
@@ -60,6 +61,11 @@ fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
                     };
                     u64::from(message.body[0]) | u64::from(base) << 32
                 }
+                Request::SET_LOG_BASE => {
+                    let sent = socket.send_with(request, VERSION | REPLY, &message.body, &[]);
+                    sent.unwrap();
+                    continue;
+                }
                 _ if asked => 0,
                 _ => continue,
             };
@@ -73,6 +79,22 @@ fn back_end(stream: UnixStream, protocol: u64) -> JoinHandle<Vec<String>> {
 
 fn ring_of(request: Request, body: &[u8], packed: bool) -> String {
     let name = request.name();
+    let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().unwrap());
+    match request {
+        Request::SET_LOG_BASE => {
+            assert_eq!(number(8), 0, "the log starts where its file does");
+            return format!("={}", number(0));
+        }
+        Request::SET_FEATURES if Features::from_bits(number(0)).contains(Features::LOG_ALL) => {
+            return "+LOG".into();
+        }
+        // Index and flags, three addresses, and where to log.
+        Request::SET_VRING_ADDR if body[4] == 1 => {
+            assert_ne!(number(32), 0, "the used ring's guest address");
+            return format!(" {}+LOG", body[0]);
+        }
+        _ => {}
+    }
     if !name.contains("VRING") {
         return String::new();
     }
@@ -86,7 +108,11 @@ fn ring_of(request: Request, body: &[u8], packed: bool) -> String {
     }
 }
 
-fn messages(options: NicOptions, protocol: u64, life: impl FnOnce(&mut Nic)) -> Vec<String> {
+pub(super) fn messages(
+    options: NicOptions,
+    protocol: u64,
+    life: impl FnOnce(&mut Nic),
+) -> Vec<String> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let thread = back_end(theirs, protocol);
     let memory = GuestMemory::new(&GuestMemoryLayout::around_pci_hole(4 << 20, 4 << 20)).unwrap();

@@ -6,11 +6,7 @@
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost::vhost_user::message::VhostUserHeaderFlag;
@@ -20,12 +16,14 @@ use vhost::vhost_user::{
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::dirty_log::DirtyLog;
 use super::iommu;
+use super::watchdog::Watchdog;
 use crate::driver::wait::Patience;
 use crate::error::{Doing, Error};
 use crate::features::Features;
 use crate::memory::GuestMemory;
-use crate::message::{RawFrontend, Request};
+use crate::message::{RawFrontend, Request, named};
 
 /// As many rings as `Frontend` may name; what the back-end has is asked with GET_QUEUE_NUM.
 const MAX_RINGS: u64 = 1024;
@@ -349,6 +347,33 @@ impl Session {
         Ok(())
     }
 
+    /// SET_LOG_BASE with a log; the reply must repeat the request's 16 bytes, as Cloud Hypervisor expects it.
+    ///
+    /// # Errors
+    /// When the back-end refuses, or answers anything else.
+    pub fn set_log_base(&mut self, log: &DirtyLog) -> Result<(), Error> {
+        // `Frontend` takes any answer, and none where it should wait.
+        let request = Request::SET_LOG_BASE;
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&log.bytes().to_le_bytes());
+        if self.asks_for_reply(Ack::NotWanted) {
+            self.raw
+                .send_needing_reply(request, &body, &[log.descriptor()])?;
+        } else {
+            self.raw.send(request, &body, &[log.descriptor()])?;
+        }
+        let reply = self
+            .raw
+            .receive(self.deadline)
+            .map_err(|error| named(error, request))?;
+        reply.expect(request, &body)
+    }
+
+    /// Whether a log may be passed as a descriptor.
+    pub(crate) fn logs_are_shared(&self) -> bool {
+        self.has(VhostUserProtocolFeatures::LOG_SHMFD)
+    }
+
     /// SET_VRING_NUM.
     ///
     /// # Errors
@@ -546,72 +571,6 @@ pub enum RingState {
     Disabled = 0,
     /// 1.
     Enabled = 1,
-}
-
-/// Shuts a socket down when an answer takes too long.
-struct Watchdog {
-    orders: Option<Sender<Option<Instant>>>,
-    bitten: Arc<AtomicBool>,
-    deadline: Duration,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watchdog {
-    fn new(stream: UnixStream, deadline: Duration) -> Self {
-        let (orders, inbox) = channel::<Option<Instant>>();
-        let bitten = Arc::new(AtomicBool::new(false));
-        let flag = bitten.clone();
-        let thread = std::thread::spawn(move || {
-            let mut end: Option<Instant> = None;
-            loop {
-                let order = match end {
-                    None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                    Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
-                };
-                match order {
-                    Ok(new) => end = new,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        flag.store(true, Ordering::Release);
-                        // An error means that the socket is closed already, which is what this is for.
-                        let _closed = stream.shutdown(std::net::Shutdown::Both);
-                        end = None;
-                    }
-                }
-            }
-        });
-        Self {
-            orders: Some(orders),
-            bitten,
-            deadline,
-            thread: Some(thread),
-        }
-    }
-
-    fn start(&self) {
-        self.order(Some(Instant::now() + self.deadline));
-    }
-
-    fn stop(&self) -> bool {
-        self.order(None);
-        self.bitten.load(Ordering::Acquire)
-    }
-
-    fn order(&self, order: Option<Instant>) {
-        if let Some(orders) = &self.orders {
-            // The thread ends only when `orders` is dropped.
-            let _sent = orders.send(order);
-        }
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ended = thread.join();
-        }
-    }
 }
 
 #[cfg(test)]

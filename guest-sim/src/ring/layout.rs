@@ -33,6 +33,32 @@ impl Format {
     }
 }
 
+/// Whether the back-end is to mark the pages it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logging {
+    /// It is not.
+    Off,
+    /// It is: VHOST_F_LOG_ALL and VHOST_VRING_F_LOG.
+    On,
+}
+
+/// Where in a VM's memory a ring is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which region.
+    pub region: usize,
+    /// The driver's and the device's part start at multiples of this, a power of two of at least 64: a cache line of its own each, as real
+    /// guests give it.
+    pub align: usize,
+}
+
+impl Place {
+    /// In this region, at cache lines.
+    pub const fn region(region: usize) -> Self {
+        Self { region, align: 64 }
+    }
+}
+
 /// The three parts of a virtqueue of `size` entries.
 #[derive(Debug)]
 pub struct RingMemory {
@@ -44,16 +70,17 @@ pub struct RingMemory {
 }
 
 impl RingMemory {
-    /// Zeroed parts for a ring of `size` entries in one region.
+    /// Zeroed parts for a ring of `size` entries.
     ///
     /// # Errors
     /// When the region has no room.
     pub fn new(
         memory: &GuestMemory,
-        region: usize,
+        place: Place,
         format: Format,
         size: u16,
     ) -> Result<Self, MemoryError> {
+        let Place { region, align } = place;
         let entries = usize::from(size);
         let (avail_bytes, used_bytes) = match format {
             // flags, idx, ring, used_event; flags, idx, ring of (id, len), avail_event. Aligned to 2 and 4.
@@ -69,13 +96,12 @@ impl RingMemory {
                 region,
                 DESCRIPTOR_BYTES * entries,
                 match format {
-                    Format::Split => 16,
-                    Format::Packed => 64,
+                    Format::Split if align <= 64 => 16,
+                    Format::Split | Format::Packed => align,
                 },
             )?,
-            // A cache line of its own each, as real guests give it.
-            avail: memory.allocate(region, avail_bytes, 64)?,
-            used: memory.allocate(region, used_bytes, 64)?,
+            avail: memory.allocate(region, avail_bytes, align)?,
+            used: memory.allocate(region, used_bytes, align)?,
         })
     }
 
@@ -104,26 +130,42 @@ impl RingMemory {
         &self.used
     }
 
-    /// What SET_VRING_ADDR says of it: user addresses.
-    pub fn message_addresses(&self) -> VringConfigData {
+    /// The same ring in memory that took the place of this one's.
+    pub(crate) fn in_memory(&self, memory: &GuestMemory) -> Result<Self, MemoryError> {
+        Ok(Self {
+            format: self.format,
+            size: self.size,
+            descriptors: self.descriptors.in_memory(memory)?,
+            avail: self.avail.in_memory(memory)?,
+            used: self.used.in_memory(memory)?,
+        })
+    }
+
+    /// What SET_VRING_ADDR says of it: user addresses, and where to log the used ring if that is wanted.
+    pub fn message_addresses(&self, logging: Logging) -> VringConfigData {
+        let (flags, log_addr) = match logging {
+            Logging::Off => (0, None),
+            // VHOST_VRING_F_LOG.
+            Logging::On => (1, Some(self.used.guest_address())),
+        };
         VringConfigData {
             queue_max_size: self.size,
             queue_size: self.size,
-            flags: 0,
+            flags,
             desc_table_addr: self.descriptors.user_address(),
             used_ring_addr: self.used.user_address(),
             avail_ring_addr: self.avail.user_address(),
-            log_addr: None,
+            log_addr,
         }
     }
 
     /// The same behind an IOMMU: the driver's own addresses.
-    pub fn io_addresses(&self) -> VringConfigData {
+    pub fn io_addresses(&self, logging: Logging) -> VringConfigData {
         VringConfigData {
             desc_table_addr: self.descriptors.guest_address(),
             used_ring_addr: self.used.guest_address(),
             avail_ring_addr: self.avail.guest_address(),
-            ..self.message_addresses()
+            ..self.message_addresses(logging)
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) mod view;
 mod virtqueue;
 
 pub use chain::{Completion, DescriptorTable, Direction, Segment};
-pub use layout::{Format, RingMemory};
+pub use layout::{Format, Logging, Place, RingMemory};
 pub use notifier::NotificationCounts;
 pub use position::{Position, packed_base};
 pub use raw::{Descriptor, RawRing};

@@ -6,47 +6,48 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::volatile_memory::Error as VolatileError;
-use vm_memory::{VolatileMemory, VolatileSlice};
 
 use super::layout::{DESCRIPTOR_BYTES, RingMemory};
 use crate::error::Error;
-use crate::memory::MemoryError;
+use crate::memory::{MemoryError, Region, Word};
 
 /// One packed ring's words.
 pub(crate) struct PackedView<'m> {
     size: u16,
-    ring: VolatileSlice<'m>,
+    region: &'m Region,
+    ring_at: usize,
     /// Event offset and wrap counter in the low half, flags in the high half: the driver's wish for calls.
-    pub driver_event: &'m AtomicU32,
+    pub driver_event: Word<'m, AtomicU32>,
     /// The same, the device's wish for kicks.
-    pub device_event: &'m AtomicU32,
+    pub device_event: Word<'m, AtomicU32>,
 }
 
 impl<'m> PackedView<'m> {
     pub fn new(memory: &'m RingMemory) -> Result<Self, VolatileError> {
         let (descriptors, avail, used) = (memory.descriptors(), memory.avail(), memory.used());
-        let map = descriptors.region().map();
         Ok(Self {
             size: memory.size(),
-            ring: map.get_slice(descriptors.offset(), descriptors.len())?,
-            driver_event: avail.region().map().get_atomic_ref(avail.offset())?,
-            device_event: used.region().map().get_atomic_ref(used.offset())?,
+            region: descriptors.region(),
+            ring_at: descriptors.offset(),
+            driver_event: avail.region().word(avail.offset())?,
+            device_event: used.region().word(used.offset())?,
         })
     }
 
     /// Half 0 of a descriptor is its address; half 1 its length, id and flags, from the low bits up.
     #[inline]
-    fn half(&self, offset: u16, half: usize) -> Result<&AtomicU64, Error> {
-        let at = usize::from(offset) * DESCRIPTOR_BYTES + 8 * half;
-        self.ring.get_atomic_ref(at).map_err(|_| {
+    fn half(&self, offset: u16, half: usize) -> Result<Word<'_, AtomicU64>, Error> {
+        let at = self.ring_at + usize::from(offset) * DESCRIPTOR_BYTES + 8 * half;
+        let outside = || {
             // Only a caller that counts past the ring's end gets here.
             let len = usize::from(self.size) * DESCRIPTOR_BYTES;
-            MemoryError::Unmapped {
-                address: at as u64,
-                len,
-            }
-            .into()
-        })
+            let address = at as u64;
+            Error::from(MemoryError::Unmapped { address, len })
+        };
+        if offset >= self.size {
+            return Err(outside());
+        }
+        self.region.word(at).map_err(|_| outside())
     }
 
     #[inline]

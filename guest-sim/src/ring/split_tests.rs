@@ -1,7 +1,7 @@
 //! The driver's bookkeeping against a device that is played by hand, word by word.
 
 use super::raw::{INDIRECT, NEXT, RawRing, WRITE};
-use super::{DescriptorTable, Direction, Segment, Virtqueue};
+use super::{DescriptorTable, Direction, Place, Segment, Virtqueue};
 use crate::error::{DeviceFault, Error};
 use crate::features::Features;
 use crate::memory::{GuestMemory, GuestMemoryLayout};
@@ -10,7 +10,7 @@ const PLAIN: Features = Features::VERSION_1;
 
 fn ring(size: u16, features: Features) -> (Virtqueue, RawRing, GuestMemory) {
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(4 << 20)).unwrap();
-    let ring = Virtqueue::new(3, &memory, 0, size, features).unwrap();
+    let ring = Virtqueue::new(3, &memory, Place::region(0), size, features).unwrap();
     let raw = ring.raw().unwrap();
     (ring, raw, memory)
 }

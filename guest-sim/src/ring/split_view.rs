@@ -6,46 +6,45 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use vm_memory::volatile_memory::Error as VolatileError;
-use vm_memory::{VolatileArrayRef, VolatileMemory};
 
 use super::layout::RingMemory;
+use crate::memory::{Array, Word};
 
 /// One split ring's words.
 pub(crate) struct SplitView<'m> {
     mask: u16,
-    descriptors: VolatileArrayRef<'m, u64>,
-    avail_ring: VolatileArrayRef<'m, u16>,
-    used_ring: VolatileArrayRef<'m, u32>,
-    pub avail_flags: &'m AtomicU16,
-    pub avail_index: &'m AtomicU16,
+    descriptors: Array<'m, u64>,
+    avail_ring: Array<'m, u16>,
+    used_ring: Array<'m, u32>,
+    pub avail_flags: Word<'m, AtomicU16>,
+    pub avail_index: Word<'m, AtomicU16>,
     /// The driver's "tell me when you pass this" (VIRTIO 1.3 §2.7.7).
-    pub used_event: &'m AtomicU16,
-    pub used_flags: &'m AtomicU16,
-    pub used_index: &'m AtomicU16,
+    pub used_event: Word<'m, AtomicU16>,
+    pub used_flags: Word<'m, AtomicU16>,
+    pub used_index: Word<'m, AtomicU16>,
     /// The device's "tell me when you pass this" (VIRTIO 1.3 §2.7.10).
-    pub avail_event: &'m AtomicU16,
+    pub avail_event: Word<'m, AtomicU16>,
 }
 
 impl<'m> SplitView<'m> {
     pub fn new(memory: &'m RingMemory) -> Result<Self, VolatileError> {
         let entries = usize::from(memory.size());
         let (descriptors, avail, used) = (memory.descriptors(), memory.avail(), memory.used());
-        let (avail_map, avail_at) = (avail.region().map(), avail.offset());
-        let (used_map, used_at) = (used.region().map(), used.offset());
+        let (avail_in, avail_at) = (avail.region(), avail.offset());
+        let (used_in, used_at) = (used.region(), used.offset());
         Ok(Self {
             mask: memory.size().wrapping_sub(1),
             descriptors: descriptors
                 .region()
-                .map()
-                .get_array_ref(descriptors.offset(), 2 * entries)?,
-            avail_ring: avail_map.get_array_ref(avail_at + 4, entries)?,
-            used_ring: used_map.get_array_ref(used_at + 4, 2 * entries)?,
-            avail_flags: avail_map.get_atomic_ref(avail_at)?,
-            avail_index: avail_map.get_atomic_ref(avail_at + 2)?,
-            used_event: avail_map.get_atomic_ref(avail_at + 4 + 2 * entries)?,
-            used_flags: used_map.get_atomic_ref(used_at)?,
-            used_index: used_map.get_atomic_ref(used_at + 2)?,
-            avail_event: used_map.get_atomic_ref(used_at + 4 + 8 * entries)?,
+                .array(descriptors.offset(), 2 * entries)?,
+            avail_ring: avail_in.array(avail_at + 4, entries)?,
+            used_ring: used_in.array(used_at + 4, 2 * entries)?,
+            avail_flags: avail_in.word(avail_at)?,
+            avail_index: avail_in.word(avail_at + 2)?,
+            used_event: avail_in.word(avail_at + 4 + 2 * entries)?,
+            used_flags: used_in.word(used_at)?,
+            used_index: used_in.word(used_at + 2)?,
+            avail_event: used_in.word(used_at + 4 + 8 * entries)?,
         })
     }
 

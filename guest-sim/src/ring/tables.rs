@@ -38,6 +38,15 @@ impl Tables {
         }
     }
 
+    /// The same tables in memory that took the place of this one.
+    pub fn move_to(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {
+        for block in self.blocks.iter_mut().flatten() {
+            *block = block.in_memory(memory)?;
+        }
+        self.memory = memory.clone();
+        Ok(())
+    }
+
     /// Writes the table of chain `id`.
     pub fn fill(&mut self, id: u16, segments: &[Segment]) -> Result<Table, MemoryError> {
         let bytes = segments.len() * DESCRIPTOR_BYTES;

@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Completion, DescriptorTable, Segment};
-use super::layout::{Format, RingMemory};
+use super::layout::{Format, Place, RingMemory};
 use super::notifier::{NotificationCounts, Notifier};
 use super::packed::{Overwritten, PackedDriver};
 use super::position::{Position, packed_base};
@@ -44,15 +44,15 @@ impl Virtqueue {
     pub(crate) fn new(
         index: u16,
         memory: &GuestMemory,
-        region: usize,
+        place: Place,
         size: u16,
         features: Features,
     ) -> Result<Self, Error> {
         let format = Format::of(features);
         Ok(Self {
             index,
-            memory: Arc::new(RingMemory::new(memory, region, format, size)?),
-            tables: Tables::new(memory, region, format, size),
+            memory: Arc::new(RingMemory::new(memory, place, format, size)?),
+            tables: Tables::new(memory, place.region, format, size),
             notifier: Notifier::new()?,
             driver: match format {
                 Format::Split => Driver::Split(SplitDriver::new(index, size, features)),
@@ -141,6 +141,14 @@ impl Virtqueue {
             Driver::Packed(driver) => driver.reset(features),
         }
         self.notifier.drain();
+    }
+
+    /// Goes on in memory that took the place of this one's and has the same bytes, with notifiers of its own.
+    pub(crate) fn move_to(&mut self, memory: &GuestMemory) -> Result<(), Error> {
+        self.memory = Arc::new(self.memory.in_memory(memory)?);
+        self.tables.move_to(memory)?;
+        self.notifier = Notifier::new()?;
+        Ok(())
     }
 
     /// Puts a chain behind those before it, unpublished. `token` comes back with it.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 
 use guest_sim::Features;
 use vhost::vhost_user::VhostUserProtocolFeatures;
+use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringState, VringT};
 use virtio_queue::{QueueT, Reader, Writer};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
@@ -21,7 +22,10 @@ use vmm_sys_util::event::{
 };
 use vmm_sys_util::tempdir::TempDir;
 
-type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+/// Memory whose written pages can be logged.
+type Mapped = GuestMemoryMmap<BitmapMmapRegion>;
+type Memory = GuestMemoryAtomic<Mapped>;
+type Vring = VringRwLock<Memory>;
 
 struct Echo {
     queue_pairs: usize,
@@ -33,8 +37,8 @@ struct Echo {
 }
 
 impl VhostUserBackendMut for Echo {
-    type Bitmap = ();
-    type Vring = VringRwLock;
+    type Bitmap = BitmapMmapRegion;
+    type Vring = Vring;
 
     fn num_queues(&self) -> usize {
         2 * self.queue_pairs
@@ -56,6 +60,7 @@ impl VhostUserBackendMut for Echo {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
     }
 
     fn set_event_idx(&mut self, _enabled: bool) {}
@@ -73,7 +78,7 @@ impl VhostUserBackendMut for Echo {
         &mut self,
         ring: u16,
         _events: EventSet,
-        rings: &[VringRwLock],
+        rings: &[Vring],
         _thread: usize,
     ) -> std::io::Result<()> {
         let pair = usize::from(ring / 2);
@@ -88,7 +93,7 @@ impl VhostUserBackendMut for Echo {
 }
 
 impl Echo {
-    fn read_transmitted(&mut self, pair: usize, guest_tx: &VringRwLock) {
+    fn read_transmitted(&mut self, pair: usize, guest_tx: &Vring) {
         let memory = self.memory.memory();
         let mut ring = guest_tx.get_mut();
         loop {
@@ -111,7 +116,7 @@ impl Echo {
         }
     }
 
-    fn deliver(&mut self, pair: usize, guest_rx: &VringRwLock) {
+    fn deliver(&mut self, pair: usize, guest_rx: &Vring) {
         let memory = self.memory.memory();
         let mut ring = guest_rx.get_mut();
         let old = ring.get_queue().next_used();
@@ -127,7 +132,7 @@ impl Echo {
 
     /// Asks for a kick when more buffers come than there are now. `enable_notification` alone would ask for one when the first unused
     /// buffer comes, which it has already. True if more came meanwhile.
-    fn arm_for_more(&self, ring: &mut VringState) -> bool {
+    fn arm_for_more(&self, ring: &mut VringState<Memory>) -> bool {
         let memory = self.memory.memory();
         let queue = ring.get_queue_mut();
         let next = queue.next_avail();
@@ -139,7 +144,7 @@ impl Echo {
     }
 
     /// Writes one frame into as many buffers as it needs; false, and nothing used, when there are too few.
-    fn write(&self, ring: &mut VringState, mut frame: Vec<u8>) -> bool {
+    fn write(&self, ring: &mut VringState<Memory>, mut frame: Vec<u8>) -> bool {
         let memory = self.memory.memory();
         let first_avail = ring.get_queue().next_avail();
         let mut used = Vec::new();
@@ -181,7 +186,7 @@ impl Echo {
 
 /// `add_used` moves the index for each element, but the buffers of one frame must be used together (VIRTIO 1.3 §5.1.6.4.1): write the later
 /// elements first, and the first one, with the index, through the queue.
-fn publish_together(ring: &mut VringState, memory: &GuestMemoryMmap, used: &[(u32, u32)]) {
+fn publish_together(ring: &mut VringState<Memory>, memory: &Mapped, used: &[(u32, u32)]) {
     let queue = ring.get_queue_mut();
     let (size, next) = (queue.size(), queue.next_used());
     for (at, (id, len)) in (0u16..).zip(used) {
@@ -198,7 +203,7 @@ fn publish_together(ring: &mut VringState, memory: &GuestMemoryMmap, used: &[(u3
 
 /// Calls the driver if it wants to know of what was used since the index was `old`. (The queue's own `needs_notification` counts calls of
 /// `add_used`, not elements, and does not look at the flag of a driver without EVENT_IDX.)
-fn signal_if_wanted(ring: &mut VringState, memory: &GuestMemoryMmap, old: u16) {
+fn signal_if_wanted(ring: &mut VringState<Memory>, memory: &Mapped, old: u16) {
     let queue = ring.get_queue();
     let (avail, new) = (queue.avail_ring(), queue.next_used());
     let word = |at: u64| -> u16 {
@@ -232,7 +237,7 @@ impl EchoDaemon {
         let socket = socket_in(&folder);
         let offered = offered | Features::PROTOCOL_FEATURES;
         let thread = std::thread::spawn(move || {
-            let memory = Memory::new(GuestMemoryMmap::new());
+            let memory = Memory::new(Mapped::new());
             let echo = Echo {
                 queue_pairs,
                 offered,

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::protocol::{Job, Outcome, Progress};
-use crate::{rate, sniff, tcp, udp};
+use crate::rate::Pace;
+use crate::{probe, rate, sniff, tcp, udp};
 
 /// How often a job that waits for the network looks whether it should stop.
 pub const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -124,7 +125,12 @@ impl Jobs {
 fn prepare(job: Job) -> io::Result<Body> {
     match job {
         Job::TcpReceive { port, seed } => tcp::receive(port, seed),
-        Job::TcpSend { to, seed, bytes } => Ok(tcp::send(to, seed, bytes)),
+        Job::TcpSend {
+            to,
+            seed,
+            bytes,
+            bytes_per_second,
+        } => Ok(tcp::send(to, seed, bytes, Pace::of(bytes_per_second))),
         Job::UdpReceive { port, seed } => udp::receive(port, seed),
         Job::UdpSend {
             to,
@@ -142,6 +148,7 @@ fn prepare(job: Job) -> io::Result<Body> {
             skip_bytes,
             bytes,
         } => rate::measure(port, skip_bytes, bytes),
+        Job::Probe { to, interval_us } => probe::probe(to, interval_us),
         Job::Shout {
             to,
             text,

@@ -2,7 +2,7 @@
 //!
 //! Answers carry the id of their question and come in any order: a long wait does not hold up a short question.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,8 @@ pub enum Job {
         seed: u64,
         /// How much; until stopped when absent.
         bytes: Option<u64>,
+        /// How fast at most; as it goes when absent.
+        bytes_per_second: Option<u64>,
     },
     /// Check numbered datagrams, and grant their sender credit.
     UdpReceive {
@@ -122,6 +124,13 @@ pub enum Job {
         skip_bytes: u64,
         /// UDP payload that is measured.
         bytes: u64,
+    },
+    /// Send numbered pings at a steady pace, and watch for how long no answer comes.
+    Probe {
+        /// Whom to.
+        to: Ipv4Addr,
+        /// Time between two pings; also the resolution of what is seen.
+        interval_us: u32,
     },
     /// Send the same text as UDP datagrams, broadcast addresses included, and expect nothing back.
     Shout {
@@ -173,7 +182,7 @@ pub enum Reply {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Payload bytes sent, received and found right, or frames sniffed.
+    /// Payload bytes sent, received and found right, or frames sniffed, or pings answered.
     pub count: u64,
     /// Has it ended?
     pub ended: bool,
@@ -194,6 +203,10 @@ pub struct Outcome {
     pub reordered: u64,
     /// Datagrams that came again.
     pub duplicates: u64,
+    /// Pings sent, of which `frames` were answered.
+    pub sent: u64,
+    /// The longest time between two answers to pings.
+    pub longest_gap_seconds: f64,
     /// A TCP receiver's peer, as the receiver sees it; nothing for other jobs, or when nobody came.
     pub peer: Option<SocketAddr>,
 }

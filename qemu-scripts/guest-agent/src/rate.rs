@@ -12,6 +12,37 @@ use crate::udp::any_address;
 /// How often what is due is sent.
 const PACE_INTERVAL: Duration = Duration::from_millis(2);
 
+/// A sender's speed limit, on average over its life.
+#[derive(Debug)]
+pub struct Pace {
+    start: Instant,
+    bytes_per_second: Option<u64>,
+}
+
+impl Pace {
+    /// From now on, if there is a limit.
+    #[must_use]
+    pub fn of(bytes_per_second: Option<u64>) -> Self {
+        Self {
+            start: Instant::now(),
+            bytes_per_second,
+        }
+    }
+
+    /// Should `bytes` be under way by now? If not, waits a moment.
+    #[must_use]
+    pub fn allows(&self, bytes: u64) -> bool {
+        let Some(limit) = self.bytes_per_second else {
+            return true;
+        };
+        let allowed = bytes as f64 <= self.start.elapsed().as_secs_f64() * limit as f64;
+        if !allowed {
+            std::thread::sleep(PACE_INTERVAL);
+        }
+        allowed
+    }
+}
+
 /// Sends datagrams of `payload_bytes` zeroes, `bytes_per_second` of them on average, until stopped. What could not be sent in time,
 /// because nobody let this thread run, is sent later.
 #[must_use]

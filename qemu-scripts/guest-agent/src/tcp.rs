@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::jobs::{Body, STOP_CHECK_INTERVAL, Watch};
 use crate::pattern::Pattern;
 use crate::protocol::Outcome;
+use crate::rate::Pace;
 
 const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -75,7 +76,7 @@ fn receive_stream(mut stream: TcpStream, seed: u64, watch: &Watch) -> io::Result
 
 /// Sends `bytes` of the pattern, or until stopped, and waits until the peer has it all.
 #[must_use]
-pub fn send(to: SocketAddr, seed: u64, bytes: Option<u64>) -> Body {
+pub fn send(to: SocketAddr, seed: u64, bytes: Option<u64>, pace: Pace) -> Body {
     Box::new(move |watch| {
         let mut stream = TcpStream::connect(to)?;
         stream.set_write_timeout(Some(STOP_CHECK_INTERVAL))?;
@@ -84,6 +85,9 @@ pub fn send(to: SocketAddr, seed: u64, bytes: Option<u64>) -> Body {
         let mut timer = Timer::default();
         timer.tick();
         while !watch.stop_requested() {
+            if !pace.allows(pattern.offset_bytes()) {
+                continue;
+            }
             let left = bytes.map_or(u64::MAX, |bytes| {
                 bytes.saturating_sub(pattern.offset_bytes())
             });
@@ -180,6 +184,7 @@ mod tests {
                 to,
                 seed: 5,
                 bytes: Some(1_000_001),
+                bytes_per_second: None,
             })
             .unwrap();
         let received = jobs.wait(receiver).unwrap();
@@ -215,6 +220,7 @@ mod tests {
                 to,
                 seed: 5,
                 bytes: None,
+                bytes_per_second: None,
             })
             .unwrap();
         while jobs.poll(receiver).unwrap().count == 0 {

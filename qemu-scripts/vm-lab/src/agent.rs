@@ -36,9 +36,19 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     last_id: u64,
+    /// The channel that questions go to. Only its end is the agent's.
+    channel: u64,
+    /// The last one that was opened.
+    last_channel: u64,
     boots: Vec<String>,
     replies: BTreeMap<u64, Reply>,
     closed: bool,
+}
+
+/// Another way to the same agent, not used yet: the serial port of a QEMU that its guest may move to.
+pub struct Channel {
+    number: u64,
+    writer: UnixStream,
 }
 
 /// A job under way at an agent.
@@ -54,12 +64,7 @@ impl Agent {
     /// # Errors
     /// Nobody listens there.
     pub fn in_guest(name: &str, socket: &Path) -> Result<Self> {
-        let stream = eventually(SOON, "QEMU's serial socket", || {
-            UnixStream::connect(socket).map_err(|e| e.to_string())
-        })?;
-        let reader = stream
-            .try_clone()
-            .doing(|| "duplicating a socket".to_owned())?;
+        let (reader, stream) = connect(socket)?;
         Self::over((name, Path::new("/bin/busybox")), reader, stream, None)
     }
 
@@ -108,37 +113,38 @@ impl Agent {
             changed: Condvar::new(),
             child: Mutex::new(child),
         });
-        // The thread holds no strong reference: an agent nobody asks any more may go.
-        let theirs = Arc::downgrade(&shared);
-        std::thread::Builder::new()
-            .name(format!("agent-{name}"))
-            .spawn(move || {
-                let mut reader = BufReader::new(reader);
-                let mut line = Vec::new();
-                while reader
-                    .read_until(b'\n', &mut line)
-                    .is_ok_and(|read| read > 0)
-                {
-                    let Some(shared) = theirs.upgrade() else {
-                        return;
-                    };
-                    // A guest that reboots mid-line leaves half of one: skipped.
-                    if let Ok(line) = serde_json::from_slice(&line) {
-                        shared.take(line);
-                    }
-                    line.clear();
-                }
-                if let Some(shared) = theirs.upgrade() {
-                    lock(&shared.inbox).closed = true;
-                    shared.changed.notify_all();
-                }
-            })
-            .doing(|| "starting a thread".to_owned())?;
+        shared.listen(name, 0, reader)?;
         Ok(Self {
             name: name.to_owned(),
             busybox: busybox.to_path_buf(),
             shared,
         })
+    }
+
+    /// Connects to where the guest may be soon, as soon as QEMU listens. What comes from there is heard from now on; questions go
+    /// there after [`Agent::move_to`].
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn open_channel(&self, socket: &Path) -> Result<Channel> {
+        let (reader, writer) = connect(socket)?;
+        let number = {
+            let mut inbox = lock(&self.shared.inbox);
+            inbox.last_channel += 1;
+            inbox.last_channel
+        };
+        self.shared.listen(&self.name, number, reader)?;
+        Ok(Channel { number, writer })
+    }
+
+    /// The guest is there now: everyone who holds this agent, or a job of it, reaches it there.
+    pub fn move_to(&self, channel: Channel) {
+        {
+            let mut inbox = lock(&self.shared.inbox);
+            // Where it was before may have gone already.
+            (inbox.channel, inbox.closed) = (channel.number, false);
+        }
+        *lock(&self.shared.writer) = Box::new(channel.writer);
     }
 
     /// Whose agent this is.
@@ -370,7 +376,54 @@ impl RunningJob {
     }
 }
 
+fn connect(socket: &Path) -> Result<(UnixStream, UnixStream)> {
+    let stream = eventually(SOON, "QEMU's serial socket", || {
+        UnixStream::connect(socket).map_err(|e| e.to_string())
+    })?;
+    let reader = stream
+        .try_clone()
+        .doing(|| "duplicating a socket".to_owned())?;
+    Ok((reader, stream))
+}
+
 impl Shared {
+    /// Takes what comes over a channel, on a thread of its own, until the channel ends.
+    fn listen(
+        self: &Arc<Self>,
+        name: &str,
+        channel: u64,
+        reader: impl Read + Send + 'static,
+    ) -> Result<()> {
+        // The thread holds no strong reference: an agent nobody asks any more may go.
+        let theirs = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name(format!("agent-{name}"))
+            .spawn(move || {
+                let mut reader = BufReader::new(reader);
+                let mut line = Vec::new();
+                while reader
+                    .read_until(b'\n', &mut line)
+                    .is_ok_and(|read| read > 0)
+                {
+                    let Some(shared) = theirs.upgrade() else {
+                        return;
+                    };
+                    // A guest that reboots mid-line leaves half of one: skipped.
+                    if let Ok(line) = serde_json::from_slice(&line) {
+                        shared.take(line);
+                    }
+                    line.clear();
+                }
+                if let Some(shared) = theirs.upgrade() {
+                    let mut inbox = lock(&shared.inbox);
+                    inbox.closed |= inbox.channel == channel;
+                    shared.changed.notify_all();
+                }
+            })
+            .doing(|| "starting a thread".to_owned())
+            .map(drop)
+    }
+
     fn take(&self, line: Line) {
         let mut inbox = lock(&self.inbox);
         match line {

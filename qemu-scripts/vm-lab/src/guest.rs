@@ -1,13 +1,13 @@
 //! A guest: one QEMU process, the monitor that steers it and the agent inside it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::Result;
-use crate::agent::Agent;
+use crate::agent::{Agent, Channel};
 use crate::artefacts::{Artefacts, QEMU};
 use crate::process::Process;
 use crate::qmp::Qmp;
@@ -53,6 +53,8 @@ pub struct GuestSpec {
     pub backend: Backend,
     /// Further properties of the NIC, as after `-device virtio-net-pci,`.
     pub nic_properties: Vec<String>,
+    /// Further arguments of QEMU's command line, after all others.
+    pub arguments: Vec<String>,
     /// What QEMU's command line is given to, such as `taskset --cpu-list 0`; nothing for most.
     pub launcher: Vec<String>,
 }
@@ -82,6 +84,60 @@ impl GuestSpec {
     }
 }
 
+/// A QEMU that waits for a guest that runs in another one. Dropping it ends it.
+pub struct Incoming {
+    spec: GuestSpec,
+    process: Process,
+    qmp: Qmp,
+    channel: Channel,
+}
+
+impl Incoming {
+    /// Starts it, to become what `guest` is now; `spec` differs from that guest's in its name and what the NIC hangs on only.
+    ///
+    /// # Errors
+    /// QEMU does not start; what it said is in the error.
+    pub fn start(
+        artefacts: &Artefacts,
+        folder: &RunDir,
+        spec: &GuestSpec,
+        guest: &Agent,
+    ) -> Result<Self> {
+        let mut command = command(artefacts, folder, spec);
+        command.args(["-incoming", "defer"]);
+        let (process, qmp, channel) =
+            launch(folder, spec, &command, |socket| guest.open_channel(socket))?;
+        Ok(Self {
+            spec: spec.clone(),
+            process,
+            qmp,
+            channel,
+        })
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The QEMU process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The guest is here now, and so is its agent.
+    #[must_use]
+    pub fn arrived(self, agent: &Agent) -> Guest {
+        agent.move_to(self.channel);
+        Guest {
+            spec: self.spec,
+            process: self.process,
+            qmp: self.qmp,
+            agent: agent.clone(),
+        }
+    }
+}
+
 /// A running guest. Dropping it ends QEMU.
 pub struct Guest {
     spec: GuestSpec,
@@ -97,18 +153,9 @@ impl Guest {
     /// QEMU does not start; what it said is in the error.
     pub fn start(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Result<Self> {
         let command = command(artefacts, folder, spec);
-        let mut process = Process::spawn(folder, &spec.name, &command)?;
-        let connected = Qmp::connect(&qmp_socket(folder, &spec.name)).and_then(|qmp| {
-            Ok((
-                qmp,
-                Agent::in_guest(&spec.name, &agent_socket(folder, &spec.name))?,
-            ))
-        });
-        let (qmp, agent) = match connected {
-            Ok(connected) => connected,
-            // If QEMU ended, why it did says more than that its socket is not there.
-            Err(error) => return Err(process.check_running().err().unwrap_or(error)),
-        };
+        let (process, qmp, agent) = launch(folder, spec, &command, |socket| {
+            Agent::in_guest(&spec.name, socket)
+        })?;
         Ok(Self {
             spec: spec.clone(),
             process,
@@ -200,11 +247,28 @@ impl Guest {
         let size = mib << 20;
         let memory = json!({ "qom-type": "memory-backend-memfd", "id": backend, "size": size, "share": true });
         self.qmp.execute("object-add", memory)?;
+        let module = json!({ "driver": "pc-dimm", "id": id, "memdev": backend });
+        match self.qmp.execute("device_add", module) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                self.qmp.execute("object-del", json!({ "id": backend }))?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes a memory module out again, once the guest has let go of it.
+    ///
+    /// # Errors
+    /// QEMU or the guest refused.
+    pub fn unplug_memory(&mut self, id: &str) -> Result<()> {
+        self.qmp.clear_events();
+        self.qmp.execute("device_del", json!({ "id": id }))?;
+        self.qmp.wait_event("DEVICE_DELETED", |data| {
+            data.get("device").is_some_and(|device| device == id)
+        })?;
         self.qmp
-            .execute(
-                "device_add",
-                json!({ "driver": "pc-dimm", "id": id, "memdev": backend }),
-            )
+            .execute("object-del", json!({ "id": format!("{id}-backend") }))
             .map(drop)
     }
 }
@@ -226,6 +290,23 @@ pub fn agent_socket(folder: &RunDir, name: &str) -> PathBuf {
 
 fn qmp_socket(folder: &RunDir, name: &str) -> PathBuf {
     folder.join(&format!("{name}.qmp"))
+}
+
+/// Starts QEMU and connects to its monitor, and with `connect` to its guest's agent.
+fn launch<T>(
+    folder: &RunDir,
+    spec: &GuestSpec,
+    command: &Command,
+    connect: impl FnOnce(&Path) -> Result<T>,
+) -> Result<(Process, Qmp, T)> {
+    let mut process = Process::spawn(folder, &spec.name, command)?;
+    let connected = Qmp::connect(&qmp_socket(folder, &spec.name))
+        .and_then(|qmp| Ok((qmp, connect(&agent_socket(folder, &spec.name))?)));
+    match connected {
+        Ok((qmp, agent)) => Ok((process, qmp, agent)),
+        // If QEMU ended, why it did says more than that its socket is not there.
+        Err(error) => Err(process.check_running().err().unwrap_or(error)),
+    }
 }
 
 fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command {
@@ -337,6 +418,6 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         nic.push(',');
         nic += property;
     }
-    command.args(["-device", &nic]);
+    command.args(["-device", &nic]).args(&spec.arguments);
     command
 }

@@ -26,6 +26,7 @@ pub struct Station {
     qemu_end: QemuEnd,
     packed: bool,
     nic_properties: Vec<String>,
+    arguments: Vec<String>,
 }
 
 impl Station {
@@ -40,6 +41,7 @@ impl Station {
             qemu_end: QemuEnd::Connects,
             packed: false,
             nic_properties: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -98,6 +100,14 @@ impl Station {
         self
     }
 
+    /// Further arguments of QEMU's command line, split at white space.
+    #[must_use]
+    pub fn qemu(mut self, arguments: &str) -> Self {
+        self.arguments
+            .extend(arguments.split_whitespace().map(str::to_owned));
+        self
+    }
+
     fn socket(&self, folder: &RunDir) -> PathBuf {
         folder.join(&format!("{}.sock", self.name))
     }
@@ -129,13 +139,13 @@ impl Station {
             (Wiring::BackToBack, 1) => Backend::Stream(QemuEnd::Listens, folder.join("wire.sock")),
             (Wiring::BackToBack, _) => Backend::Stream(QemuEnd::Connects, folder.join("wire.sock")),
         };
-        let nic_properties = self.nic_properties.clone();
         GuestSpec {
             name: self.name.clone(),
             number,
             queue_pairs: self.queue_pairs,
             backend,
-            nic_properties,
+            nic_properties: self.nic_properties.clone(),
+            arguments: self.arguments.clone(),
             launcher: Vec::new(),
         }
     }
@@ -429,6 +439,15 @@ pub fn with_lab(spec: &LabSpec, test: impl FnOnce(&mut Lab) -> Result<()>) {
     match test(&mut lab) {
         Ok(()) => *slot = Some(lab),
         Err(error) => fail(&error, &lab.logs()),
+    }
+}
+
+/// Runs a test that boots what it needs by itself, alone on this machine's emulated CPUs too.
+pub fn without_lab(test: impl FnOnce() -> Result<()>) {
+    let mut slot = lab_slot();
+    *slot = None;
+    if let Err(error) = only_lab_on_this_machine().and_then(|()| test()) {
+        fail(&error, "");
     }
 }
 

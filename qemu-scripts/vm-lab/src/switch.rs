@@ -150,6 +150,8 @@ pub enum Network {
     Machine,
     /// One of its own, which goes when the switch does, with every interface in it.
     Private,
+    /// That of a process that has its own, such as another switch.
+    Of(u32),
 }
 
 /// How a switch is started.
@@ -233,6 +235,14 @@ impl Switch {
                 let mut command = Command::new("unshare");
                 command
                     .args(private_network_options())
+                    .arg("--")
+                    .arg(binary);
+                command
+            }
+            Network::Of(pid) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .args(join_network_options(pid))
                     .arg("--")
                     .arg(binary);
                 command
@@ -343,18 +353,33 @@ impl Switch {
             .map(drop)
     }
 
-    /// Sends a request to the admin socket, and returns what it is answered.
+    /// Puts `body` there, and returns what that is answered.
     ///
     /// # Errors
     /// The answer is not 200.
     pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
         let body = body.to_string();
-        let request = format!(
-            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+        let headers = format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
             body.len()
         );
-        let doing = || format!("asking {} for {path}", self.admin.display());
+        self.request(&format!("PUT {path}"), &headers, &body)
+    }
+
+    /// Returns what is there.
+    ///
+    /// # Errors
+    /// The answer is not 200.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.request(&format!("GET {path}"), "", "")
+    }
+
+    /// Sends a request to the admin socket.
+    fn request(&self, what: &str, headers: &str, body: &str) -> Result<Value> {
+        let request = format!(
+            "{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}"
+        );
+        let doing = || format!("asking {} to {what}", self.admin.display());
         let mut stream = UnixStream::connect(&self.admin).doing(doing)?;
         stream.set_read_timeout(Some(SOON)).doing(doing)?;
         stream.write_all(request.as_bytes()).doing(doing)?;
@@ -362,12 +387,8 @@ impl Switch {
         stream.read_to_string(&mut answer).doing(doing)?;
         match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => serde_json::from_str(body)
-                .map_err(|error| {
-                    Error::Unexpected(format!("PUT {path} is answered {body}: {error}"))
-                }),
-            _ => Err(Error::Unexpected(format!(
-                "PUT {path} is answered {answer}"
-            ))),
+                .map_err(|error| Error::Unexpected(format!("{what} is answered {body}: {error}"))),
+            _ => Err(Error::Unexpected(format!("{what} is answered {answer}"))),
         }
     }
 

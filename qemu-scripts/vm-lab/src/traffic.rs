@@ -1,6 +1,6 @@
 //! Traffic between two agents, verified where it arrives.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use guest_agent::protocol::{Job, Outcome};
@@ -130,14 +130,30 @@ pub struct TcpFlow {
 }
 
 impl TcpFlow {
-    /// Starts one of `bytes`, or without end.
+    /// Starts one of `bytes`, or without end, as fast as it goes.
     ///
     /// # Errors
     /// An agent cannot open its socket.
-    pub fn start(
+    pub fn start(ends: (&Agent, &Agent), address: IpAddr, bytes: Option<u64>) -> Result<Self> {
+        Self::begin(ends, address, (bytes, None))
+    }
+
+    /// Starts one without end that is not faster than that.
+    ///
+    /// # Errors
+    /// An agent cannot open its socket.
+    pub fn start_paced(
+        ends: (&Agent, &Agent),
+        address: IpAddr,
+        bytes_per_second: u64,
+    ) -> Result<Self> {
+        Self::begin(ends, address, (None, Some(bytes_per_second)))
+    }
+
+    fn begin(
         (from, to): (&Agent, &Agent),
         address: IpAddr,
-        bytes: Option<u64>,
+        (bytes, bytes_per_second): (Option<u64>, Option<u64>),
     ) -> Result<Self> {
         let (port, seed) = fresh_port_and_seed();
         let receiver = to.start(Job::TcpReceive { port, seed })?;
@@ -145,6 +161,7 @@ impl TcpFlow {
             to: SocketAddr::new(address, port),
             seed,
             bytes,
+            bytes_per_second,
         })?;
         Ok(Self { sender, receiver })
     }
@@ -202,19 +219,94 @@ pub fn udp(
     datagrams: u64,
     payload_bytes: u16,
 ) -> Result<UdpReport> {
-    let (port, seed) = fresh_port_and_seed();
-    let receiver = to.start(Job::UdpReceive { port, seed })?;
-    let to = SocketAddr::new(address, port);
-    let sent = from
-        .start(Job::UdpSend {
-            to,
+    UdpFlow::start((from, to), address, Some(datagrams), payload_bytes)?.finish()
+}
+
+/// Numbered datagrams under way, each byte of them checked.
+pub struct UdpFlow {
+    sender: RunningJob,
+    receiver: RunningJob,
+}
+
+impl UdpFlow {
+    /// Starts `datagrams` of them, or without end, as fast as they are taken.
+    ///
+    /// # Errors
+    /// An agent cannot open its socket.
+    pub fn start(
+        (from, to): (&Agent, &Agent),
+        address: IpAddr,
+        datagrams: Option<u64>,
+        payload_bytes: u16,
+    ) -> Result<Self> {
+        let (port, seed) = fresh_port_and_seed();
+        let receiver = to.start(Job::UdpReceive { port, seed })?;
+        let sender = from.start(Job::UdpSend {
+            to: SocketAddr::new(address, port),
             seed,
-            datagrams: Some(datagrams),
+            datagrams,
             payload_bytes,
-        })?
-        .wait()?;
-    let received = receiver.stop()?;
-    Ok(UdpReport { sent, received })
+        })?;
+        Ok(Self { sender, receiver })
+    }
+
+    /// Waits until so many more bytes have arrived and were right.
+    ///
+    /// # Errors
+    /// The flow stalls.
+    pub fn wait_more(&self, bytes: u64) -> Result<()> {
+        let so_far = self.receiver.poll()?.count;
+        self.receiver.wait_count(so_far + bytes)
+    }
+
+    /// Waits for the end of a flow that has one, and for what is still under way.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn finish(self) -> Result<UdpReport> {
+        let sent = self.sender.wait()?;
+        let received = self.receiver.stop()?;
+        Ok(UdpReport { sent, received })
+    }
+
+    /// Ends a flow without end.
+    ///
+    /// # Errors
+    /// As [`UdpFlow::finish`].
+    pub fn stop(self) -> Result<UdpReport> {
+        self.sender.stop()?;
+        self.finish()
+    }
+}
+
+/// Pings under way, at a steady pace.
+pub struct Probes(RunningJob);
+
+impl Probes {
+    /// Starts one every `interval_us`.
+    ///
+    /// # Errors
+    /// The agent cannot open its socket.
+    pub fn start(from: &Agent, to: Ipv4Addr, interval_us: u32) -> Result<Self> {
+        from.start(Job::Probe { to, interval_us }).map(Self)
+    }
+
+    /// Waits until so many more were answered.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn wait_more(&self, answers: u64) -> Result<()> {
+        let so_far = self.0.poll()?.count;
+        self.0.wait_count(so_far + answers)
+    }
+
+    /// Ends them.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn stop(self) -> Result<Outcome> {
+        self.0.stop()
+    }
 }
 
 /// A port that no earlier flow of this process used, and a pattern that tells its bytes from theirs.

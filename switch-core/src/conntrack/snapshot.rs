@@ -6,15 +6,16 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::control::{ConnRecord, ImportError};
+use super::slot::Status;
 use super::table::{Conntrack, ConntrackStats, Key};
 use super::tuple::Direction;
 use crate::time::Millis;
 
 /// What became of connections that were to be restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnsRestored {
     /// In the table now.
     pub taken: u64,
@@ -84,6 +85,9 @@ impl Conntrack {
         let before = found.cold.port;
         if before != record.port && self.limits.take(record.port, record.zone).is_ok() {
             found.cold.port = record.port;
+            if !found.slot.status().has(Status::ASSURED) {
+                self.recent.note(record.port, found.id());
+            }
             self.limits.give_back(before, record.zone);
         }
         true

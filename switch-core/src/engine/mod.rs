@@ -19,7 +19,7 @@
 //!
 //! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`runtime`]: the [`Engine`](runtime::Engine): batches, listings, timeouts, and explanations (`explain`);
-//! * [`seen`]: what entries and counters have counted, for another engine to go on from.
+//! * [`existing`]: what there is in place of an entry; [`seen`]: what entries and counters have counted, for another engine to go on from.
 
 pub mod cache;
 mod compile;
@@ -27,6 +27,7 @@ pub mod control;
 pub mod edit;
 mod entry;
 mod evaluate;
+pub mod existing;
 mod explain;
 mod foreseen;
 pub mod ids;

@@ -156,13 +156,13 @@ struct Staged {
 }
 
 /// An entry that an update wants, in the form that tables hold.
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     number: usize,
     spec: &'a TableSpec,
-    table: &'a Table<EntryAction>,
-    key: EntryKey,
-    action: u16,
-    params: Params,
+    pub(super) table: &'a Table<EntryAction>,
+    pub(super) key: EntryKey,
+    pub(super) action: u16,
+    pub(super) params: Params,
     entry: &'a TableEntry,
 }
 
@@ -619,7 +619,7 @@ impl Engine {
     }
 
     /// An entry's table, key, action and arguments.
-    fn resolve<'a>(
+    pub(super) fn resolve<'a>(
         &'a self,
         entry: &'a TableEntry,
         names: &dyn PortNames,

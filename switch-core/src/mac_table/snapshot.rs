@@ -39,7 +39,7 @@ pub struct MacPage {
 }
 
 /// What became of stations that were to be restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MacsRestored {
     /// Known now.
     pub taken: u64,

@@ -715,6 +715,48 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Stations that come from elsewhere, among those that are seen here.
+        #[test]
+        fn what_is_restored_takes_nothing_from_what_was_seen(
+            events in prop::collection::vec((0..30_u64, 0..PORTS, 0..40_u64, any::<bool>(), 0..350_u64), 1..200),
+        ) {
+            let limits =
+                Limits { capacity: CAPACITY, per_port: PER_PORT, ageing: Millis(300), refresh: Millis(10) };
+            let mut table = MacTable::new(limits, Arc::new(MacEpochs::new()));
+            (0..PORTS).for_each(|index| table.attach(port(index)));
+            let mut now = Millis(1_000);
+            for (number, index, wait, seen_here, age) in events {
+                now = now.after(Millis(wait));
+                let before = walk(&table);
+                if seen_here {
+                    table.observe(key(number), port(index), now, || true);
+                    walk(&table);
+                    continue;
+                }
+                let outcome = table.restore(key(number), port(index), Millis(age), now);
+                let after = walk(&table);
+                prop_assert!(after.len() <= CAPACITY);
+                prop_assert!(after.iter().filter(|known| known.port == port(index)).count() <= PER_PORT);
+                let last_seen = Millis(now.0 - age);
+                for old in before.iter().filter(|old| old.key != key(number)) {
+                    prop_assert!(after.contains(old), "{old:?} is gone");
+                }
+                let old = before.iter().find(|old| old.key == key(number));
+                let new = after.iter().find(|new| new.key == key(number));
+                if outcome == Restored::Taken {
+                    let expected = Known { key: key(number), port: port(index), last_seen };
+                    prop_assert_eq!(new, Some(&expected));
+                } else {
+                    prop_assert_eq!(new, old);
+                }
+                if old.is_some_and(|old| now.since(old.last_seen) < Millis(300) && old.last_seen >= last_seen) && age < 300 {
+                    prop_assert_eq!(outcome, Restored::KnownSince);
+                }
+            }
+        }
+    }
+
     #[test]
     fn nothing_is_learned_on_a_port_that_is_not_attached() {
         let limits = Limits {

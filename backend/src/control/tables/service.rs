@@ -19,7 +19,9 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use switch_core::engine::control::{ListedEntry, ListedTable, Trace, Update, WriteError};
+use switch_core::engine::control::{
+    ListedEntry, ListedTable, PortNames, Trace, Update, WriteError,
+};
 use switch_core::engine::model::Program;
 use tokio::sync::oneshot;
 
@@ -151,18 +153,27 @@ impl Tables {
         self.ask(Job::DiscardAside).await
     }
 
+    /// As [`Self::write`], for a thread that may wait, of no runtime.
+    pub fn write_waiting(&self, updates: Vec<Update>) -> Result<Written, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Write(updates, reply))?;
+        answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
+    }
+
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Job,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .try_send(job(reply))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => Refusal::Busy,
-                TrySendError::Disconnected(_) => Refusal::Stopping,
-            })?;
+        self.send(job(reply))?;
         answer.await.unwrap_or(Err(Refusal::Stopping))
+    }
+
+    fn send(&self, job: Job) -> Result<(), Refusal> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy,
+            TrySendError::Disconnected(_) => Refusal::Stopping,
+        })
     }
 
     /// Every table.
@@ -246,13 +257,11 @@ impl Tables {
 
     /// The number of a port's name, if it has one.
     pub fn port_id(&self, name: &PortName) -> Option<PortId> {
-        use switch_core::engine::control::PortNames;
         self.registry.id(name.as_str())
     }
 
     /// The name of a port's number, if one has it.
     pub fn port_name(&self, id: PortId) -> Option<String> {
-        use switch_core::engine::control::PortNames;
         self.registry.name(id)
     }
 
@@ -302,7 +311,7 @@ impl Tables {
     }
 
     /// The names of ports, for what has to be resolved.
-    pub fn names(&self) -> &dyn switch_core::engine::control::PortNames {
+    pub fn names(&self) -> &dyn PortNames {
         &*self.registry
     }
 

@@ -90,15 +90,26 @@ impl Port {
         })
     }
 
-    /// Takes the rings back: nobody serves them from now on. The device as it is then.
-    pub fn park(&mut self) -> DeviceState {
-        self.device.suspend_rings(self.attachment.as_mut());
-        self.device.clone()
+    /// Takes the rings of one direction back: nobody serves them from now on. Of all ports first those that guests transmit on: what is
+    /// under way to a ring that was taken back would be lost.
+    pub fn park(&mut self, guest_tx: bool) {
+        self.device.suspend_rings(
+            |queue| queue.is_guest_tx() == guest_tx,
+            self.attachment.as_mut(),
+        );
     }
 
-    /// Serves the rings again that were taken back.
-    pub fn unpark(&mut self) {
-        self.device.resume_rings(self.attachment.as_mut());
+    /// The device as it is.
+    pub fn device(&self) -> &DeviceState {
+        &self.device
+    }
+
+    /// Serves the rings of one direction again that were taken back. Of all ports last those that guests transmit on.
+    pub fn unpark(&mut self, guest_tx: bool) {
+        self.device.resume_rings(
+            |queue| queue.is_guest_tx() == guest_tx,
+            self.attachment.as_mut(),
+        );
     }
 
     /// Makes a port of what was handed over. It waits for [`Self::go`].
@@ -162,12 +173,9 @@ impl Port {
         })
     }
 
-    /// Serves the rings of an adopted port, as its device was parked; without `device`, as it was handed over.
-    pub fn take_up_rings(&mut self, device: Option<DeviceState>) {
-        if let Some(device) = device {
-            self.device = device;
-        }
-        self.unpark();
+    /// The device of an adopted port, as it was parked.
+    pub fn set_device(&mut self, device: DeviceState) {
+        self.device = device;
     }
 
     /// Serves the sockets of an adopted port.

@@ -79,7 +79,7 @@ impl DeviceState {
     /// Takes running rings back until there is a log.
     fn hold_rings(&mut self, attachment: &mut dyn Attachment) {
         if self.is_held() {
-            self.suspend_rings(attachment);
+            self.suspend_rings(|_| true, attachment);
         }
     }
 }

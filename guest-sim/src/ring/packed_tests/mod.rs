@@ -3,8 +3,8 @@
 use super::raw::{INDIRECT, NEXT, WRITE};
 use super::raw_packed::{AVAIL, USED};
 use super::{
-    DescriptorTable, Direction, PackedDescriptor, Position, RawPackedRing, Segment, Virtqueue,
-    packed_base,
+    DescriptorTable, Direction, PackedDescriptor, Place, Position, RawPackedRing, Segment,
+    Virtqueue, packed_base,
 };
 use crate::error::Error;
 use crate::features::Features;
@@ -18,7 +18,7 @@ const PLAIN: Features =
 
 fn ring(size: u16, features: Features) -> (Virtqueue, RawPackedRing, GuestMemory) {
     let memory = GuestMemory::new(&GuestMemoryLayout::one_region(4 << 20)).unwrap();
-    let ring = Virtqueue::new(3, &memory, 0, size, features).unwrap();
+    let ring = Virtqueue::new(3, &memory, Place::region(0), size, features).unwrap();
     let raw = ring.raw_packed().unwrap();
     (ring, raw, memory)
 }
@@ -393,6 +393,6 @@ fn a_reset_ring_is_as_new() {
 fn raw_access_is_to_rings_of_its_own_format() {
     let (packed, _raw, memory) = ring(4, PLAIN);
     assert!(packed.raw().is_err());
-    let split = Virtqueue::new(0, &memory, 0, 4, Features::VERSION_1).unwrap();
+    let split = Virtqueue::new(0, &memory, Place::region(0), 4, Features::VERSION_1).unwrap();
     assert!(split.raw_packed().is_err());
 }

@@ -266,6 +266,7 @@ fn start_guest(
         queue_pairs: 1,
         backend,
         nic_properties: Vec::new(),
+        arguments: Vec::new(),
         launcher: launcher.to_vec(),
     };
     Ok(Guest::start(artefacts, folder, &spec)?)

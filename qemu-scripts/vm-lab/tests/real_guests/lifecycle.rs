@@ -1,24 +1,29 @@
-//! What happens to a guest: reboot, pulled cable, pause, death.
+//! What happens to a guest: reboot, reset, pulled cable, pause, death.
 
 use serde_json::json;
 use vm_lab::await_::{SOON, eventually};
-use vm_lab::guest::Link;
+use vm_lab::guest::{Guest, Link};
 use vm_lab::lab::with_lab;
+use vm_lab::qmp::Qmp;
 use vm_lab::{Result, traffic};
 
-use crate::{MIB, exchange, expect_equal, pair, running_flow};
+use crate::{MIB, exchange, expect_equal, flood, pair, running_flow};
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_guest_that_reboots_has_its_network_again() {
+fn a_guest_that_reboots_or_is_reset_under_load_has_its_network_again() {
     with_lab(&pair(), |lab| {
+        let flood = flood(lab, (1, 2))?;
+        lab.guest(2)?.agent().reboot()?;
+        lab.guest(2)?.configure_network()?;
         lab.wait_connected(2)?;
-        for _ in 0..2 {
-            lab.guest(2)?.agent().reboot()?;
-            lab.guest(2)?.configure_network()?;
-            exchange(lab, (1, 2), 2 * MIB)?;
-        }
-        Ok(())
+        let boots = lab.guest(2)?.agent().boots();
+        lab.guest_mut(2)?.qmp().execute("system_reset", json!({}))?;
+        lab.guest(2)?.agent().wait_boot(boots + 1)?;
+        lab.guest(2)?.configure_network()?;
+        lab.wait_connected(2)?;
+        flood.stop()?;
+        exchange(lab, (1, 2), 2 * MIB)
     });
 }
 
@@ -61,16 +66,28 @@ fn a_paused_guest_goes_on_where_it_was() {
     with_lab(&pair(), |lab| {
         let flow = running_flow(lab)?;
         for number in [1, 2, 1, 2] {
-            let qmp = lab.guest_mut(number)?.qmp();
-            qmp.clear_events();
-            qmp.execute("stop", json!({}))?;
-            qmp.wait_event("STOP", |_| true)?;
-            qmp.execute("cont", json!({}))?;
-            qmp.wait_event("RESUME", |_| true)?;
+            pause(lab.guest_mut(number)?)?;
+            resume(lab.guest_mut(number)?)?;
             flow.wait_more(2 * MIB)?;
         }
         flow.stop().map(drop)
     });
+}
+
+/// Stops a guest, all its CPUs at once.
+pub fn pause(guest: &mut Guest) -> Result<()> {
+    change(guest.qmp(), "stop", "STOP")
+}
+
+/// Lets it go on.
+pub fn resume(guest: &mut Guest) -> Result<()> {
+    change(guest.qmp(), "cont", "RESUME")
+}
+
+fn change(qmp: &mut Qmp, command: &str, event: &str) -> Result<()> {
+    qmp.clear_events();
+    qmp.execute(command, json!({}))?;
+    qmp.wait_event(event, |_| true).map(drop)
 }
 
 fn wait_carrier(agent: &vm_lab::agent::Agent, wanted: &str) -> Result<()> {

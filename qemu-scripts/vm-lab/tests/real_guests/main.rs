@@ -1,16 +1,21 @@
 //! Real Linux guests under QEMU, on a real daemon. Slow to boot, so they are ignored unless asked for:
 //! `./qemu-scripts/run-tests` asks, one test at a time, so that a booted lab serves all tests that want its shape.
 
+mod absence;
 mod back_to_back;
 mod devices;
+mod driver;
 mod iommu;
 mod jumbo;
+mod kexec;
 mod lifecycle;
 mod memory;
+mod migration;
 mod multiqueue;
 mod packed;
 mod ports;
 mod restart;
+mod snapshot;
 mod tap;
 mod transfer;
 mod vlan;
@@ -22,6 +27,10 @@ mod vpc_services;
 mod vpc_translation;
 mod wind_down;
 
+use std::net::SocketAddr;
+
+use guest_agent::protocol::Job;
+use vm_lab::agent::RunningJob;
 use vm_lab::lab::{Lab, LabSpec, Station};
 use vm_lab::traffic::{self, TcpFlow};
 use vm_lab::{Error, Result};
@@ -38,6 +47,19 @@ fn running_flow(lab: &Lab) -> Result<TcpFlow> {
     let flow = TcpFlow::start((&one, &two), address, None)?;
     flow.wait_more(MIB)?;
     Ok(flow)
+}
+
+/// Datagrams from one guest to another that do not care whether anyone takes them: 4 MB a second, until stopped.
+fn flood(lab: &Lab, (from, to): (usize, usize)) -> Result<RunningJob> {
+    let ((from, _), (_, address)) = (lab.host(from)?, lab.host(to)?);
+    traffic::wait_reachable(&from, address)?;
+    let flood = from.start(Job::UdpPace {
+        to: SocketAddr::new(address, 9),
+        payload_bytes: 1400,
+        bytes_per_second: 4_000_000,
+    })?;
+    flood.wait_count(MIB)?;
+    Ok(flood)
 }
 
 /// TCP over IPv4 and IPv6 and UDP, from one guest to another and back: all of it arrives as it was sent.

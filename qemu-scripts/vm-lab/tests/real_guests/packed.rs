@@ -1,12 +1,13 @@
 //! Guests with packed rings: whatever happens to others happens to them.
 
-use serde_json::json;
 use vm_lab::Result;
 use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
 
+use crate::lifecycle::{pause, resume};
+use crate::restart::crashes_under_load_cost_no_byte;
 use crate::{MIB, exchange, expect, running_flow};
 
-fn packed_pair() -> LabSpec {
+pub fn packed_pair() -> LabSpec {
     LabSpec::of([Station::new("vm1").packed(), Station::new("vm2").packed()])
 }
 
@@ -23,34 +24,28 @@ fn expect_packed(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn a_crash_under_load_costs_no_byte(spec: &LabSpec) {
+fn crashes_cost_packed_rings_no_byte(spec: &LabSpec) {
     with_lab(spec, |lab| {
-        let flow = running_flow(lab)?;
+        lab.wait_connected(2)?;
         expect_packed(lab)?;
-        for _ in 0..4 {
-            lab.switch()?.crash()?;
-            lab.restart_switch()?;
-            flow.wait_more(8 * MIB)?;
-        }
-        flow.stop()?;
-        exchange(lab, (1, 2), MIB)
+        crashes_under_load_cost_no_byte(lab)
     });
 }
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_transfer_on_packed_rings_outlives_the_switch_being_killed_and_restarted() {
-    a_crash_under_load_costs_no_byte(&packed_pair());
+fn transfers_on_packed_rings_outlive_the_switch_being_killed_and_restarted() {
+    crashes_cost_packed_rings_no_byte(&packed_pair());
 }
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_transfer_on_several_packed_rings_outlives_it_when_qemu_listens() {
+fn transfers_on_several_packed_rings_outlive_it_when_qemu_listens() {
     let spec = LabSpec::of([
         Station::new("vm1").packed().qemu_listens(),
         Station::new("vm2").packed().qemu_listens().queue_pairs(2),
     ]);
-    a_crash_under_load_costs_no_byte(&spec);
+    crashes_cost_packed_rings_no_byte(&spec);
 }
 
 #[test]
@@ -60,12 +55,8 @@ fn a_guest_with_packed_rings_may_pause_reboot_and_be_replaced() {
         let flow = running_flow(lab)?;
         expect_packed(lab)?;
         for number in [1, 2] {
-            let qmp = lab.guest_mut(number)?.qmp();
-            qmp.clear_events();
-            qmp.execute("stop", json!({}))?;
-            qmp.wait_event("STOP", |_| true)?;
-            qmp.execute("cont", json!({}))?;
-            qmp.wait_event("RESUME", |_| true)?;
+            pause(lab.guest_mut(number)?)?;
+            resume(lab.guest_mut(number)?)?;
             flow.wait_more(2 * MIB)?;
         }
         flow.stop()?;

@@ -95,6 +95,7 @@ fn tenants_with_the_same_addresses_each_have_a_network_of_their_own() {
                 to: SocketAddr::new(vpc.address(to)?, port),
                 seed,
                 bytes: Some(8 * MIB),
+                bytes_per_second: None,
             })?;
             Ok((sender, receiver))
         };

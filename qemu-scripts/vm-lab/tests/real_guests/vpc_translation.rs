@@ -59,7 +59,13 @@ fn transfer((from, to): (&Agent, &Agent), address: SocketAddr, port: u16) -> Res
     let receiver = to.start(Job::TcpReceive { port, seed })?;
     let bytes = Some(8 * MIB);
     let to = address;
-    from.start(Job::TcpSend { to, seed, bytes })?.wait()?;
+    from.start(Job::TcpSend {
+        to,
+        seed,
+        bytes,
+        bytes_per_second: None,
+    })?
+    .wait()?;
     receiver.wait()
 }
 
@@ -195,6 +201,7 @@ fn connect(vpc: &mut Vpc<'_>, port: u16) -> Result<Connection> {
         to,
         seed,
         bytes: None,
+        bytes_per_second: None,
     })?;
     let chosen = eventually(PATIENCE, "a back-end to be chosen", || {
         for (index, (_, receiver)) in receivers.iter().enumerate() {

@@ -3,15 +3,28 @@
 //! Called by the VMM half (which describes the regions to the back-end) and by the driver half (which puts rings and frames into them), on
 //! whatever thread the test runs. Keeps true: user addresses never equal guest-physical ones, so that a back-end which confuses the two is
 //! found out; allocation is deterministic; page 0 of every region stays unused, so that no ring or buffer ever has address 0.
+//!
+//! `layout` (where memory lies) -> `region` (its mapping, and blocks of it) -> `dirty` (which pages this process wrote).
+
+pub(crate) mod dirty;
+mod layout;
+mod region;
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::MemfdFlags;
-use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{FileOffset, MmapRegion};
+
+pub use dirty::DirtyPages;
+pub(crate) use dirty::Word;
+pub use layout::{GuestMemoryLayout, RegionLayout};
+pub(crate) use region::{Array, Slice, fill};
+pub use region::{Block, Region};
+
+use layout::check_layout;
 
 /// Size and alignment of everything that is mapped.
 pub const PAGE_BYTES: u64 = 4096;
@@ -69,231 +82,6 @@ pub enum MemoryError {
     },
 }
 
-/// One region of guest-physical memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionLayout {
-    /// First guest-physical address, page-aligned.
-    pub guest_base: u64,
-    /// Size in bytes, a multiple of a page.
-    pub size_bytes: u64,
-    /// Which memfd backs it; regions with the same number share one.
-    pub memfd: usize,
-    /// Where in the memfd it starts, page-aligned.
-    pub mmap_offset_bytes: u64,
-}
-
-/// The shape of a VM's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestMemoryLayout {
-    /// The regions, in the order in which messages name them.
-    pub regions: Vec<RegionLayout>,
-}
-
-impl GuestMemoryLayout {
-    /// One region at guest address 0, as a small VM has.
-    pub fn one_region(size_bytes: u64) -> Self {
-        let region = RegionLayout {
-            guest_base: 0,
-            size_bytes,
-            memfd: 0,
-            mmap_offset_bytes: 0,
-        };
-        Self {
-            regions: vec![region],
-        }
-    }
-
-    /// Two regions of one memfd, below and above the PCI hole at 4 GiB, as a PC has: the second has an mmap offset.
-    pub fn around_pci_hole(low_bytes: u64, high_bytes: u64) -> Self {
-        let low = RegionLayout {
-            guest_base: 0,
-            size_bytes: low_bytes,
-            memfd: 0,
-            mmap_offset_bytes: 0,
-        };
-        let high = RegionLayout {
-            guest_base: 1 << 32,
-            size_bytes: high_bytes,
-            memfd: 0,
-            mmap_offset_bytes: low_bytes,
-        };
-        Self {
-            regions: vec![low, high],
-        }
-    }
-
-    /// One memfd for each size, 1 GiB apart (or as far as the sizes need): hot-plugged memory.
-    pub fn separate_memfds(sizes_bytes: &[u64]) -> Self {
-        let mut guest_base = 0;
-        let mut regions = Vec::new();
-        for (memfd, &size_bytes) in sizes_bytes.iter().enumerate() {
-            regions.push(RegionLayout {
-                guest_base,
-                size_bytes,
-                memfd,
-                mmap_offset_bytes: 0,
-            });
-            guest_base += size_bytes.next_multiple_of(1 << 30) + (1 << 30);
-        }
-        Self { regions }
-    }
-
-    /// One memfd for each size, guest addresses adjacent: a buffer may cross from one region into the next.
-    pub fn adjacent(sizes_bytes: &[u64]) -> Self {
-        let mut guest_base = 0;
-        let mut regions = Vec::new();
-        for (memfd, &size_bytes) in sizes_bytes.iter().enumerate() {
-            regions.push(RegionLayout {
-                guest_base,
-                size_bytes,
-                memfd,
-                mmap_offset_bytes: 0,
-            });
-            guest_base += size_bytes;
-        }
-        Self { regions }
-    }
-}
-
-/// One mapped region.
-#[derive(Debug)]
-pub struct Region {
-    layout: RegionLayout,
-    memfd: Arc<File>,
-    map: MmapRegion,
-    allocator: Mutex<Allocator>,
-}
-
-#[derive(Debug)]
-struct Allocator {
-    next: usize,
-    /// Blocks given back, to be given out again when the size and alignment fit exactly.
-    free: Vec<(usize, usize)>,
-}
-
-impl Region {
-    /// Where it is and what backs it.
-    pub fn layout(&self) -> RegionLayout {
-        self.layout
-    }
-
-    /// The address that messages give for its first byte: the VMM's, not the guest's.
-    pub fn user_base(&self) -> u64 {
-        USER_TOP - self.layout.guest_base - self.layout.size_bytes
-    }
-
-    /// How a message describes it.
-    pub fn message_region(&self) -> VhostUserMemoryRegionInfo {
-        VhostUserMemoryRegionInfo {
-            guest_phys_addr: self.layout.guest_base,
-            memory_size: self.layout.size_bytes,
-            userspace_addr: self.user_base(),
-            mmap_offset: self.layout.mmap_offset_bytes,
-            mmap_handle: self.memfd.as_raw_fd(),
-        }
-    }
-
-    /// The memfd behind it.
-    pub fn memfd(&self) -> &Arc<File> {
-        &self.memfd
-    }
-
-    pub(crate) fn map(&self) -> &MmapRegion {
-        &self.map
-    }
-
-    fn allocator(&self) -> MutexGuard<'_, Allocator> {
-        self.allocator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A piece of one region, given back when dropped.
-#[derive(Debug)]
-pub struct Block {
-    region: Arc<Region>,
-    offset: usize,
-    len: usize,
-}
-
-impl Block {
-    /// Guest-physical address of its first byte.
-    pub fn guest_address(&self) -> u64 {
-        self.region.layout.guest_base + self.offset as u64
-    }
-
-    /// User (VMM) address of its first byte, as ring addresses are given in messages.
-    pub fn user_address(&self) -> u64 {
-        self.region.user_base() + self.offset as u64
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The region it is part of.
-    pub fn region(&self) -> &Arc<Region> {
-        &self.region
-    }
-
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// `len` bytes at `offset` of the block.
-    ///
-    /// # Errors
-    /// [`MemoryError::Unmapped`] when that is not inside the block.
-    pub fn slice(&self, offset: usize, len: usize) -> Result<VolatileSlice<'_>, MemoryError> {
-        let unmapped = MemoryError::Unmapped {
-            address: self.guest_address().wrapping_add(offset as u64),
-            len,
-        };
-        match offset.checked_add(len) {
-            Some(end) if end <= self.len => {}
-            _ => return Err(unmapped),
-        }
-        self.region
-            .map
-            .get_slice(self.offset + offset, len)
-            .map_err(|_| unmapped)
-    }
-
-    /// Sets every byte of the block.
-    pub fn fill(&self, value: u8) {
-        if let Ok(slice) = self.slice(0, self.len) {
-            fill(&slice, value);
-        }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        self.region.allocator().free.push((self.offset, self.len));
-    }
-}
-
-/// Sets every byte of a slice of guest memory.
-pub(crate) fn fill(slice: &VolatileSlice<'_>, value: u8) {
-    let page = [value; 4096];
-    let mut rest = *slice;
-    while !rest.is_empty() {
-        let step = rest.len().min(page.len());
-        rest.copy_from(&page[..step]);
-        match rest.offset(step) {
-            Ok(next) => rest = next,
-            Err(_) => return,
-        }
-    }
-}
-
 /// A VM's memory. Cloning gives another handle to the same memory.
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
@@ -336,7 +124,7 @@ impl GuestMemory {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let index = regions.len();
-        let others = regions.iter().flatten().map(|region| region.layout);
+        let others = regions.iter().flatten().map(|region| region.layout());
         check_layout(layout, others)?;
         let memfd = self.memfd(layout)?;
         let file = FileOffset::from_arc(memfd.clone(), layout.mmap_offset_bytes);
@@ -346,16 +134,7 @@ impl GuestMemory {
                 source,
             }
         })?;
-        let allocator = Mutex::new(Allocator {
-            next: PAGE_BYTES as usize,
-            free: Vec::new(),
-        });
-        regions.push(Some(Arc::new(Region {
-            layout,
-            memfd,
-            map,
-            allocator,
-        })));
+        regions.push(Some(Arc::new(Region::new(layout, memfd, map))));
         Ok(index)
     }
 
@@ -421,29 +200,11 @@ impl GuestMemory {
     pub fn allocate(&self, region: usize, len: usize, align: usize) -> Result<Block, MemoryError> {
         let index = region;
         let region = self.region(index)?;
-        let offset = {
-            let mut allocator = region.allocator();
-            let fits = |&(offset, size): &(usize, usize)| size == len && offset % align == 0;
-            match allocator.free.iter().position(fits) {
-                Some(at) => allocator.free.swap_remove(at).0,
-                None => {
-                    let offset = allocator.next.next_multiple_of(align);
-                    let end = offset
-                        .checked_add(len)
-                        .filter(|&end| end <= region.map.size());
-                    allocator.next = end.ok_or(MemoryError::Full {
-                        region: index,
-                        bytes: len,
-                    })?;
-                    offset
-                }
-            }
-        };
-        let block = Block {
-            region,
-            offset,
-            len,
-        };
+        let offset = region.allocate(len, align).ok_or(MemoryError::Full {
+            region: index,
+            bytes: len,
+        })?;
+        let block = Block::new(region, offset, len);
         block.fill(0);
         Ok(block)
     }
@@ -473,27 +234,61 @@ impl GuestMemory {
     /// When there is no such region or the system refuses.
     pub fn truncate_memfd(&self, region: usize, len_bytes: u64) -> Result<(), MemoryError> {
         let region = self.region(region)?;
-        rustix::fs::ftruncate(&*region.memfd, len_bytes).map_err(|error| MemoryError::Io {
+        rustix::fs::ftruncate(region.memfd(), len_bytes).map_err(|error| MemoryError::Io {
             doing: "cutting the memfd short",
             source: error.into(),
         })
+    }
+
+    /// Starts or stops marking the pages that this process writes; what was marked is forgotten.
+    pub fn track_writes(&self, on: bool) {
+        for region in self.regions() {
+            region.track_writes(on);
+        }
+    }
+
+    /// Numbers of the 4 KiB guest-physical pages that this process wrote since it was last asked, ascending within each region.
+    pub fn take_written(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for region in self.regions() {
+            let first = region.layout().guest_base / PAGE_BYTES;
+            region.dirty().take(|page| pages.push(first + page));
+        }
+        pages
+    }
+
+    /// Other memory of the same shape, all zero.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn twin(&self) -> Result<Self, MemoryError> {
+        let regions = self.regions();
+        let regions = regions.iter().map(|region| region.layout()).collect();
+        Self::new(&GuestMemoryLayout { regions })
+    }
+
+    /// From now on the same bytes are given out here as there: this memory takes the place of that.
+    pub(crate) fn adopt_allocations(&self, other: &Self) {
+        for (ours, theirs) in self.regions().iter().zip(other.regions()) {
+            ours.adopt_allocations(&theirs);
+        }
     }
 
     fn with_slice(
         &self,
         guest_address: u64,
         len: usize,
-        act: impl FnOnce(VolatileSlice<'_>),
+        act: impl FnOnce(Slice<'_>),
     ) -> Result<(), MemoryError> {
         let unmapped = MemoryError::Unmapped {
             address: guest_address,
             len,
         };
         for region in self.regions() {
-            let Some(offset) = guest_address.checked_sub(region.layout.guest_base) else {
+            let Some(offset) = guest_address.checked_sub(region.layout().guest_base) else {
                 continue;
             };
-            if let Ok(slice) = region.map.get_slice(offset as usize, len) {
+            if let Ok(slice) = region.slice(offset as usize, len) {
                 act(slice);
                 return Ok(());
             }
@@ -534,41 +329,6 @@ impl GuestMemory {
             rustix::fs::ftruncate(&*memfd, wanted).map_err(io("sizing the memfd"))?;
         }
         Ok(memfd)
-    }
-}
-
-fn check_layout(
-    layout: RegionLayout,
-    others: impl Iterator<Item = RegionLayout>,
-) -> Result<(), MemoryError> {
-    let RegionLayout {
-        guest_base,
-        size_bytes,
-        mmap_offset_bytes,
-        ..
-    } = layout;
-    let aligned = [guest_base, size_bytes, mmap_offset_bytes]
-        .iter()
-        .all(|value| value % PAGE_BYTES == 0);
-    let end = guest_base
-        .checked_add(size_bytes)
-        .filter(|&end| end <= 1 << 46);
-    let fits = match end {
-        Some(end) => {
-            let mut others = others;
-            !others.any(|other| {
-                guest_base < other.guest_base + other.size_bytes && other.guest_base < end
-            })
-        }
-        None => false,
-    };
-    if aligned && fits && size_bytes > 0 {
-        Ok(())
-    } else {
-        Err(MemoryError::Layout {
-            guest_base,
-            size_bytes,
-        })
     }
 }
 
@@ -648,5 +408,48 @@ mod tests {
             memory.write(0xffff, b"ab"),
             Err(MemoryError::Unmapped { .. })
         ));
+    }
+
+    #[test]
+    fn pages_written_through_slices_arrays_and_words_are_marked_while_tracked() {
+        use std::sync::atomic::{AtomicU16, Ordering};
+        let memory =
+            GuestMemory::new(&GuestMemoryLayout::around_pci_hole(1 << 20, 1 << 20)).unwrap();
+        memory.write(0x1fff, b"before").unwrap();
+        assert!(memory.take_written().is_empty());
+        memory.track_writes(true);
+        // Across the border of pages 1 and 2, and of pages 63 and 64 of the bitmap's words.
+        memory.write(0x1fff, b"ab").unwrap();
+        memory.write(0x3_ffff, b"ab").unwrap();
+        memory.write((1 << 32) + 0x7000, b"a").unwrap();
+        let high = memory.region(1).unwrap();
+        high.array::<u64>(0x8ff8, 2).unwrap().store(1, 7);
+        high.word::<AtomicU16>(0xa002)
+            .unwrap()
+            .store(7, Ordering::Release);
+        memory.read(0x5000, &mut [0; 8]).unwrap();
+        let first = 1 << 20;
+        let expected = [1, 2, 63, 64, first + 7, first + 9, first + 10];
+        assert_eq!(memory.take_written(), expected);
+        assert!(memory.take_written().is_empty());
+        memory.track_writes(false);
+        memory.write(0x1fff, b"after").unwrap();
+        assert!(memory.take_written().is_empty());
+    }
+
+    #[test]
+    fn memory_that_takes_the_place_of_another_gives_out_what_is_free_there() {
+        let source = GuestMemory::new(&GuestMemoryLayout::one_region(1 << 16)).unwrap();
+        let block = source.allocate(0, 100, 16).unwrap();
+        let twin = source.twin().unwrap();
+        twin.adopt_allocations(&source);
+        let moved = block.in_memory(&twin).unwrap();
+        assert_eq!(moved.guest_address(), block.guest_address());
+        let next = twin.allocate(0, 100, 16).unwrap();
+        assert_ne!(next.guest_address(), moved.guest_address());
+        moved.fill(3);
+        let mut there = [0; 100];
+        source.read(block.guest_address(), &mut there).unwrap();
+        assert_eq!(there, [0; 100], "the two share bytes");
     }
 }

@@ -1,0 +1,110 @@
+//! A port's state as bytes: read, and given to a port.
+use super::problem::Problem;
+use super::routes::{Admin, port_name};
+use crate::control::port_state::{BlobError, Conflicts, ImportError, Imported, MAX_BYTES, blob};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+
+/// The media type: its format is `control::port_state::blob`'s.
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// Paths of ports' states.
+pub fn routes() -> Router<Admin> {
+    Router::new().route("/v1/ports/{name}/state", get(export).put(import))
+}
+
+/// How a state is imported.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct How {
+    conflicts: ConflictsText,
+}
+
+/// See [`Conflicts`].
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ConflictsText {
+    #[default]
+    Refuse,
+    Replace,
+    Keep,
+}
+
+async fn export(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let (port, states) = admin.control.port_states(port_name(name)?).await?;
+    let _permit = admin.large_bodies.acquire().await.ok();
+    let tables = admin.tables.clone();
+    let written = apart(move || blob::write(&states.export(&port, tables.as_ref()))).await?;
+    let bytes = Bytes::from(written.map_err(ImportError::from)?);
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], bytes).into_response())
+}
+
+async fn import(
+    State(admin): State<Admin>,
+    name: Result<Path<String>, PathRejection>,
+    how: Result<Query<How>, QueryRejection>,
+    body: Body,
+) -> Result<Json<Imported>, Problem> {
+    let Query(how) = how.map_err(|rejection| {
+        Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())
+            .about("conflicts")
+            .remedy("use conflicts=refuse, replace or keep")
+    })?;
+    let conflicts = match how.conflicts {
+        ConflictsText::Refuse => Conflicts::Refuse,
+        ConflictsText::Replace => Conflicts::Replace,
+        ConflictsText::Keep => Conflicts::Keep,
+    };
+    let (port, states) = admin.control.port_states(port_name(name)?).await?;
+    let _permit = admin.large_bodies.acquire().await.ok();
+    let bytes = axum::body::to_bytes(body, MAX_BYTES).await.map_err(|_| {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is larger than 64 MiB, or did not come whole",
+        )
+        .remedy("send what was exported, at once")
+    })?;
+    let tables = admin.tables.clone();
+    let imported = apart(move || {
+        let state = blob::read(&bytes)?;
+        drop(bytes);
+        states.import(&port, &state, (tables.as_ref(), conflicts))
+    });
+    Ok(Json(imported.await??))
+}
+
+/// On a thread of its own: it may take a while.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            .remedy("report this as a fault of Ringswitch")
+    })
+}
+
+impl From<ImportError> for Problem {
+    fn from(error: ImportError) -> Self {
+        let status = match &error {
+            ImportError::Blob(BlobError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            ImportError::Blob(_) | ImportError::Connection(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::CONFLICT,
+        };
+        let (detail, remedy) = (error.to_string(), error.remedy());
+        match error {
+            // An update of the batch is none that the client has sent.
+            ImportError::Refused(refusal) => Self {
+                update: None,
+                ..refusal.into()
+            },
+            _ => Self::new(status, detail).remedy(remedy),
+        }
+    }
+}
