@@ -118,6 +118,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         engine,
         table,
         handed,
+        services,
     } = begun;
     let (handed, in_place) = handed.unzip();
     let folder = configuration.switch.state_dir.as_deref();
@@ -150,7 +151,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     let ports = desired.configured().len() + desired.changed().len();
     let (control, services) = start_control(
         configuration,
-        desired,
+        (desired, services),
         (live, table, engine),
         tables.clone(),
     )?;
@@ -190,6 +191,7 @@ struct Begun {
     engine: Option<Arc<Engine>>,
     table: PortTable,
     handed: Option<(HandedPorts, InPlace)>,
+    services: Option<ServicesConfig>,
 }
 
 fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
@@ -206,6 +208,10 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
                 let handed = serde_json::from_value(taken.control).map_err(|error| {
                     DaemonError::Take(TakeError::Refused(format!("ports: {error}")))
                 })?;
+                let services = taken.services.map(serde_json::from_value);
+                let services = services.transpose().map_err(|error| {
+                    DaemonError::Take(TakeError::Refused(format!("services: {error}")))
+                })?;
                 let names = taken.names;
                 return Ok(Begun {
                     admin: AdminSocket::adopt(taken.admin, switch.admin.as_path()),
@@ -213,6 +219,7 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
                     engine,
                     table: taken.table,
                     handed: Some((handed, InPlace { names })),
+                    services,
                 });
             }
             Err(TakeError::Alone) => log::warn!("the process before died: starting afresh"),
@@ -227,6 +234,7 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
         engine,
         table: PortTable::default(),
         handed: None,
+        services: None,
     })
 }
 
@@ -295,11 +303,15 @@ fn start_tables(
 
 fn start_control(
     configuration: &Configuration,
-    desired: DesiredPorts,
+    (desired, services): (DesiredPorts, Option<ServicesConfig>),
     (live, table, engine): (LiveEngine, PortTable, Option<Arc<Engine>>),
     tables: Option<Tables>,
 ) -> Result<(ControlThread, Option<ServicesHandle>), DaemonError> {
-    let initial = initial_services(&configuration.switch)?;
+    // Those of the process before hold, as those of the store do after a restart.
+    let initial = match services {
+        Some(services) => Some(services),
+        None => initial_services(&configuration.switch)?,
+    };
     let services = match (engine, &tables) {
         (Some(engine), Some(tables)) => Some(ServicesHandle::start(ServicesOptions {
             datapath: live.datapath(),

@@ -79,6 +79,8 @@ pub struct RingStart {
     pub addresses: RingAddresses,
     /// From SET_VRING_BASE or the last stop.
     pub base: u32,
+    /// What the front-end has for it; differs from `base` when the ring was taken back behind its back.
+    pub origin: u32,
     /// The front-end was told where the ring stopped, or began anew: no record knows better.
     pub base_is_final: bool,
     /// Acked virtio features.
@@ -491,6 +493,7 @@ impl Attachment for DatapathAttachment {
             size: start.size,
             addresses: start.addresses,
             base: start.base,
+            origin: start.origin,
             base_is_final: start.base_is_final,
             record,
             features: start.features,

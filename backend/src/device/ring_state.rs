@@ -40,6 +40,9 @@ pub struct RingState {
     /// Where to go on: SET_VRING_BASE, or where the ring stopped; none: where every ring begins. Split: the next available index.
     /// Packed: both indices with their wrap counters (vhost-user: Vring descriptor indices for packed virtqueues).
     pub base: Option<u32>,
+    /// Where the front-end believes that the ring was started, if it was taken back and started again behind its back: what it will say
+    /// should this process die.
+    pub origin: Option<u32>,
     /// The front-end was told where the ring stopped, or reset it, since it last ran.
     pub base_is_final: bool,
     /// SET_VRING_ENABLE, or implied at the start when VHOST_USER_F_PROTOCOL_FEATURES is not acked.

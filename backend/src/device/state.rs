@@ -435,6 +435,7 @@ impl DeviceState {
             self.set_enabled(queue, false, attachment);
             if let Some(ring) = self.ring_mut(queue) {
                 ring.base = None;
+                ring.origin = None;
                 ring.base_is_final = true;
             }
         }
@@ -566,10 +567,7 @@ impl DeviceState {
         let moved = ring.addresses.map(place) != addresses.map(place);
         ring.addresses = addresses;
         if moved && ring.phase == RingPhase::Running {
-            self.stop(queue, attachment);
-            if let Some(ring) = self.ring_mut(queue) {
-                ring.phase = RingPhase::Waiting;
-            }
+            self.suspend(queue, attachment);
         }
         self.try_start(queue, attachment)
     }
@@ -588,6 +586,7 @@ impl DeviceState {
                 return Err(Refusal::RingRuns { queue: queue.0 });
             }
             ring.base = Some(base);
+            ring.origin = None;
         }
         Ok(Outcome::Done)
     }
@@ -599,6 +598,7 @@ impl DeviceState {
                 self.stop(queue, attachment);
                 if let Some(ring) = self.ring_mut(queue) {
                     ring.base_is_final = true;
+                    ring.origin = None;
                 }
                 self.log_after_stop(attachment);
                 self.forget_unwatched_translations(attachment);
@@ -702,6 +702,7 @@ impl DeviceState {
             size,
             addresses,
             base,
+            origin: ring.origin.unwrap_or(base),
             base_is_final: ring.base_is_final,
             features,
         };
@@ -751,13 +752,21 @@ impl DeviceState {
         attachment: &mut dyn Attachment,
     ) {
         for queue in self.queues().filter(|queue| wanted(*queue)) {
-            let runs = |ring: &RingState| ring.phase == RingPhase::Running;
-            if self.ring(queue).is_some_and(runs) {
-                self.stop(queue, attachment);
-                if let Some(ring) = self.ring_mut(queue) {
-                    ring.phase = RingPhase::Waiting;
-                }
-            }
+            self.suspend(queue, attachment);
+        }
+    }
+
+    /// Takes a ring back if it runs; it waits to be started where it is, and the front-end knows nothing of that.
+    fn suspend(&mut self, queue: QueueIndex, attachment: &mut dyn Attachment) {
+        let runs = |ring: &RingState| ring.phase == RingPhase::Running;
+        if !self.ring(queue).is_some_and(runs) {
+            return;
+        }
+        let started_at = self.base_of(queue);
+        self.stop(queue, attachment);
+        if let Some(ring) = self.ring_mut(queue) {
+            ring.phase = RingPhase::Waiting;
+            ring.origin.get_or_insert(started_at);
         }
     }
 

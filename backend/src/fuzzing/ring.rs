@@ -66,6 +66,7 @@ pub fn run(data: &[u8]) {
             size,
             addresses,
             base,
+            origin: base,
             features,
             base_is_final: false,
             record: records.ring(0, size).ok(),

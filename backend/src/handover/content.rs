@@ -3,12 +3,15 @@
 use super::channel::Channel;
 use super::messages::FromOld;
 use crate::control::clock::monotonic_now;
+use crate::control::services::NEIGHBORS;
 use crate::control::tables::Tables;
 use crate::control::tables::record::{read_record, write_record};
+use serde_json::{Value, json};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use switch_core::conntrack::{ConnRecord, ConntrackStats};
-use switch_core::engine::control::{EntryCounters, Update};
+use switch_core::engine::control::{EntryCounters, TableEntry, Update};
 use switch_core::engine::model::Program;
 use switch_core::engine::runtime::Engine;
 use switch_core::{MacPage, MacRecord, MacStats, Millis, Switch};
@@ -127,8 +130,13 @@ impl Learned {
     }
 }
 
-/// Sends every entry of every table. Nothing changes them meanwhile.
-pub(super) fn send_entries(channel: &Channel, tables: &Tables) -> io::Result<()> {
+/// Sends every entry of every table, but those of neighbours in `looked_up`: who wrote them does not know them any more, and looks again.
+/// Nothing changes the others meanwhile.
+pub(super) fn send_entries(
+    channel: &Channel,
+    tables: &Tables,
+    looked_up: &[Value],
+) -> io::Result<()> {
     for table in tables.tables() {
         let mut after = None;
         loop {
@@ -137,8 +145,11 @@ pub(super) fn send_entries(channel: &Channel, tables: &Tables) -> io::Result<()>
             let Some(last) = page.last() else { break };
             after = Some(last.handle);
             let (mut bytes, mut record) = (Vec::new(), Vec::new());
-            // The program brings its own.
-            for listed in page.iter().filter(|listed| !listed.constant) {
+            for listed in &page {
+                // The program brings its own.
+                if listed.constant || is_neighbor(&listed.entry, looked_up) {
+                    continue;
+                }
                 record.clear();
                 write_record(&mut record, &listed.entry);
                 bytes.extend((record.len() as u32).to_le_bytes());
@@ -148,6 +159,16 @@ pub(super) fn send_entries(channel: &Channel, tables: &Tables) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+fn is_neighbor(entry: &TableEntry, looked_up: &[Value]) -> bool {
+    entry.table == NEIGHBORS
+        && serde_json::to_value(&entry.key).is_ok_and(|key| looked_up.contains(&key))
+}
+
+/// The key of a neighbour's entry.
+pub fn neighbor_key(interface: u32, address: IpAddr) -> Value {
+    json!({"interface": interface, "address": address.to_string()})
 }
 
 /// The entries of a message.

@@ -90,6 +90,10 @@ pub struct Giver<'a> {
     pub admin: OwnedFd,
     /// What the control thread keeps of its own.
     pub control: serde_json::Value,
+    /// The configuration of the services, where there are some.
+    pub services: Option<serde_json::Value>,
+    /// The keys of the neighbours that they looked up.
+    pub looked_up: Vec<serde_json::Value>,
 }
 
 impl Giver<'_> {
@@ -169,10 +173,11 @@ impl Giver<'_> {
             names: names.collect(),
             settings: self.tables.map(content::settings).unwrap_or_default(),
             control: self.control.clone(),
+            services: self.services.clone(),
         };
         channel.send(&switch, (&[], descriptors.as_slice()))?;
         if let (Some(tables), Some(_)) = (self.tables, &self.learned.engine) {
-            content::send_entries(channel, tables)?;
+            content::send_entries(channel, tables, &self.looked_up)?;
         }
         self.learned.send(channel, u64::MAX)?;
         channel.tell(&FromOld::Prepare)?;

@@ -104,6 +104,9 @@ pub enum FromOld {
         settings: Vec<Update>,
         /// What the control thread keeps of its own.
         control: serde_json::Value,
+        /// The configuration of the services, where there are some.
+        #[serde(default)]
+        services: Option<serde_json::Value>,
     },
     /// Table entries: as many records, each behind its length in 4 bytes.
     Entries,

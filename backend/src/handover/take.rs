@@ -57,6 +57,8 @@ pub struct Taken {
     pub admin: OwnedFd,
     /// What the control thread before kept of its own.
     pub control: serde_json::Value,
+    /// The configuration of the services before.
+    pub services: Option<serde_json::Value>,
 }
 
 /// The channel to the process that started this one to take over; `None`: it was started to begin anew.
@@ -85,6 +87,7 @@ struct Progress {
     registry: PortRegistry,
     admin: OwnedFd,
     control: serde_json::Value,
+    services: Option<serde_json::Value>,
 }
 
 /// Takes over. `live` is without ports, `engine` what it decides with.
@@ -124,6 +127,7 @@ pub fn take_over(
         names: progress.names,
         admin: progress.admin,
         control: progress.control,
+        services: progress.services,
     })
 }
 
@@ -159,6 +163,7 @@ fn prepare(
                     names,
                     settings,
                     control,
+                    services,
                 },
                 None,
             ) => {
@@ -180,6 +185,7 @@ fn prepare(
                     registry,
                     admin,
                     control,
+                    services,
                 });
             }
             (FromOld::Entries, Some(progress)) => {

@@ -112,7 +112,8 @@ impl PackedRing {
             return Err(RingError::BadSize(size));
         }
         let parts = PackedParts::translate(&config.addresses, size, memory)?;
-        let origin = position_of(base, size)?;
+        let position = position_of(base, size)?;
+        let origin = position_of(config.origin, size)?;
         let marks = Marks::new(memory, parts.pieces.stitches());
         let mut ring = Self {
             chains: ChainWalker::new(memory, direction, features),
@@ -121,7 +122,7 @@ impl PackedRing {
             size,
             next: 0,
             offered: 0,
-            state: State::at(origin),
+            state: State::at(position),
             taken: 0,
             pushed: 0,
             pushed_places: 0,

@@ -76,6 +76,7 @@ impl Bench {
                 used_log: None,
             },
             base: START,
+            origin: START,
             base_is_final: false,
             record: Some(self.records.ring(0, place.size()).unwrap()),
             features: self.features.bits(),

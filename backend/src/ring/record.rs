@@ -367,8 +367,8 @@ impl RingRecord {
         plausible.then_some(state)
     }
 
-    /// Makes the place one for this ring, started at `origin`.
-    pub(super) fn begin(&self, identity: RingIdentity, origin: Position) {
+    /// Makes the place one for this ring, which is at `position`; its front-end believes that it was started at `origin`.
+    pub(super) fn begin(&self, identity: RingIdentity, origin: Position, position: Position) {
         // Killed in between, the place holds nothing.
         self.store(MAGIC, 0);
         self.store(DEVICE, identity.device);
@@ -376,7 +376,7 @@ impl RingRecord {
         self.store(OFFSET, identity.offset);
         self.store(SIZE, self.size.into());
         self.store(ORIGIN, origin.0.into());
-        self.set_state(State::at(origin));
+        self.set_state(State::at(position));
         self.store(MAGIC, PLACE_MAGIC);
     }
 

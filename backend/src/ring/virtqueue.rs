@@ -30,6 +30,8 @@ pub struct RingConfig {
     /// Where to go on, as SET_VRING_BASE says it. Split: the next available index; the used index in memory wins when it disagrees.
     /// Packed: both indices with their wrap counters.
     pub base: u32,
+    /// What the front-end believes `base` to be: by this a packed ring's record is known again.
+    pub origin: u32,
     /// The front-end knows where the ring stopped last, or that it begins anew: its base wins over the record.
     pub base_is_final: bool,
     /// Where a packed ring keeps its position; without it there is none.

@@ -105,6 +105,12 @@ fn rings_that_run_are_held_as_well() {
     machine.ask(set_log(LOG_BYTES));
     let start = machine.start_of(0).unwrap();
     assert_eq!((start.base, start.features), (77, MODERN | LOG_ALL));
+    // Should the switch be killed, the front-end says where it started the ring: the record is known by that.
+    assert_eq!(start.origin, 0);
+    machine.stop(0);
+    machine.ok(Request::SetVringKick(0, Some(new_eventfd())));
+    machine.ask(set_log(LOG_BYTES));
+    assert_eq!(machine.start_of(0).unwrap().origin, 77);
     // Without the log the migration is off, and so is the hold.
     let mut machine = Machine::running(1);
     machine.ok(Request::SetFeatures(MODERN | LOG_ALL));

@@ -46,12 +46,22 @@ impl Lab {
     }
 
     fn of(program: &str) -> Self {
+        Self::kept(program, true)
+    }
+
+    /// With tables that outlive a restart, or not.
+    fn kept(program: &str, durable: bool) -> Self {
         let folder = TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-services-"));
         let folder = folder.unwrap();
         let state = folder.as_path().join("state");
         let ports = ["vm1", "vm2", "vm3", "vm4"].map(PortArgument::named);
         let arguments = ["--program", program, "--state-dir", state.to_str().unwrap()];
-        let switch = Switch::new(&ports, &arguments);
+        let arguments = if durable {
+            &arguments[..]
+        } else {
+            &arguments[..2]
+        };
+        let switch = Switch::new(&ports, arguments);
         let lab = Self { switch, folder };
         lab.set(&configuration());
         lab.switch.command(&["multicast", "set", "10", "vm1"]);
@@ -63,6 +73,21 @@ impl Lab {
     /// The same network in the tables of `vpc`.
     fn vpc(program: &str) -> Self {
         let lab = Self::of(program);
+        lab.fill_vpc();
+        lab
+    }
+
+    fn socket(&self, port: &str) -> String {
+        self.folder
+            .as_path()
+            .join(port)
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn fill_vpc(&self) {
+        let lab = self;
         let updates: Vec<Value> = [
             ("ports", json!({"port": "vm1"}), "attach", json!({"domain": 10})),
             ("ports", json!({"port": "vm2"}), "attach", json!({"domain": 20})),
@@ -92,7 +117,6 @@ impl Lab {
         std::fs::write(&file, json!({"updates": updates}).to_string()).unwrap();
         lab.switch
             .command(&["table", "batch", file.to_str().unwrap()]);
-        lab
     }
 
     fn file(&self) -> PathBuf {
@@ -517,4 +541,76 @@ fn the_vpc_program_and_the_services_understand_each_other() {
     wait_for_vm2(&lab, &mut vm1);
     provoke_errors(&mut vm1);
     lab.switch.finish();
+}
+
+/// What a router knows: its entries, the neighbours it found, its configuration.
+fn router(lab: &Lab) -> Vec<Value> {
+    let ask = |arguments: &[&str]| serde_json::from_str(&lab.switch.command(arguments)).unwrap();
+    let entries: Vec<Value> = ["ports", "routes4", "interfaces", "answered"]
+        .into_iter()
+        .map(|table| {
+            let listed: Value = ask(&["table", "entries", table, "--json"]);
+            let entries = listed["entries"].as_array().unwrap().iter();
+            let mut keys: Vec<String> = entries.map(|entry| entry["key"].to_string()).collect();
+            keys.sort();
+            json!(keys)
+        })
+        .collect();
+    let rest = [
+        ask(&["multicast", "list", "--json"]),
+        ask(&["services", "show", "--json"]),
+        ports(ask(&["port", "list", "--json"])),
+    ];
+    [entries, rest.to_vec()].concat()
+}
+
+/// Every port, its number, and where it comes from.
+fn ports(listed: Value) -> Value {
+    let ports = listed["ports"].as_array().unwrap().iter();
+    ports
+        .map(|port| json!([port["name"], port["id"], port["origin"]]))
+        .collect()
+}
+
+/// The same router goes on in another process, whether or not its tables are durable, and may be changed there.
+#[test]
+fn tables_services_and_what_was_learned_outlive_an_upgrade() {
+    let program = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../switch-core/programs/vpc.json"
+    );
+    let program = std::fs::canonicalize(program).unwrap();
+    for durable in [true, false] {
+        let mut lab = Lab::kept(program.to_str().unwrap(), durable);
+        lab.fill_vpc();
+        let mut vm1 = lab.guest("vm1");
+        ask_the_router(&mut vm1);
+        wait_for_vm2(&lab, &mut vm1);
+        lab.switch.command(&[
+            "port",
+            "add",
+            &format!("name=late,type=vhost-user,socket={}", lab.socket("late")),
+        ]);
+        let before = router(&lab);
+        let drops = lab.switch.all_drops("vm1");
+        for _ in 0..2 {
+            lab.switch.upgrade(&[]);
+            assert_eq!(router(&lab), before, "durable: {durable}");
+        }
+        assert_eq!(lab.switch.all_drops("vm1"), drops);
+        ask_the_router(&mut vm1);
+        // Neighbours are looked up again, so that they are looked after again.
+        wait_for_vm2(&lab, &mut vm1);
+        lab.switch.command(&["port", "remove", "late"]);
+        lab.switch
+            .command(&["multicast", "set", "10", "vm1", "vm2"]);
+        if durable {
+            let after = router(&lab);
+            lab.switch.daemon.kill().unwrap();
+            lab.switch.daemon.restart().unwrap();
+            lab.switch.await_ready();
+            assert_eq!(router(&lab), after);
+        }
+        lab.switch.finish();
+    }
 }

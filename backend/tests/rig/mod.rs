@@ -227,6 +227,7 @@ pub fn config(ring: &guest_sim::Virtqueue, acked: Features) -> RingConfig {
             used_log: None,
         },
         base: ring.start_base(),
+        origin: ring.start_base(),
         features: acked.bits(),
         base_is_final: true,
         record: Some(records.ring(0, ring.size()).unwrap()),

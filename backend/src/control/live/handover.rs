@@ -4,11 +4,12 @@ use super::{LiveEngine, device_refused};
 use crate::config::{PortConfig, PortKind};
 use crate::control::PortId;
 use crate::control::engine::{Kept, StepError};
+use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
 use crate::daemon::notify;
 use crate::device::HandedPort;
 use crate::device::state::DeviceState;
-use crate::handover::content::Learned;
+use crate::handover::content::{Learned, neighbor_key};
 use crate::handover::descriptors::Incoming;
 use crate::handover::give::{Giver, UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::tap::Tap;
@@ -97,6 +98,7 @@ impl LiveEngine {
     ) -> Result<(), UpgradeError> {
         let beside = self.beside.as_ref();
         let beside = beside.ok_or(UpgradeError::Channel(io::ErrorKind::Unsupported.into()))?;
+        let services = self.services.as_ref();
         let giver = Giver {
             devices: &self.devices,
             datapath: &self.datapath,
@@ -106,6 +108,13 @@ impl LiveEngine {
             program: beside.program.clone(),
             admin: beside.admin.try_clone().map_err(UpgradeError::Channel)?,
             control: kept.control,
+            services: services.and_then(|services| serde_json::to_value(services.config()).ok()),
+            looked_up: services
+                .map(ServicesHandle::neighbors)
+                .unwrap_or_default()
+                .iter()
+                .map(|neighbor| neighbor_key(neighbor.interface, neighbor.address))
+                .collect(),
         };
         giver.hand_over(request, &mut |upgraded| {
             notify::service_manager(&format!("MAINPID={}", upgraded.pid));

@@ -388,7 +388,7 @@ mod tests {
         let origin = by_hand(b"origin\0\0", 1, BY_HAND);
         for (name, json) in [
             (b"conns\0\0\0", r#"[{"z": 1}]"#),
-            (b"totals\0\0", "[]"),
+            (b"totals\0\0", "7"),
             (b"stations", "7"),
             (b"entries\0", "{"),
             (b"settings", r#"{"multicast": [65536]}"#),

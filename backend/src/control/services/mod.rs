@@ -23,3 +23,4 @@ pub mod thread;
 
 pub use document::{DocumentFault, ServicesFileFault};
 pub use handle::{ServicesError, ServicesHandle, ServicesOptions, StartServicesError};
+pub use neighbors::TABLE as NEIGHBORS;

@@ -4,8 +4,7 @@
 //! whose parts are not known waits; what is known may be taken away again at any time, and a ring whose parts are taken away goes
 //! back to waiting. The answer to an IOTLB_MSG says that it is in force: no worker uses what was before.
 
-use super::{Attachment, DeviceState, Handled, Outcome, Refusal, RingPhase};
-use crate::datapath::QueueIndex;
+use super::{Attachment, DeviceState, Handled, Outcome, Refusal};
 use crate::device::descriptors::BackendSocket;
 use crate::device::features::ACCESS_PLATFORM;
 use crate::device::message::{IotlbChange, Reply};
@@ -86,17 +85,6 @@ impl DeviceState {
     pub fn attachment_ready(&mut self, attachment: &mut dyn Attachment) {
         if attachment.exchange() {
             self.start_waiting_rings(attachment);
-        }
-    }
-
-    /// Takes a ring back until its parts are known again.
-    fn suspend(&mut self, queue: QueueIndex, attachment: &mut dyn Attachment) {
-        let runs = |ring: &super::RingState| ring.phase == RingPhase::Running;
-        if self.ring(queue).is_some_and(runs) {
-            self.stop(queue, attachment);
-            if let Some(ring) = self.ring_mut(queue) {
-                ring.phase = RingPhase::Waiting;
-            }
         }
     }
 }

@@ -32,7 +32,7 @@ impl PackedRing {
                     config.base
                 );
             }
-            None => self.record.begin(identity, origin),
+            None => self.record.begin(identity, origin, self.state.position),
         }
     }
 
