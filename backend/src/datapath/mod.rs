@@ -170,10 +170,7 @@ impl Shared {
             let mut lost = false;
             for queue in &port.queues {
                 let mut slot = queue.worker();
-                if slot
-                    .as_ref()
-                    .is_some_and(|active| active.ring.memory().is_lost())
-                {
+                if slot.as_ref().is_some_and(|active| active.ring.is_lost()) {
                     *slot = None;
                     port.ring_stopped(queue.index);
                     lost = true;

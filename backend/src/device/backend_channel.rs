@@ -88,7 +88,8 @@ impl BackendChannel {
     /// Its descriptor did not come.
     pub fn adopt(handed: HandedChannel, descriptors: &mut Incoming) -> io::Result<Self> {
         let mut channel = Self::new(BackendSocket::new(descriptors.take(handed.socket)?));
-        channel.under_way = handed.under_way.into();
+        let under_way = handed.under_way.into_iter().map(Miss::forgotten);
+        channel.under_way = under_way.take(MAX_UNDER_WAY).collect();
         channel.unsent = handed.unsent;
         if let Some(room) = channel.answer.get_mut(..handed.answer.len()) {
             room.copy_from_slice(&handed.answer);

@@ -381,6 +381,7 @@ impl DeviceState {
         let (logged, translating) = (self.wants_log(), self.is_translating());
         self.session.features = Some(features);
         self.translate_after(translating, attachment);
+        self.forget_unwatched_translations(attachment);
         self.log_after_features(logged, attachment);
         let lost = if self.any_ring_runs() {
             attachment.set_features(features)
@@ -438,6 +439,7 @@ impl DeviceState {
                 ring.base_is_final = true;
             }
         }
+        self.forget_unwatched_translations(attachment);
         Outcome::Done
     }
 
@@ -599,6 +601,7 @@ impl DeviceState {
                     ring.origin = None;
                 }
                 self.log_after_stop(attachment);
+                self.forget_unwatched_translations(attachment);
                 self.base_of(queue)
             }
             // The request has only its own reply, so a ring that does not exist is told as one that never moved.

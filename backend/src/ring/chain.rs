@@ -285,7 +285,7 @@ impl ChainWalker {
                 RingError::Pending { addr }
             }
             Unavailable::Refused(access) => RingError::Refused { addr, access },
-            Unavailable::Outside | Unavailable::Scattered => bad_address(buffer),
+            Unavailable::Outside => bad_address(buffer),
         })
     }
 }

@@ -7,6 +7,7 @@
 
 use super::guest_memory::{GuestMemory, RegionWindow};
 use super::mapping::{MapFault, Mapping};
+use super::stitch::Stitch;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -237,6 +238,8 @@ pub struct Marks(Option<Box<Logged>>);
 #[derive(Debug)]
 struct Logged {
     memory: Arc<GuestMemory>,
+    /// What the ring has mapped once more.
+    stitches: Vec<Arc<Stitch>>,
     log: Arc<DirtyLog>,
     /// The region that was written last: the next write nearly always is there, too.
     window: RegionWindow,
@@ -246,10 +249,11 @@ struct Logged {
 
 impl Marks {
     /// Nothing written yet to `memory`.
-    pub(super) fn new(memory: &Arc<GuestMemory>) -> Self {
+    pub(super) fn new(memory: &Arc<GuestMemory>, stitches: &[Arc<Stitch>]) -> Self {
         Self(memory.log().map(|log| {
             Box::new(Logged {
                 memory: Arc::clone(memory),
+                stitches: stitches.to_vec(),
                 log: Arc::clone(log),
                 window: RegionWindow::NONE,
                 runs: [Run { first: 0, last: 0 }; RUNS],
@@ -303,9 +307,8 @@ impl Logged {
             self.window = self.memory.window_of_host(host)?;
             self.window.guest_of(host)
         });
-        // What lies in no region is nothing that a migration would copy.
         let (Some(guest), Some(more)) = (guest, len.checked_sub(1)) else {
-            return;
+            return self.wrote_stitched(host, len);
         };
         let (first, last) = (
             guest >> PAGE_SHIFT,
@@ -321,6 +324,24 @@ impl Logged {
                 run.last = run.last.max(last)
             }
             _ => self.add(Run { first, last }),
+        }
+    }
+
+    /// The same for what is no region, but pages of some; anything else is nothing that a migration would copy.
+    #[cold]
+    fn wrote_stitched(&mut self, mut host: *const u8, mut len: u64) {
+        while len > 0 {
+            let mut stitches = self.stitches.iter();
+            let Some((origin, room)) = stitches.find_map(|stitch| stitch.origin(host)) else {
+                return;
+            };
+            let now = len.min(room as u64);
+            // Only what lies in a region is gone on with, so this ends.
+            if self.memory.window_of_host(origin).is_some() {
+                self.wrote(origin, now);
+            }
+            host = host.wrapping_add(now as usize);
+            len -= now;
         }
     }
 
@@ -436,9 +457,9 @@ mod tests {
         let starts = [0x2000u64, 0x10_0000];
         let regions = starts.map(|start| (region(start), memfd(0x4000)));
         let memory = GuestMemory::map(regions.into()).unwrap();
-        assert!(!Marks::new(&memory).are_on());
+        assert!(!Marks::new(&memory, &[]).are_on());
         let memory = memory.with_log(Some(log(&file, 4096, 0).unwrap()));
-        let mut marks = Marks::new(&memory);
+        let mut marks = Marks::new(&memory, &[]);
         let host = |addr: u64| memory.window(addr).unwrap().at(addr).unwrap().0.as_ptr();
         for round in 0..40 {
             // More runs than wait at a time, in both regions, across pages.

@@ -66,18 +66,16 @@ pub enum RingError {
         /// Its length.
         len_bytes: u64,
     },
-    /// Pages of a part are in order for the device, but not in memory.
+    /// Pages of a part are in order for the device, but not in memory, and cannot be mapped one by one.
     #[error(
-        "the {part} at I/O address {addr:#x} ({len_bytes} bytes) is scattered in the guest's memory, which is not supported: \
-         use a smaller ring (rx_queue_size, tx_queue_size)"
+        "the {part} at I/O address {addr:#x} is scattered in the guest's memory, which works only without huge pages: give the VM \
+         other memory, or smaller rings (rx_queue_size, tx_queue_size)"
     )]
     Scattered {
         /// Which part.
         part: RingPart,
         /// Its address for the device.
         addr: u64,
-        /// Its length.
-        len_bytes: u64,
     },
     /// No fault, as far as is known: what is there was asked for, and the ring has to wait.
     #[error("waiting for the front-end to say what is at I/O address {addr:#x}")]

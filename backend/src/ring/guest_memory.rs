@@ -9,6 +9,7 @@ use super::iotlb::{Access, Iotlb, NoTranslation, PAGE_BYTES};
 use super::mapping::{MAX_TOTAL_BYTES, MapFault, Mapping};
 use super::record::RingIdentity;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -135,8 +136,15 @@ pub(super) enum Unavailable {
     Refused(Access),
     /// It will be there soon, or refused: it was asked for.
     Pending,
-    /// Its pages do not follow each other in memory.
-    Scattered,
+}
+
+/// Where a part of a ring is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In one piece, from here on.
+    Whole(NonNull<u8>),
+    /// In these pages, so many bytes behind the start of the first.
+    Scattered(Vec<NonNull<u8>>, usize),
 }
 
 impl From<(NoTranslation, Access)> for Unavailable {
@@ -322,39 +330,50 @@ impl GuestMemory {
         })
     }
 
-    /// Host address of a part of a ring, which has to lie in one piece; what is missing of it is asked for all at once.
+    /// Where a part of a ring is, of `len` bytes; what is missing of it is asked for all at once.
     pub(super) fn locate_part(
         &self,
         addr: u64,
         len: u64,
         access: Access,
-    ) -> Result<NonNull<u8>, Unavailable> {
+    ) -> Result<Place, Unavailable> {
         if self.iotlb.is_none() {
-            return self.translate_user(addr, len).ok_or(Unavailable::Outside);
+            let host = self.translate_user(addr, len);
+            return host.map(Place::Whole).ok_or(Unavailable::Outside);
         }
         let end = addr.checked_add(len).ok_or(Unavailable::Outside)?;
-        let (mut at, mut first) = (addr, None);
-        let mut missing = None;
-        while at < end {
+        let skipped = addr % PAGE_BYTES;
+        let (mut pages, mut missing) = (Vec::new(), None);
+        for at in (addr - skipped..end).step_by(PAGE_BYTES as usize) {
             match self.locate(at, access) {
                 Ok(window) => {
                     let (host, left) = window.at(at).ok_or(Unavailable::Outside)?;
-                    let first = *first.get_or_insert((host, at));
-                    if host.addr().get() - at as usize != first.0.addr().get() - first.1 as usize {
-                        missing.get_or_insert(Unavailable::Scattered);
+                    if left < PAGE_BYTES.min(end - at) {
+                        return Err(Unavailable::Outside);
                     }
-                    at = at.saturating_add(left);
+                    pages.push(host);
                 }
-                Err(why) => {
-                    missing.get_or_insert(why);
-                    at = (at & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);
-                }
+                Err(why) => drop(missing.get_or_insert(why)),
             }
         }
-        match (missing, first) {
-            (Some(why), _) => Err(why),
-            (None, first) => first.map(|(host, _)| host).ok_or(Unavailable::Outside),
+        if let Some(why) = missing {
+            return Err(why);
         }
+        let first = *pages.first().ok_or(Unavailable::Outside)?;
+        let behind_first = |bytes: usize| first.as_ptr().wrapping_add(bytes);
+        let mut in_order = pages.iter().enumerate();
+        if in_order.all(|(index, page)| page.as_ptr() == behind_first(index * PAGE_BYTES as usize))
+        {
+            let host = NonNull::new(behind_first(skipped as usize));
+            return host.map(Place::Whole).ok_or(Unavailable::Outside);
+        }
+        Ok(Place::Scattered(pages, skipped as usize))
+    }
+
+    /// In which file the byte at a host address is, and where.
+    pub(super) fn file_of(&self, host: NonNull<u8>) -> Option<(&File, u64)> {
+        let mut regions = self.regions.iter();
+        regions.find_map(|region| region.mapping.file_at(host))
     }
 
     /// The region that this process sees `host` in.
@@ -470,7 +489,6 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
 mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-    use std::fs::File;
 
     fn memfd(bytes: u64) -> OwnedFd {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();

@@ -79,6 +79,13 @@ pub struct Miss {
     number: u64,
 }
 
+impl Miss {
+    /// The same as a question that nobody asked here: an answer to it says nothing.
+    pub fn forgotten(self) -> Self {
+        Self { number: 0, ..self }
+    }
+}
+
 /// Why there is no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoTranslation {
@@ -219,13 +226,9 @@ impl Iotlb {
     /// to come counts neither; who needs to know asks again.
     pub fn forget_refusals(&self) {
         let mut state = self.write();
-        let State { asked, unsent, .. } = &mut *state;
-        asked.retain(|_, question| !question.is_refused);
-        let oldest = unsent.front().map_or(u64::MAX, |miss| miss.number);
-        for question in asked
-            .values_mut()
-            .filter(|question| question.number < oldest)
-        {
+        state.asked.retain(|_, question| !question.is_refused);
+        // Those that are not sent yet as well: the driver may unmap it before they are.
+        for question in state.asked.values_mut() {
             question.is_stale = true;
         }
     }
@@ -389,6 +392,25 @@ mod tests {
         assert_eq!(again, Err(NoTranslation::Pending));
         iotlb.ask_anew();
         assert_eq!(iotlb.next_miss(), None);
+    }
+
+    #[test]
+    fn a_refusal_of_what_an_earlier_driver_wanted_says_nothing() {
+        let iotlb = Iotlb::new().unwrap();
+        let _ = iotlb.find(0x5000, Access::Read);
+        let sent = iotlb.next_miss().unwrap();
+        let _ = iotlb.find(0x6000, Access::Read);
+        iotlb.forget_refusals();
+        let later = iotlb.next_miss().unwrap();
+        for (miss, iova) in [(sent, 0x5000), (later, 0x6000)] {
+            iotlb.answered(miss, false);
+            let asked = iotlb.find(iova, Access::Read);
+            assert_eq!(asked, Err(NoTranslation::Pending), "{iova:#x}");
+            let again = iotlb.next_miss().unwrap();
+            iotlb.answered(again.forgotten(), false);
+            let waiting = iotlb.find(iova, Access::Read);
+            assert_eq!(waiting, Err(NoTranslation::Pending), "{iova:#x}");
+        }
     }
 
     #[test]

@@ -106,6 +106,16 @@ impl Mapping {
         unsafe { NonNull::new_unchecked(self.region.as_ptr().add(self.skipped_bytes)) }
     }
 
+    /// In which file the byte at a host address is, and where.
+    pub(super) fn file_at(&self, host: NonNull<u8>) -> Option<(&File, u64)> {
+        let offset = (host.as_ptr() as usize).wrapping_sub(self.region.as_ptr() as usize);
+        let file = self
+            .region
+            .file_offset()
+            .filter(|_| offset < self.region.size())?;
+        Some((file.file(), file.start() + offset as u64))
+    }
+
     /// The file it is of.
     pub(super) fn file(&self) -> FileIdentity {
         self.file

@@ -9,7 +9,7 @@
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
 //! * [`virtqueue`]: a started ring: chains out, used elements in, notifications suppressed both ways;
-//!   [`split`] and [`packed`]: the two kinds, device side; `parts`: where they lie; [`error`]: what their drivers can do wrong;
+//!   [`split`] and [`packed`]: the two kinds, device side; `parts`: where they lie, `stitch`: in pieces perhaps; [`error`]: what their drivers can do wrong;
 //! * [`record`]: where packed rings came to, in memory that outlives the process;
 //! * [`chain`]: a chain taken from a ring, and the checks of each of its descriptors;
 //! * [`segment`]: descriptor chains as host memory, and the only functions that read or write it; `copy`: how;
@@ -36,6 +36,7 @@ pub mod segment;
 pub mod sigbus;
 mod signaller;
 pub mod split;
+mod stitch;
 pub mod syscalls;
 pub mod virtqueue;
 

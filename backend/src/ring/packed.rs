@@ -114,10 +114,11 @@ impl PackedRing {
         let parts = PackedParts::translate(&config.addresses, size, memory)?;
         let position = position_of(base, size)?;
         let origin = position_of(config.origin, size)?;
+        let marks = Marks::new(memory, parts.pieces.stitches());
         let mut ring = Self {
             chains: ChainWalker::new(memory, direction, features),
             parts,
-            marks: Marks::new(memory),
+            marks,
             size,
             next: 0,
             offered: 0,
@@ -148,7 +149,7 @@ impl PackedRing {
     ) -> Result<(), RingError> {
         self.parts = PackedParts::translate(addresses, self.size, memory)?;
         self.chains.replace_memory(memory);
-        self.marks = Marks::new(memory);
+        self.marks = Marks::new(memory, self.parts.pieces.stitches());
         if let Some(identity) = memory.identify_part(addresses.descriptor_table) {
             self.record.set_identity(identity);
         }
@@ -244,7 +245,13 @@ impl PackedRing {
     /// As [`Ring::forget_translations`](super::Ring::forget_translations).
     pub fn forget_translations(&mut self, addresses: &RingAddresses) -> bool {
         self.chains.forget_windows();
-        PackedParts::translate(addresses, self.size, self.chains.memory()) == Ok(self.parts)
+        let places = PackedParts::places(addresses, self.size, self.chains.memory());
+        places.is_ok_and(|places| self.parts.pieces.are_at(&places))
+    }
+
+    /// As [`Ring::is_lost`](super::Ring::is_lost).
+    pub fn is_lost(&self) -> bool {
+        self.memory().is_lost() || self.parts.pieces.are_lost()
     }
 
     /// As [`Ring::take_waits`](super::Ring::take_waits).

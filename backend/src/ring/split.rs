@@ -121,10 +121,11 @@ impl SplitRing {
         }
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let parts = Parts::translate(&config.addresses, size, event_idx, memory)?;
+        let marks = Marks::new(memory, parts.pieces.stitches());
         let mut ring = Self {
             chains: ChainWalker::new(memory, direction, features),
             parts,
-            marks: Marks::new(memory),
+            marks,
             mask: size - 1,
             size,
             next_avail: base,
@@ -162,7 +163,7 @@ impl SplitRing {
     ) -> Result<(), RingError> {
         self.parts = Parts::translate(addresses, self.size, self.event_idx, memory)?;
         self.chains.replace_memory(memory);
-        self.marks = Marks::new(memory);
+        self.marks = Marks::new(memory, self.parts.pieces.stitches());
         Ok(())
     }
 
@@ -174,6 +175,7 @@ impl SplitRing {
     ) -> Result<(), RingError> {
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         self.parts = Parts::translate(addresses, self.size, event_idx, self.chains.memory())?;
+        self.marks = Marks::new(self.chains.memory(), self.parts.pieces.stitches());
         self.event_idx = event_idx;
         self.chains.set_features(features);
         Ok(())
@@ -300,8 +302,13 @@ impl SplitRing {
     /// As [`Ring::forget_translations`](super::Ring::forget_translations).
     pub fn forget_translations(&mut self, addresses: &RingAddresses) -> bool {
         self.chains.forget_windows();
-        let parts = Parts::translate(addresses, self.size, self.event_idx, self.chains.memory());
-        parts == Ok(self.parts)
+        let places = Parts::places(addresses, self.size, self.event_idx, self.chains.memory());
+        places.is_ok_and(|places| self.parts.pieces.are_at(&places))
+    }
+
+    /// As [`Ring::is_lost`](super::Ring::is_lost).
+    pub fn is_lost(&self) -> bool {
+        self.memory().is_lost() || self.parts.pieces.are_lost()
     }
 
     /// As [`Ring::take_waits`](super::Ring::take_waits).

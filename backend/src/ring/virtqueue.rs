@@ -234,6 +234,14 @@ impl Ring {
         }
     }
 
+    /// Whether memory that it lies or works in was truncated by the front-end.
+    pub fn is_lost(&self) -> bool {
+        match &self.kind {
+            Kind::Split(ring) => ring.is_lost(),
+            Kind::Packed(ring) => ring.is_lost(),
+        }
+    }
+
     /// Whether a chain was left in the ring because something was not available, since this was asked last.
     pub fn take_waits(&mut self) -> bool {
         match &mut self.kind {

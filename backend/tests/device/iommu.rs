@@ -107,6 +107,22 @@ fn rings_wait_until_their_parts_are_known_and_again_when_they_are_taken_away() {
 }
 
 #[test]
+fn what_was_known_before_a_driver_stopped_its_device_counts_no_more() {
+    let mut machine = machine();
+    machine.ok(update(0));
+    machine.ok(update(1));
+    machine.effects();
+    machine.stop(0);
+    let all_gone = Effect::UnmapIo(0, u64::MAX);
+    assert!(!machine.effects().contains(&all_gone), "ring 1 runs");
+    machine.stop(1);
+    assert!(machine.effects().contains(&all_gone));
+    machine.ok(Request::SetFeatures(MODERN | ACCESS_PLATFORM));
+    machine.ok(Request::SetVringKick(0, Some(new_eventfd())));
+    assert_eq!(machine.phase(0), RingPhase::Waiting);
+}
+
+#[test]
 fn addresses_are_the_guests_own_unless_somebody_can_be_asked() {
     // DPDK's virtio_user acks ACCESS_PLATFORM and knows nothing of an IOTLB.
     let mut machine = Machine::new(1);

@@ -88,7 +88,7 @@ impl Station {
     /// With an IOMMU between the NIC and the guest's memory; the driver may have the device keep translations (ATS) or not.
     #[must_use]
     pub fn behind_iommu(self, ats: Ats) -> Self {
-        let station = self.nic("iommu_platform=on,disable-legacy=on,bus=iommu-port,rx_queue_size=256,tx_queue_size=256");
+        let station = self.nic("iommu_platform=on,disable-legacy=on,bus=iommu-port");
         match ats {
             Ats::On => station.nic("ats=on"),
             Ats::Off => station,

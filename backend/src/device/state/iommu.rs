@@ -28,6 +28,15 @@ impl DeviceState {
         }
     }
 
+    /// While no ring is with a worker, the front-end does not say what becomes of I/O addresses: QEMU hears of changes only between
+    /// the start of a device and its stop. So nothing that was known then counts any more.
+    pub(super) fn forget_unwatched_translations(&mut self, attachment: &mut dyn Attachment) {
+        let mut rings = self.session.rings.iter();
+        if self.is_translating() && !rings.any(|ring| ring.was_handed_over()) {
+            attachment.unmap_io(0, u64::MAX);
+        }
+    }
+
     pub(super) fn set_backend_channel(
         &mut self,
         socket: BackendSocket,
