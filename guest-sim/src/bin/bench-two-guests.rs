@@ -47,10 +47,16 @@ struct Arguments {
     /// Ack IN_ORDER.
     #[arg(long)]
     in_order: bool,
+    /// After each round, one with the migration log of both guests on and read every 100 ms.
+    #[arg(long, conflicts_with = "json")]
+    logging: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// How often a log is read out.
+const LOG_READ: Duration = Duration::from_millis(100);
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -150,16 +156,26 @@ fn measure(
 ) -> Result<Vec<Round>, Error> {
     let mut setup = Setup::new(arguments, ringswitch, size)?;
     setup.bounce_for(Duration::from_secs_f64(arguments.seconds.min(0.5)))?;
-    let mut rounds = Vec::new();
+    let (mut rounds, mut logged) = (Vec::new(), Vec::new());
     for number in 1..=arguments.rounds {
         let round = setup.round(arguments)?;
         if !arguments.json {
             print_line(size, &number.to_string(), &[round], ghz);
         }
         rounds.push(round);
+        if arguments.logging {
+            let round = setup.logged_round(arguments)?;
+            print_line(size, "logged", &[round], ghz);
+            logged.push(round);
+        }
     }
     if !arguments.json {
         print_line(size, "median", &rounds, ghz);
+    }
+    if arguments.logging {
+        print_line(size, "logged", &logged, ghz);
+        let kept = median(&logged, Round::mpps) / median(&rounds, Round::mpps);
+        println!("{size:>7} with the log on {:.1} % stays", 100.0 * kept);
     }
     Ok(rounds)
 }
@@ -168,6 +184,8 @@ struct Setup {
     // Dropped first: the guests hang up before the daemon ends.
     guests: Vec<(Nic, Bounce)>,
     daemon: Daemon,
+    /// When the logs were last read, while they are on.
+    log_read: Option<Instant>,
 }
 
 impl Setup {
@@ -215,7 +233,31 @@ impl Setup {
         Ok(Self {
             guests: ready,
             daemon,
+            log_read: None,
         })
+    }
+
+    fn logged_round(&mut self, arguments: &Arguments) -> Result<Round, Error> {
+        for (nic, _) in &mut self.guests {
+            nic.start_logging()?;
+        }
+        self.log_read = Some(Instant::now());
+        let round = self.round(arguments);
+        self.log_read = None;
+        for (nic, _) in &mut self.guests {
+            nic.vmm().stop_logging()?;
+        }
+        round
+    }
+
+    fn read_logs(&mut self, now: Instant) -> Result<(), Error> {
+        if self.log_read.is_some_and(|last| now - last >= LOG_READ) {
+            self.log_read = Some(now);
+            for (nic, _) in &mut self.guests {
+                nic.vmm().take_logged()?;
+            }
+        }
+        Ok(())
     }
 
     fn round(&mut self, arguments: &Arguments) -> Result<Round, Error> {
@@ -249,6 +291,7 @@ impl Setup {
                 }
             }
             let now = Instant::now();
+            self.read_logs(now)?;
             if frames > 0 {
                 last_frame = now;
             } else if now - last_frame > Duration::from_secs(2) {
