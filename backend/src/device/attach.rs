@@ -1,7 +1,7 @@
 //! The effects of the device's state machine: memory is mapped, rings go to workers and come back.
 //!
 //! `state` decides and calls an [`Attachment`] on the device thread; [`DatapathAttachment`] carries it out on the real data path.
-//! It owns every descriptor and the memory map of the session, so that [`DeviceState`](super::state::DeviceState) stays a plain
+//! It owns every descriptor and the memory map of the session, so that [`DeviceState`] stays a plain
 //! value. Kept true: each call either happens as a whole or changes nothing, except where it says which rings it had to stop.
 
 use super::backend_channel::{BackendChannel, HandedChannel};

@@ -149,6 +149,38 @@ fn pages_come_and_go_under_traffic() {
     switch.finish();
 }
 
+/// Translations, and questions under way, go along: pages come and go meanwhile.
+#[test]
+fn an_upgrade_loses_nothing_of_a_guest_behind_an_iommu() {
+    let mut switch = Switch::of(&VM[..2]);
+    let mut one = Behind::started(&switch, "vm1");
+    let mut other = switch.guest("vm2", guest_options());
+    let mut round = 0u64;
+    let come_and_go = |iommu: &mut Iommu, session: &mut Session| {
+        round += 1;
+        let at = round % 16 * 64 * PAGE_BYTES;
+        iommu.unmap(session, at, 64 * PAGE_BYTES).unwrap();
+        iommu.map(at, 64 * PAGE_BYTES, Permission::Both);
+    };
+    one.while_serving(come_and_go, |pair| {
+        for upgrade in 0..5 {
+            switch.upgrade(&[]);
+            for number in 40 * upgrade..40 * (upgrade + 1) {
+                let frame = numbered(number, 1, 2);
+                pair.guest_tx.send(&frame, WITHIN).unwrap();
+                verify_arrival(&frame, &mut other);
+            }
+            insist(&mut other, pair, 0..40);
+        }
+        pair.guest_tx.drain(WITHIN).unwrap();
+        pair.guest_rx.verify_untouched().unwrap();
+    });
+    one.settle();
+    let show = switch.show("vm1");
+    assert_eq!(show["device"]["connections"]["connects"], 1, "{show}");
+    switch.finish();
+}
+
 #[test]
 fn nothing_is_written_where_a_page_was_taken_away() {
     let switch = Switch::of(&VM[..2]);

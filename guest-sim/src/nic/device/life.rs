@@ -37,7 +37,7 @@ impl Nic {
     }
 
     /// QEMU's start while pages are logged, up to the moment before SET_LOG_BASE: the back-end has to hold the rings until that comes, with
-    /// [`Vmm::set_log_base`].
+    /// [`Vmm::set_log_base`](super::super::Vmm::set_log_base).
     ///
     /// # Errors
     /// What the session says.
