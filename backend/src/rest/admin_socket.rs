@@ -105,13 +105,18 @@ impl AdminSocket {
         })
     }
 
-    /// Takes over the socket that another process listens on at `path`.
-    pub fn adopt(listener: OwnedFd, path: &Path) -> Self {
+    /// Takes over the socket that another process listens on, wherever that is: a path that is configured otherwise since holds from the next
+    /// start.
+    pub fn adopt(listener: OwnedFd, configured: &Path) -> Self {
+        let listener = UnixListener::from(listener);
+        let bound = listener.local_addr().ok();
+        let bound = bound.and_then(|address| address.as_pathname().map(Path::to_owned));
+        let path = bound.unwrap_or_else(|| configured.to_owned());
         // A path that somebody removed is nothing of ours to remove.
-        let identity = std::fs::symlink_metadata(path);
+        let identity = std::fs::symlink_metadata(&path);
         Self {
-            listener: listener.into(),
-            path: path.to_owned(),
+            listener,
+            path,
             identity: identity.map_or((0, 0), |made| (made.dev(), made.ino())),
         }
     }
