@@ -6,7 +6,8 @@ use crate::control::clock::monotonic_now;
 use crate::control::services::NEIGHBORS;
 use crate::control::tables::Tables;
 use crate::control::tables::record::{read_record, write_record};
-use serde_json::{Value, json};
+use serde_json::json;
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -135,7 +136,7 @@ impl Learned {
 pub(super) fn send_entries(
     channel: &Channel,
     tables: &Tables,
-    looked_up: &[Value],
+    looked_up: &HashSet<String>,
 ) -> io::Result<()> {
     for table in tables.tables() {
         let mut after = None;
@@ -161,14 +162,14 @@ pub(super) fn send_entries(
     Ok(())
 }
 
-fn is_neighbor(entry: &TableEntry, looked_up: &[Value]) -> bool {
+fn is_neighbor(entry: &TableEntry, looked_up: &HashSet<String>) -> bool {
     entry.table == NEIGHBORS
-        && serde_json::to_value(&entry.key).is_ok_and(|key| looked_up.contains(&key))
+        && serde_json::to_value(&entry.key).is_ok_and(|key| looked_up.contains(&key.to_string()))
 }
 
-/// The key of a neighbour's entry.
-pub fn neighbor_key(interface: u32, address: IpAddr) -> Value {
-    json!({"interface": interface, "address": address.to_string()})
+/// The key of a neighbour's entry, as JSON.
+pub fn neighbor_key(interface: u32, address: IpAddr) -> String {
+    json!({"interface": interface, "address": address.to_string()}).to_string()
 }
 
 /// The entries of a message.

@@ -9,6 +9,7 @@ use crate::control::PortId;
 use crate::control::tables::Tables;
 use crate::datapath::{Datapath, PortTotals};
 use crate::device::{DeviceThread, Frozen};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ pub struct Giver<'a> {
     /// The configuration of the services, where there are some.
     pub services: Option<serde_json::Value>,
     /// The keys of the neighbours that they looked up.
-    pub looked_up: Vec<serde_json::Value>,
+    pub looked_up: HashSet<String>,
 }
 
 impl Giver<'_> {
