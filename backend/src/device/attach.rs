@@ -6,7 +6,7 @@
 
 use super::backend_channel::{BackendChannel, HandedChannel};
 use super::descriptors::BackendSocket;
-use super::state::DeviceState;
+use super::state::{DeviceState, Handled};
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::{
@@ -96,6 +96,15 @@ pub struct LostRing {
     pub reason: String,
 }
 
+/// What came of [`Attachment::exchange`].
+#[derive(Debug, Default)]
+pub struct Exchanged {
+    /// Rings that could not start should try again.
+    pub rings_may_start: bool,
+    /// What came of the request that was to be answered later ([`Outcome::Later`](super::state::Outcome::Later)).
+    pub late: Option<Handled>,
+}
+
 /// What the device state machine does to the world. Called on the device thread only; no call may block on a guest.
 pub trait Attachment: Send {
     /// Maps a whole new table and moves the running rings into it. On error the old map and all rings stay as they were.
@@ -150,13 +159,13 @@ pub trait Attachment: Send {
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-    /// Asks and hears what there is to be asked and heard; whether rings that could not start should try again.
-    fn exchange(&mut self) -> bool {
-        false
+    /// Asks and hears what there is to be asked and heard.
+    fn exchange(&mut self) -> Exchanged {
+        Exchanged::default()
     }
     /// Sends a frame as if the guest had.
     fn inject(&mut self, frame: &[u8]);
-    /// The session is over and every ring was stopped: closes its descriptors and unmaps its memory.
+    /// The session is over and every ring was stopped: closes its descriptors, unmaps its memory, gives up what it still had to answer.
     fn forget_session(&mut self);
     /// Where rings were is of no use to anybody any more.
     fn discard_positions(&mut self) {}
@@ -578,12 +587,15 @@ impl Attachment for DatapathAttachment {
         Some(self.ready.as_fd())
     }
 
-    fn exchange(&mut self) -> bool {
+    fn exchange(&mut self) -> Exchanged {
         let heard = self.talk();
         if heard {
             self.port.look_again();
         }
-        heard
+        Exchanged {
+            rings_may_start: heard,
+            late: None,
+        }
     }
 
     fn inject(&mut self, frame: &[u8]) {

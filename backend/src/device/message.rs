@@ -10,7 +10,7 @@
 use super::descriptors::BackendSocket;
 use crate::ring::{LogLayout, RegionLayout, Translation};
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use vhost::vhost_user::message::{
     FrontendReq, MAX_MSG_SIZE, VhostUserHeaderFlag, VhostUserVringAddrFlags,
 };
@@ -537,8 +537,20 @@ pub fn logs_used_ring(flags: u32) -> Option<bool> {
     (flags & !log == 0).then_some(flags & log != 0)
 }
 
-/// Body of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A descriptor that is an answer. Equal only to itself.
+#[derive(Debug)]
+pub struct AnsweringDescriptor(pub OwnedFd);
+
+impl PartialEq for AnsweringDescriptor {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_raw_fd() == other.0.as_raw_fd()
+    }
+}
+
+impl Eq for AnsweringDescriptor {}
+
+/// Body of a reply, or what comes beside it.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A value, or the 0 / 1 of REPLY_ACK.
     Value(u64),
@@ -551,12 +563,22 @@ pub enum Reply {
     },
     /// SET_LOG_BASE's own body: QEMU takes any, Cloud Hypervisor waits for these 16 bytes.
     Log(LogLayout),
+    /// A request's own body again, with what it asked for filled in: SET_MEM_TABLE and ADD_MEM_REG in postcopy.
+    Body(Vec<u8>),
+    /// No body; the answer is a descriptor: POSTCOPY_ADVISE.
+    Descriptor(AnsweringDescriptor),
 }
 
 impl Reply {
-    /// The whole message that answers `request`.
-    pub fn encode(self, request: RequestCode) -> Vec<u8> {
+    /// The whole message that answers `request`, and what goes with its first byte.
+    pub fn encode(self, request: RequestCode) -> (Vec<u8>, Option<OwnedFd>) {
+        let mut descriptor = None;
         let body: Vec<u8> = match self {
+            Self::Body(body) => body,
+            Self::Descriptor(answer) => {
+                descriptor = Some(answer.0);
+                Vec::new()
+            }
             Self::Value(value) => value.to_ne_bytes().to_vec(),
             Self::Vring { index, base } => [index, base].map(u32::to_ne_bytes).concat(),
             Self::Log(log) => [log.size_bytes, log.mmap_offset]
@@ -564,6 +586,7 @@ impl Reply {
                 .concat(),
         };
         let fields = [request.0, VERSION | FLAG_REPLY, body.len() as u32];
-        [fields.map(u32::to_ne_bytes).as_flattened(), &body].concat()
+        let bytes = [fields.map(u32::to_ne_bytes).as_flattened(), &body].concat();
+        (bytes, descriptor)
     }
 }

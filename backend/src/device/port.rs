@@ -1,7 +1,7 @@
 //! One port's socket life: waits for a front-end, serves its session, cleans up, waits again.
 //!
 //! Driven by the device thread's event loop; `thread` makes and removes it, control threads ask it for its status. Kept true: one
-//! session at a time; bounded work per wake-up, so that a flooding front-end delays nobody; at most one line in the log per second
+//! session at a time; a request that is answered later is answered before the next is read; bounded work per wake-up, so that a flooding front-end delays nobody; at most one line in the log per second
 //! for all that a front-end can do.
 //!
 //! ```text
@@ -10,6 +10,8 @@
 //! ```
 
 mod handover;
+#[cfg(test)]
+mod tests;
 
 pub use handover::HandedPort;
 
@@ -18,7 +20,7 @@ use super::features::PackedOffer;
 use super::listener::{self, Listener};
 use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
-use super::state::DeviceState;
+use super::state::{Answer, Asked, DeviceState, Handled};
 use super::status::{
     ConnectionCounters, DeviceStatus, LastMessage, Logging, Surroundings, describe,
 };
@@ -45,6 +47,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// The least time between two lines in the log about one port.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is watched of a session that is read.
+const READING: EventSet = EventSet::IN.union(EventSet::READ_HANG_UP);
 
 /// What woke the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +101,10 @@ struct Connected {
     session: Session,
     since: Instant,
     last_message: Option<(RequestCode, Instant)>,
-    /// EPOLLOUT is armed.
-    watches_output: bool,
+    /// What is armed.
+    watches: EventSet,
+    /// What is not answered yet; nothing more is read until it is.
+    waits: Option<Asked>,
     /// A refusal of this connection is in the log already.
     refusal_logged: bool,
 }
@@ -293,9 +300,7 @@ impl Port {
 
     fn begin_session(&mut self, stream: OwnedFd, ops: &mut EventOps) {
         let session = Session::new(stream);
-        if let Err(error) =
-            ops.add(Token::Session.watch(&session, EventSet::IN | EventSet::READ_HANG_UP))
-        {
+        if let Err(error) = ops.add(Token::Session.watch(&session, READING)) {
             self.connect_error = Some(format!("the connection cannot be watched: {error:?}"));
             self.retry_later();
             return;
@@ -306,7 +311,8 @@ impl Port {
             session,
             since: Instant::now(),
             last_message: None,
-            watches_output: false,
+            watches: READING,
+            waits: None,
             refusal_logged: false,
         });
     }
@@ -348,7 +354,7 @@ impl Port {
             self.end_session(end, ops);
             return;
         }
-        self.watch_output(ops);
+        self.watch_session(ops);
     }
 
     fn exchange(&mut self) -> Result<(), SessionEnd> {
@@ -360,6 +366,13 @@ impl Port {
             let Some(connected) = &mut self.connected else {
                 return Ok(());
             };
+            if connected.waits.is_some() {
+                // Nobody reads, so nobody else would see the end.
+                return match connected.session.is_dead() {
+                    true => Err(SessionEnd::Closed),
+                    false => Ok(()),
+                };
+            }
             let message = match connected.session.receive()? {
                 Received::Message(message) => message,
                 Received::Piece => continue,
@@ -370,33 +383,53 @@ impl Port {
             let answer = self
                 .device
                 .handle(&header, message.decode()?, self.attachment.as_mut());
-            if let Some(reply) = answer.reply {
-                connected.session.send(header.request, reply)?;
-            }
-            if let Some(refusal) = answer.refusal {
-                let first = !std::mem::replace(&mut connected.refusal_logged, true);
-                if first && self.may_log() {
-                    log::warn!("{}: {} refused: {refusal}", self.name, header.request);
-                }
-            }
+            self.send_answer(header.request, answer)?;
             self.tell_change("the driver stopped the device");
         }
         Ok(())
     }
 
-    /// Waits for room in the socket only while replies wait for it.
-    fn watch_output(&mut self, ops: &mut EventOps) {
+    fn send_answer(&mut self, request: RequestCode, answer: Answer) -> Result<(), SessionEnd> {
+        let Some(connected) = &mut self.connected else {
+            return Ok(());
+        };
+        connected.waits = answer.waits;
+        if let Some(reply) = answer.reply {
+            connected.session.send(request, reply)?;
+        }
+        if let Some(refusal) = answer.refusal {
+            let first = !std::mem::replace(&mut connected.refusal_logged, true);
+            if first && self.may_log() {
+                log::warn!("{}: {request} refused: {refusal}", self.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What came of the request that waits. Of one whose session is over nobody wants to hear.
+    fn answer_late(&mut self, handled: Handled) -> Result<(), SessionEnd> {
+        let waits = self.connected.as_ref().and_then(|it| it.waits);
+        let Some(asked) = waits else {
+            log::debug!("{}: nobody waits for {handled:?}", self.name);
+            return Ok(());
+        };
+        let answer = self.device.answer(asked, handled);
+        self.send_answer(asked.request, answer)
+    }
+
+    /// Waits for room in the socket only while replies wait for it, and for requests only while none waits for its answer.
+    fn watch_session(&mut self, ops: &mut EventOps) {
         let Some(connected) = &mut self.connected else {
             return;
         };
-        let wanted = connected.session.has_unsent();
-        if wanted == connected.watches_output {
+        let mut set = READING;
+        set.set(EventSet::IN, connected.waits.is_none());
+        set.set(EventSet::OUT, connected.session.has_unsent());
+        if set == connected.watches {
             return;
         }
-        let mut set = EventSet::IN | EventSet::READ_HANG_UP;
-        set.set(EventSet::OUT, wanted);
         match ops.modify(Token::Session.watch(&connected.session, set)) {
-            Ok(()) => connected.watches_output = wanted,
+            Ok(()) => connected.watches = set,
             Err(error) => self.end_session(
                 SessionEnd::Socket(io::Error::other(format!("{error:?}"))),
                 ops,
@@ -404,10 +437,17 @@ impl Port {
         }
     }
 
-    /// What the attachment talks about with the front-end goes on; rings may start by it.
-    fn attachment_ready(&mut self) {
-        self.device.attachment_ready(self.attachment.as_mut());
+    /// What the attachment talks about with the front-end goes on; rings may start by it, and a request may get its answer.
+    fn attachment_ready(&mut self, ops: &mut EventOps) {
+        let late = self.device.attachment_ready(self.attachment.as_mut());
         self.tell_change("its rings wait for the front-end");
+        if let Some(handled) = late {
+            if let Err(end) = self.answer_late(handled) {
+                self.end_session(end, ops);
+            }
+            // What came meanwhile wakes the port again.
+            self.watch_session(ops);
+        }
     }
 
     // The event loop.
@@ -529,7 +569,7 @@ impl MutEventSubscriber for Port {
             Some(Token::Listener) => self.accept(ops),
             Some(Token::Session) => self.serve(ops),
             Some(Token::Timer) => self.timer_expired(ops),
-            Some(Token::Attachment) => self.attachment_ready(),
+            Some(Token::Attachment) => self.attachment_ready(ops),
             None => {}
         }
     }

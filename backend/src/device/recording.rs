@@ -3,15 +3,17 @@
 //! Stands in for the data path in device tests and under the fuzzer. Not part of the public surface. Kept true: it refuses what
 //! the real one refuses, and panics where the state machine asks for what it must not.
 
-use super::attach::{AttachError, Attachment, LostRing, RingStart};
+use super::attach::{AttachError, Attachment, Exchanged, LostRing, RingStart};
 use super::descriptors::BackendSocket;
+use super::state::Handled;
 use crate::datapath::QueueIndex;
 use crate::ring::{
     LogCounts, LogError, LogLayout, RegionLayout, RingError, Translation, is_packed,
 };
+use rustix::event::{EventfdFlags, eventfd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One effect, as the state machine asked for it.
@@ -60,16 +62,42 @@ pub struct Recording {
     pub translating: bool,
     /// Translations in hand.
     pub translations: Vec<Translation>,
+    /// The next exchange hands this out.
+    pub late: Option<Handled>,
 }
 
 /// An [`Attachment`] that writes down what it is asked for, and checks that it is asked only for what is allowed.
-#[derive(Clone, Debug, Default)]
-pub struct RecordingAttachment(Arc<Mutex<Recording>>);
+#[derive(Clone, Debug)]
+pub struct RecordingAttachment {
+    recording: Arc<Mutex<Recording>>,
+    /// Rung when there is something to be exchanged.
+    bell: Option<Arc<OwnedFd>>,
+}
+
+impl Default for RecordingAttachment {
+    fn default() -> Self {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Self {
+            recording: Arc::default(),
+            bell: bell.ok().map(Arc::new),
+        }
+    }
+}
 
 impl RecordingAttachment {
     /// The script and the record; shared with every clone.
     pub fn recording(&self) -> MutexGuard<'_, Recording> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recording
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What came of the request that waits for its answer.
+    pub fn answer_later(&self, handled: Handled) {
+        self.recording().late = Some(handled);
+        if let Some(bell) = &self.bell {
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Everything asked for since the last call.
@@ -337,6 +365,20 @@ impl Attachment for RecordingAttachment {
         lost.collect()
     }
 
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        self.bell.as_ref().map(|bell| bell.as_fd())
+    }
+
+    fn exchange(&mut self) -> Exchanged {
+        if let Some(bell) = &self.bell {
+            let _ = rustix::io::read(bell, &mut [0; 8]);
+        }
+        Exchanged {
+            rings_may_start: false,
+            late: self.recording().late.take(),
+        }
+    }
+
     fn inject(&mut self, frame: &[u8]) {
         self.recording().note(Effect::Inject(frame.to_vec()));
     }
@@ -352,6 +394,7 @@ impl Attachment for RecordingAttachment {
         recording.translating = false;
         recording.translations.clear();
         recording.descriptors.clear();
+        recording.late = None;
         recording.note(Effect::ForgetSession);
     }
 }

@@ -1,8 +1,11 @@
 //! One connection: bytes and descriptors in, replies out, never blocking.
 //!
 //! `port` calls it on the device thread when the socket is ready. Kept true: a descriptor belongs to the message whose bytes it
-//! came with, because no read reaches past the message in hand; a front-end that does not read its replies costs at most
-//! [`MAX_UNSENT_BYTES`]; whatever ends the session closes every descriptor that it brought.
+//! came with, because no read reaches past the message in hand; one that answers goes with the first byte of its reply; a front-end that
+//! does not read its replies costs at most [`MAX_UNSENT_BYTES`] and one descriptor; whatever ends the session closes every descriptor that it brought.
+
+#[cfg(test)]
+mod tests;
 
 use super::descriptors::{admit, admit_without_socket, discard};
 use super::message::{
@@ -12,10 +15,11 @@ use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use vhost::vhost_user::message::FrontendReq;
@@ -33,7 +37,9 @@ pub enum SessionEnd {
     #[error("malformed message: {0}")]
     Malformed(#[from] Malformed),
     /// It sends requests and leaves the replies.
-    #[error("the front-end does not read its replies: {MAX_UNSENT_BYTES} bytes are unsent")]
+    #[error(
+        "the front-end does not read its replies: {MAX_UNSENT_BYTES} bytes of them, or two with a descriptor, are unsent"
+    )]
     NotReading,
     /// A socket error.
     #[error("the connection failed: {0}")]
@@ -178,6 +184,15 @@ pub struct Session {
     stream: OwnedFd,
     reader: MessageReader,
     unsent: Vec<u8>,
+    unsent_descriptor: Option<UnsentDescriptor>,
+}
+
+/// The answer to one request, which the socket has not taken yet.
+#[derive(Debug)]
+struct UnsentDescriptor {
+    /// Unsent bytes before the reply that it goes with.
+    behind_bytes: usize,
+    descriptor: OwnedFd,
 }
 
 impl Session {
@@ -187,14 +202,19 @@ impl Session {
             stream,
             reader: MessageReader::default(),
             unsent: Vec::new(),
+            unsent_descriptor: None,
         }
     }
 
     /// The connection as it is, in the middle of a message as it may be, and its descriptors once more.
     ///
     /// # Errors
-    /// A descriptor cannot be had.
+    /// A descriptor cannot be had, or one that answers is not sent yet ([`io::ErrorKind::ResourceBusy`]).
     pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedStream> {
+        if self.unsent_descriptor.is_some() {
+            let reason = "the front-end has not read a reply that comes with a descriptor";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
         let came = self.reader.descriptors.iter().map(|descriptor| {
             let descriptor = descriptor.try_clone()?;
             Ok::<_, io::Error>(descriptors.add(descriptor))
@@ -222,6 +242,7 @@ impl Session {
             stream: descriptors.take(handed.stream)?,
             reader,
             unsent: handed.unsent,
+            unsent_descriptor: None,
         })
     }
 
@@ -267,7 +288,18 @@ impl Session {
 
     /// Sends a reply, or keeps it until the socket takes more.
     pub fn send(&mut self, request: RequestCode, reply: Reply) -> Result<(), SessionEnd> {
-        self.unsent.extend_from_slice(&reply.encode(request));
+        let (bytes, descriptor) = reply.encode(request);
+        if let Some(descriptor) = descriptor {
+            let behind_bytes = self.unsent.len();
+            let unsent = UnsentDescriptor {
+                behind_bytes,
+                descriptor,
+            };
+            if self.unsent_descriptor.replace(unsent).is_some() {
+                return Err(SessionEnd::NotReading);
+            }
+        }
+        self.unsent.extend_from_slice(&bytes);
         self.flush()?;
         if self.unsent.len() > MAX_UNSENT_BYTES {
             return Err(SessionEnd::NotReading);
@@ -278,14 +310,8 @@ impl Session {
     /// Sends what is kept, as far as the socket takes it.
     pub fn flush(&mut self) -> Result<(), SessionEnd> {
         while !self.unsent.is_empty() {
-            match send(
-                &self.stream,
-                &self.unsent,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
-                Ok(sent) => {
-                    self.unsent.drain(..sent.min(self.unsent.len()));
-                }
+            match self.send_some() {
+                Ok(sent) => self.was_sent(sent),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(SessionEnd::Closed),
@@ -293,6 +319,37 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Bytes up to the reply with a descriptor, or that with all that comes after it (unix(7): ancillary data forms a barrier).
+    fn send_some(&self) -> Result<usize, Errno> {
+        let mut bytes = self.unsent.as_slice();
+        let mut beside = None;
+        if let Some(unsent) = &self.unsent_descriptor {
+            match unsent.behind_bytes {
+                0 => beside = Some([unsent.descriptor.as_fd()]),
+                before => bytes = bytes.get(..before).unwrap_or(bytes),
+            }
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(descriptor) = &beside {
+            control.push(SendAncillaryMessage::ScmRights(descriptor));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)
+    }
+
+    fn was_sent(&mut self, bytes: usize) {
+        self.unsent.drain(..bytes.min(self.unsent.len()));
+        self.unsent_descriptor = self.unsent_descriptor.take().and_then(|unsent| {
+            let behind_bytes = unsent.behind_bytes.checked_sub(bytes)?;
+            // One that was first in line went with the first byte.
+            (unsent.behind_bytes > 0).then_some(UnsentDescriptor {
+                behind_bytes,
+                ..unsent
+            })
+        });
     }
 
     /// Whether replies wait for the socket.

@@ -125,16 +125,19 @@ pub enum Refusal {
 
 /// What came of a request.
 #[derive(Debug)]
-enum Outcome {
+pub enum Outcome {
     /// The request has a reply of its own.
     Reply(Reply),
     /// Done; answered only if the front-end asks for it.
     Done,
     /// Not done, and the reply cannot say so.
     Refused(Reply, Refusal),
+    /// Under way: what came of it is what [`Attachment::exchange`] hands out later. Nothing else is asked until then.
+    Later,
 }
 
-type Handled = Result<Outcome, Refusal>;
+/// What came of a request, or why nothing did.
+pub type Handled = Result<Outcome, Refusal>;
 
 /// What [`DeviceState::handle`] answers.
 #[derive(Debug)]
@@ -143,6 +146,17 @@ pub struct Answer {
     pub reply: Option<Reply>,
     /// Why the request was refused, whether or not the front-end asked.
     pub refusal: Option<Refusal>,
+    /// What is not answered yet; [`DeviceState::answer`] does, before any other request is handled.
+    pub waits: Option<Asked>,
+}
+
+/// A request as far as its answer depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which.
+    pub request: RequestCode,
+    /// It is answered even if it has no reply of its own.
+    pub wants_ack: bool,
 }
 
 /// What a front-end negotiated; starts afresh with each connection.
@@ -264,30 +278,36 @@ impl DeviceState {
         let handled = self.dispatch(request, attachment);
         // Asked after the request: SET_PROTOCOL_FEATURES that acks REPLY_ACK may itself ask for a reply.
         let wants_ack = header.need_reply && self.acked(VhostUserProtocolFeatures::REPLY_ACK);
-        match handled {
-            Ok(Outcome::Reply(reply)) => Answer {
-                reply: Some(reply),
-                refusal: None,
-            },
-            Ok(Outcome::Done) => Answer {
-                reply: wants_ack.then_some(Reply::Value(0)),
-                refusal: None,
-            },
-            Ok(Outcome::Refused(reply, refusal)) => {
-                self.note_refusal(header.request, &refusal);
-                Answer {
-                    reply: Some(reply),
-                    refusal: Some(refusal),
-                }
+        let request = header.request;
+        self.answer(Asked { request, wants_ack }, handled)
+    }
+
+    /// Answers what was asked, at once or later.
+    pub fn answer(&mut self, asked: Asked, handled: Handled) -> Answer {
+        let wants_ack = asked.wants_ack;
+        let (reply, refusal) = match handled {
+            Ok(Outcome::Reply(reply)) => (Some(reply), None),
+            Ok(Outcome::Done) => (wants_ack.then_some(Reply::Value(0)), None),
+            Ok(Outcome::Refused(reply, refusal)) => (Some(reply), Some(refusal)),
+            Ok(Outcome::Later) => {
+                return Answer {
+                    reply: None,
+                    refusal: None,
+                    waits: Some(asked),
+                };
             }
             Err(refusal) => {
-                self.note_refusal(header.request, &refusal);
                 self.counters.nacks += u64::from(wants_ack);
-                Answer {
-                    reply: wants_ack.then_some(Reply::Value(1)),
-                    refusal: Some(refusal),
-                }
+                (wants_ack.then_some(Reply::Value(1)), Some(refusal))
             }
+        };
+        if let Some(refusal) = &refusal {
+            self.note_refusal(asked.request, refusal);
+        }
+        Answer {
+            reply,
+            refusal,
+            waits: None,
         }
     }
 

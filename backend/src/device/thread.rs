@@ -256,6 +256,13 @@ impl DeviceThread {
         }
     }
 
+    /// A port, locked.
+    #[cfg(test)]
+    pub(super) fn locked<R>(&self, id: PortId, act: impl FnOnce(&mut Port) -> R) -> R {
+        let port = self.ports().get(&id).map(|served| Arc::clone(&served.port));
+        act(&mut lock(&port.expect("it is served")))
+    }
+
     fn serve(
         &self,
         spec: VhostPortSpec,

@@ -75,7 +75,11 @@ fn handle(
 ) -> Result<(), Malformed> {
     let header = message.header;
     let request = message.decode()?;
-    let Answer { reply, refusal } = device.handle(&header, request, effects);
+    let Answer {
+        reply,
+        refusal,
+        waits: _,
+    } = device.handle(&header, request, effects);
     if let (Some(reply), Some(_)) = (reply, refusal) {
         assert!(header.need_reply, "a refusal is sent only to who asked");
         assert_eq!(reply, Reply::Value(1), "a refusal is a NACK");

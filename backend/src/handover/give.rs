@@ -65,6 +65,9 @@ pub enum UpgradeError {
     /// It was not ready in time.
     #[error("the new process was not ready within {} ms", .0.as_millis())]
     TooSlow(Duration),
+    /// A port does what only the process can end that began it.
+    #[error("{0}; try again when that is done")]
+    Busy(String),
     /// Something else.
     #[error("the new process cannot be told: {0}")]
     Channel(io::Error),
@@ -284,6 +287,7 @@ fn explain(error: io::Error, child: &mut Child, patience: Duration) -> UpgradeEr
     end(child);
     match (error.kind(), ended) {
         (io::ErrorKind::PermissionDenied, _) => UpgradeError::Refused(error.to_string()),
+        (io::ErrorKind::ResourceBusy, _) => UpgradeError::Busy(error.to_string()),
         (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => UpgradeError::TooSlow(patience),
         (_, Some(status)) => UpgradeError::Ended(status.to_string()),
         _ if is_closed(&error) => UpgradeError::Ended("it closed its end".to_owned()),

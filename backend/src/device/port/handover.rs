@@ -4,7 +4,7 @@
 //! moment in which nobody serves them. In the new process [`Port::adopt`] makes the same port of it, which does nothing before
 //! [`Port::go`]. Should the new one fail, [`Port::unpark`] goes on where the old one was.
 
-use super::{Connected, Endpoint, Port, RETRY_FIRST, Token};
+use super::{Connected, Endpoint, Port, READING, RETRY_FIRST, Token};
 use crate::device::attach::{DatapathAttachment, HandedAttachment};
 use crate::device::listener::Listener;
 use crate::device::message::RequestCode;
@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vmm_sys_util::epoll::EventSet;
 
 /// A connected front-end, on its way.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,8 +63,12 @@ impl Port {
     /// The port as it is, and its descriptors once more.
     ///
     /// # Errors
-    /// A descriptor cannot be had.
+    /// A descriptor cannot be had, or a request waits for its answer ([`io::ErrorKind::ResourceBusy`]): what works at that stays here.
     pub fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedPort> {
+        if let Some(asked) = self.connected.as_ref().and_then(|it| it.waits) {
+            let reason = format!("{} has not answered {} yet", self.name, asked.request);
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
         let listener = match &self.endpoint {
             Endpoint::Server(listener) => Some(descriptors.add(listener.share()?)),
             Endpoint::Client(_) | Endpoint::Closed => None,
@@ -146,7 +149,8 @@ impl Port {
                 session: Session::adopt(session.stream, descriptors)?,
                 since: ago(session.since_ms),
                 last_message: last_message.map(|(request, ms)| (RequestCode(request), ago(ms))),
-                watches_output: false,
+                watches: READING,
+                waits: None,
                 refusal_logged: false,
             })
         });
@@ -187,11 +191,10 @@ impl Port {
         match &self.connected {
             Some(connected) => {
                 let session = &connected.session;
-                let set = EventSet::IN | EventSet::READ_HANG_UP;
-                if let Err(error) = ops.add(Token::Session.watch(session, set)) {
+                if let Err(error) = ops.add(Token::Session.watch(session, READING)) {
                     log::error!("{}: the connection cannot be watched: {error:?}", self.name);
                 }
-                self.watch_output(ops);
+                self.watch_session(ops);
             }
             None if matches!(self.endpoint, Endpoint::Client(_)) => self.connect(ops),
             None => {}

@@ -81,10 +81,13 @@ impl DeviceState {
         Outcome::Reply(Reply::Value(0))
     }
 
-    /// The attachment's own descriptors are ready: questions go out, answers come in.
-    pub fn attachment_ready(&mut self, attachment: &mut dyn Attachment) {
-        if attachment.exchange() {
+    /// The attachment's own descriptors are ready: questions go out, answers come in. What came of the request that waits for its answer,
+    /// if that is known now.
+    pub fn attachment_ready(&mut self, attachment: &mut dyn Attachment) -> Option<Handled> {
+        let exchanged = attachment.exchange();
+        if exchanged.rings_may_start {
             self.start_waiting_rings(attachment);
         }
+        exchanged.late
     }
 }
