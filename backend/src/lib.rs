@@ -10,6 +10,7 @@ pub mod device;
 pub mod fuzzing;
 pub mod handover;
 pub mod metrics;
+pub mod pager;
 pub mod port;
 pub mod rest;
 pub mod ring;

@@ -138,6 +138,9 @@ pub enum Command {
     Explain(ExplainArguments),
     /// List every reason to drop a frame, with what to do about it. Needs no daemon.
     DropReasons,
+    /// What the daemon starts for a port whose VM arrives page by page.
+    #[command(hide = true)]
+    PostcopyPager,
 }
 
 /// What to do with ports.

@@ -42,6 +42,10 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::DropReasons => print(&super::render_tables::reasons(
             &crate::rest::explain::all_reasons(),
         )),
+        Command::PostcopyPager => crate::pager::process::run().map_err(|source| CliError::Io {
+            action: "fetch pages",
+            source,
+        }),
         command => {
             let format = if arguments.json {
                 Format::Json
@@ -83,7 +87,9 @@ fn run(settings: &Settings, admin: Option<String>) -> Result<(), CliError> {
 
 async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), CliError> {
     match command {
-        Command::Run(_) | Command::Check(_) | Command::DropReasons => Ok(()),
+        Command::Run(_) | Command::Check(_) | Command::DropReasons | Command::PostcopyPager => {
+            Ok(())
+        }
         Command::Program { command } => super::program::ask(command, client, format).await,
         Command::Table { command } => table_commands::table(command, client, format).await,
         Command::Group { command } => table_commands::group(command, client, format).await,

@@ -6,9 +6,12 @@
 
 use super::backend_channel::{BackendChannel, HandedChannel};
 use super::descriptors::BackendSocket;
-use super::state::{DeviceState, Handled};
+use super::message::{AnsweringDescriptor, Reply};
+use super::receiving::Receiving;
+use super::state::{DeviceState, Handled, Outcome, Refusal};
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
+use crate::pager::client::PagerEnd;
 use crate::ring::{
     DirtyLog, EventSink, EventSource, GuestMemory, Iotlb, LogCounts, LogError, LogLayout,
     MemoryError, RecordFile, RegionLayout, RingAddresses, RingConfig, RingError, Translation,
@@ -155,6 +158,22 @@ pub trait Attachment: Send {
     fn map_io(&mut self, translation: Translation) -> Result<Vec<QueueIndex>, AttachError>;
     /// Forgets what those from `first` to `last` stand for. When this returns none of that is used, but by the rings it names.
     fn unmap_io(&mut self, first: u64, last: u64) -> Vec<QueueIndex>;
+    /// The VM's memory may arrive page by page. [`Self::exchange`] hands out the answer, with what the front-end hears of missing pages by.
+    fn prepare_to_receive(&mut self) -> Result<(), PagerEnd> {
+        Err(PagerEnd::Start(io::ErrorKind::Unsupported.into()))
+    }
+    /// Regions that are added from now on arrive page by page, until [`Self::all_received`].
+    fn receive_from_now_on(&mut self) {}
+    /// Where the front-end will see faults in a region that arrives page by page.
+    fn fault_address(&self, _region: &RegionLayout) -> Option<u64> {
+        None
+    }
+    /// The front-end understands faults in all regions: missing pages may be asked for.
+    fn regions_known(&mut self) {}
+    /// All pages are here.
+    fn all_received(&mut self) -> Vec<LostRing> {
+        Vec::new()
+    }
     /// Becomes readable when [`Self::exchange`] is to be called.
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -230,7 +249,11 @@ pub struct DatapathAttachment {
     iotlb: Arc<Iotlb>,
     is_translating: bool,
     channel: Option<BackendChannel>,
-    /// Watches the channel, and whether there is something to be asked.
+    /// Memory that arrives page by page, or may.
+    receiving: Option<Receiving>,
+    /// Regions that are added do.
+    receives: bool,
+    /// Watches the channel and the pager, and whether there is something to be asked.
     ready: OwnedFd,
 }
 
@@ -253,6 +276,8 @@ impl DatapathAttachment {
             iotlb,
             is_translating: false,
             channel: None,
+            receiving: None,
+            receives: false,
             ready,
         })
     }
@@ -364,6 +389,44 @@ impl DatapathAttachment {
         })
     }
 
+    /// `memory`, of which regions that are new arrive page by page, if any do at all.
+    fn receive(
+        &mut self,
+        memory: Arc<GuestMemory>,
+        is_new: impl Fn(&RegionLayout) -> bool,
+    ) -> Result<Arc<GuestMemory>, AttachError> {
+        match &mut self.receiving {
+            Some(receiving) if self.receives => Ok(receiving.receive(&memory, is_new)?),
+            _ => Ok(memory),
+        }
+    }
+
+    /// Serves the pager, if there is one; whether pages came, and what came of the request that wanted one.
+    fn talk_to_pager(&mut self) -> (bool, Option<Handled>) {
+        let Some(receiving) = &mut self.receiving else {
+            return (false, None);
+        };
+        let had_pager = receiving.watched().is_some();
+        let news = receiving.talk(self.memory.as_ref());
+        // One that is gone was closed, and so is not watched any more.
+        if had_pager && let Some(watched) = receiving.watched() {
+            let again = rewatch(&self.ready, watched, (PAGER, false));
+            if let Err(error) = again {
+                log::error!("a pager cannot be watched: {error}");
+            }
+        }
+        let late = news.ready.map(|ready| match ready {
+            Ok(faults) => Ok(Outcome::Reply(Reply::Descriptor(AnsweringDescriptor(
+                faults,
+            )))),
+            Err(end) => Ok(Outcome::Refused(
+                Reply::Body(Vec::new()),
+                Refusal::Postcopy(end),
+            )),
+        });
+        (news.arrived, late)
+    }
+
     fn events(&mut self, queue: QueueIndex) -> &mut RingEvents {
         self.events.entry(queue).or_default()
     }
@@ -372,14 +435,27 @@ impl DatapathAttachment {
 /// One of `set_kick`, `set_call` and `set_error`.
 type SetEvent = fn(&mut DatapathAttachment, QueueIndex, Option<OwnedFd>) -> Result<(), AttachError>;
 
-/// Waits for answers always, and for room only while questions wait for it.
+/// What is watched, for nobody but who debugs it.
+const CHANNEL: u64 = 1;
+const PAGER: u64 = 2;
+const MISSING: u64 = 3;
+
 fn watch(ready: &OwnedFd, channel: &BackendChannel, is_new: bool) -> io::Result<()> {
-    let Some((socket, has_unsent)) = channel.watched() else {
-        return Ok(());
-    };
+    match channel.watched() {
+        Some(watched) => rewatch(ready, watched, (CHANNEL, is_new)),
+        None => Ok(()),
+    }
+}
+
+/// Waits for answers always, and for room only while questions wait for it.
+fn rewatch(
+    ready: &OwnedFd,
+    (socket, has_unsent): (BorrowedFd<'_>, bool),
+    (what, is_new): (u64, bool),
+) -> io::Result<()> {
     let mut flags = epoll::EventFlags::IN;
     flags.set(epoll::EventFlags::OUT, has_unsent);
-    let event = epoll::EventData::new_u64(1);
+    let event = epoll::EventData::new_u64(what);
     if is_new {
         epoll::add(ready, socket, event, flags)?;
     } else {
@@ -410,6 +486,7 @@ impl Attachment for DatapathAttachment {
         regions: Vec<(RegionLayout, OwnedFd)>,
     ) -> Result<Vec<LostRing>, AttachError> {
         let memory = GuestMemory::map(regions)?;
+        let memory = self.receive(memory, |_| true)?;
         Ok(self.install(&memory))
     }
 
@@ -422,6 +499,7 @@ impl Attachment for DatapathAttachment {
             Some(memory) => memory.with_region(layout, file)?,
             None => GuestMemory::map(vec![(layout, file)])?,
         };
+        let memory = self.receive(memory, |added| *added == layout)?;
         Ok(self.install(&memory))
     }
 
@@ -511,7 +589,7 @@ impl Attachment for DatapathAttachment {
             error: events.error.clone(),
         };
         self.port.start_ring(queue, &memory, config)?;
-        if self.is_translating {
+        if self.is_translating || self.receives {
             self.port.ask_ahead(queue);
         }
         Ok(())
@@ -587,14 +665,61 @@ impl Attachment for DatapathAttachment {
         Some(self.ready.as_fd())
     }
 
+    fn prepare_to_receive(&mut self) -> Result<(), PagerEnd> {
+        // One that an earlier announcement left is let go of.
+        self.receiving = None;
+        let receiving = Receiving::start()?;
+        let event = epoll::EventData::new_u64(MISSING);
+        let watched = epoll::add(&self.ready, receiving.bell(), event, epoll::EventFlags::IN)
+            .map_err(io::Error::from);
+        let pager = receiving.watched();
+        let watched = watched.and_then(|()| match pager {
+            Some(pager) => rewatch(&self.ready, pager, (PAGER, true)),
+            None => Ok(()),
+        });
+        watched.map_err(PagerEnd::Start)?;
+        self.receiving = Some(receiving);
+        Ok(())
+    }
+
+    fn receive_from_now_on(&mut self) {
+        self.receives = self.receiving.is_some();
+    }
+
+    fn fault_address(&self, region: &RegionLayout) -> Option<u64> {
+        let receiving = self.receiving.as_ref()?;
+        receiving.first_byte(region.guest_phys_addr)
+    }
+
+    fn regions_known(&mut self) {
+        if let Some(receiving) = &mut self.receiving {
+            receiving.allow_fetching();
+        }
+        let _ = self.talk_to_pager();
+    }
+
+    fn all_received(&mut self) -> Vec<LostRing> {
+        self.receives = false;
+        if self.receiving.take().is_none() {
+            return Vec::new();
+        }
+        let Some(memory) = self.memory.clone() else {
+            return Vec::new();
+        };
+        let lost = self.install(&memory.received());
+        self.port.look_again();
+        lost
+    }
+
     fn exchange(&mut self) -> Exchanged {
         let heard = self.talk();
-        if heard {
+        let (arrived, late) = self.talk_to_pager();
+        if heard || arrived {
             self.port.look_again();
         }
         Exchanged {
-            rings_may_start: heard,
-            late: None,
+            rings_may_start: heard || arrived,
+            late,
         }
     }
 
@@ -609,6 +734,8 @@ impl Attachment for DatapathAttachment {
         self.drop_channel();
         self.is_translating = false;
         self.iotlb.clear();
+        self.receiving = None;
+        self.receives = false;
     }
 
     fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {

@@ -95,7 +95,7 @@ impl Offer {
         if *packed == PackedOffer::Made {
             virtio |= RING_PACKED;
         }
-        let protocol = VhostUserProtocolFeatures::MQ
+        let mut protocol = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RARP
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -103,6 +103,10 @@ impl Offer {
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        // QEMU 10.0 takes the pairs' userfaultfds for each other and does not get through a postcopy migration with more than one.
+        if queue_pairs == 1 {
+            protocol |= VhostUserProtocolFeatures::PAGEFAULT;
+        }
         Self {
             virtio,
             protocol: protocol.bits(),
@@ -248,6 +252,13 @@ mod tests {
             Offer::new(2, &PackedOffer::Made).virtio & (1 << VIRTIO_NET_F_MQ),
             0
         );
+    }
+
+    #[test]
+    fn postcopy_is_offered_only_where_qemu_survives_it() {
+        let pagefault = VhostUserProtocolFeatures::PAGEFAULT.bits();
+        let offered = |pairs| Offer::new(pairs, &PackedOffer::NotWanted).protocol & pagefault;
+        assert_eq!((offered(1), offered(2)), (pagefault, 0));
     }
 
     #[test]

@@ -260,6 +260,14 @@ pub enum Request {
     SetBackendReqFd(BackendSocket),
     /// What I/O addresses stand for.
     Iotlb(IotlbChange),
+    /// The VM may arrive page by page.
+    PostcopyAdvise,
+    /// It does.
+    PostcopyListen,
+    /// It has.
+    PostcopyEnd,
+    /// Faults in the regions shared last are understood (QEMU: the last request once more, with a word as its body).
+    PostcopyAck,
     /// Anything this port did not offer.
     Unsupported,
 }
@@ -313,6 +321,14 @@ impl Message {
             R::SET_VRING_ERR => {
                 let (index, descriptor) = self.vring_descriptor()?;
                 Request::SetVringErr(index, descriptor)
+            }
+            R::POSTCOPY_ADVISE => self.empty(Request::PostcopyAdvise)?,
+            R::POSTCOPY_LISTEN => self.empty(Request::PostcopyListen)?,
+            R::POSTCOPY_END => self.empty(Request::PostcopyEnd)?,
+            // A table of no region is one, too: the device knows which is due.
+            R::SET_MEM_TABLE | R::ADD_MEM_REG | R::REM_MEM_REG if self.body == [0; 8] => {
+                self.expect_descriptors(0)?;
+                Request::PostcopyAck
             }
             R::SET_MEM_TABLE => self.memory_table()?,
             R::ADD_MEM_REG => {
@@ -529,6 +545,32 @@ fn halves(value: u64) -> (u32, u32) {
         u32::from_ne_bytes([a, b, c, d]),
         u32::from_ne_bytes([e, f, g, h]),
     )
+}
+
+/// A memory table as a reply has it (vhost-user: Memory regions description).
+pub fn memory_table_body(regions: &[RegionLayout]) -> Vec<u8> {
+    let count = u64::from(u32::try_from(regions.len()).unwrap_or(u32::MAX));
+    let words = regions.iter().flat_map(region_words);
+    [count]
+        .into_iter()
+        .chain(words)
+        .flat_map(u64::to_ne_bytes)
+        .collect()
+}
+
+/// One region as a reply has it (vhost-user: Single memory region description).
+pub fn single_region_body(region: &RegionLayout) -> Vec<u8> {
+    let words = [0].into_iter().chain(region_words(region));
+    words.flat_map(u64::to_ne_bytes).collect()
+}
+
+fn region_words(region: &RegionLayout) -> [u64; 4] {
+    [
+        region.guest_phys_addr,
+        region.size_bytes,
+        region.user_addr,
+        region.mmap_offset,
+    ]
 }
 
 /// Whether SET_VRING_ADDR's flags ask for the used ring to be logged; `None` when a reserved bit is set.

@@ -11,6 +11,7 @@
 //! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and `rarp`.
 //! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
 //! * [`backend_channel`]: what front-ends are asked;
+//! * `receiving`: their memory, while it arrives page by page;
 //! * [`status`]: all of it in words, for `port show`.
 //!
 //! Protocol code never touches a frame; data-path code never touches a socket.
@@ -23,6 +24,7 @@ mod listener;
 pub mod message;
 mod port;
 mod rarp;
+mod receiving;
 #[doc(hidden)]
 pub mod recording;
 pub mod ring_state;

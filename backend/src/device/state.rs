@@ -11,10 +11,14 @@
 //! * GET_QUEUE_NUM is pairs to QEMU and rings to Cloud Hypervisor: see [`FrontEnd`].
 //! * Memory, descriptors and protocol features outlive RESET_DEVICE and GET_VRING_BASE: QEMU does not send them again.
 //! * `iommu`: rings and buffers may be at addresses that only the front-end knows the meaning of.
+//! * `postcopy`: memory may arrive while the VM runs already.
 //! * `migration`: with LOG_ALL acked and no log mapped, rings are held back.
 
 mod iommu;
 mod migration;
+mod postcopy;
+
+pub use postcopy::PostcopyPhase;
 
 use super::attach::{AttachError, Attachment, LostRing, RingStart};
 use super::features::{
@@ -25,6 +29,7 @@ use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_u
 use super::rarp::{self, RARP_FRAME_BYTES};
 use super::ring_state::{RingPhase, RingState};
 use crate::datapath::QueueIndex;
+use crate::pager::client::PagerEnd;
 use crate::ring::{LogLayout, RegionLayout, RingAddresses, is_packed};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
@@ -117,6 +122,12 @@ pub enum Refusal {
     Log(AttachError),
     #[error("the front-end's channel for requests of the back-end cannot be used: {0}")]
     BackendChannel(AttachError),
+    #[error("a postcopy migration that is announced after memory was shared")]
+    PostcopyTooLate,
+    #[error("a postcopy phase that was not announced")]
+    PostcopyOutOfTurn,
+    #[error("memory cannot be received page by page: {0}")]
+    Postcopy(PagerEnd),
     #[error("an IOTLB message that cannot be, or without ACCESS_PLATFORM and BACKEND_REQ")]
     Iotlb,
     #[error("this request was not offered")]
@@ -177,6 +188,8 @@ pub struct SessionState {
     pub memory: Vec<RegionLayout>,
     /// SET_LOG_BASE, while the log is mapped.
     pub log: Option<LogLayout>,
+    /// How far a postcopy migration to here came.
+    pub postcopy: PostcopyPhase,
     /// NET_SET_MTU.
     pub mtu: Option<u16>,
     /// SEND_RARP that waits for a ring to run.
@@ -386,6 +399,10 @@ impl DeviceState {
             Request::SetLogBase(layout, file) => self.set_log(layout, file, attachment),
             Request::SetBackendReqFd(socket) => self.set_backend_channel(socket, attachment),
             Request::Iotlb(change) => Ok(self.change_iotlb(change, attachment)),
+            Request::PostcopyAdvise => self.postcopy_advise(attachment),
+            Request::PostcopyListen => self.postcopy_listen(attachment),
+            Request::PostcopyEnd => self.postcopy_end(attachment),
+            Request::PostcopyAck => self.postcopy_ack(attachment),
             Request::Unsupported => Err(Refusal::Unsupported),
         }
     }
@@ -473,10 +490,13 @@ impl DeviceState {
         if regions.is_empty() {
             return Err(Refusal::EmptyMemoryTable);
         }
-        let layouts = regions.iter().map(|(layout, _)| *layout).collect();
-        let lost = attachment.set_memory(regions).map_err(Refusal::Memory)?;
-        self.session.memory = layouts;
-        self.settle(lost, attachment)
+        let layouts: Vec<_> = regions.iter().map(|(layout, _)| *layout).collect();
+        let shared = attachment.set_memory(regions).map_err(Refusal::Memory);
+        let shared = shared.and_then(|lost| {
+            self.session.memory.clone_from(&layouts);
+            self.settle(lost, attachment)
+        });
+        self.answer_with_regions((&layouts, true), shared, attachment)
     }
 
     fn add_region(
@@ -485,14 +505,17 @@ impl DeviceState {
         file: OwnedFd,
         attachment: &mut dyn Attachment,
     ) -> Handled {
-        if self.session.memory.len() >= MAX_MEMORY_SLOTS {
-            return Err(Refusal::MemorySlots);
-        }
-        let lost = attachment
-            .add_region(layout, file)
-            .map_err(Refusal::Memory)?;
-        self.session.memory.push(layout);
-        self.settle(lost, attachment)
+        let shared = if self.session.memory.len() < MAX_MEMORY_SLOTS {
+            let added = attachment.add_region(layout, file);
+            added.map_err(Refusal::Memory)
+        } else {
+            Err(Refusal::MemorySlots)
+        };
+        let shared = shared.and_then(|lost| {
+            self.session.memory.push(layout);
+            self.settle(lost, attachment)
+        });
+        self.answer_with_regions((&[layout], false), shared, attachment)
     }
 
     /// The region is known by its addresses and size; front-ends do not repeat the offset in its file.

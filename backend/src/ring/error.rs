@@ -78,7 +78,7 @@ pub enum RingError {
         addr: u64,
     },
     /// No fault, as far as is known: what is there was asked for, and the ring has to wait.
-    #[error("waiting for the front-end to say what is at I/O address {addr:#x}")]
+    #[error("waiting for the front-end to make address {addr:#x} available")]
     Pending {
         /// Where.
         addr: u64,

@@ -7,6 +7,7 @@
 use super::dirty_log::DirtyLog;
 use super::iotlb::{Access, Iotlb, NoTranslation, PAGE_BYTES};
 use super::mapping::{MAX_TOTAL_BYTES, MapFault, Mapping};
+use super::missing::{Arrivals, MissingPages};
 use super::record::RingIdentity;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -96,6 +97,14 @@ pub enum MemoryError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// More than a pager has addresses for.
+    #[error(
+        "the memory region at {guest_phys_addr:#x} cannot be received page by page: too much memory came and went meanwhile"
+    )]
+    NoPagerAddress {
+        /// The region's guest-physical start.
+        guest_phys_addr: u64,
+    },
     /// REM_MEM_REG named a region that is not there.
     #[error(
         "no memory region with guest address {guest_phys_addr:#x}, size {size_bytes:#x} and that front-end address"
@@ -114,6 +123,23 @@ struct Region {
     /// Host address of the region's first byte.
     host: NonNull<u8>,
     mapping: Arc<Mapping>,
+    /// Which of its pages are there, while it is received.
+    arrivals: Option<Arc<Arrivals>>,
+}
+
+/// A region that is received page by page, as the port's pager is to map it.
+#[derive(Debug)]
+pub struct ReceivedRegion {
+    /// Where, in the pager: a page's first byte.
+    pub pager_addr: u64,
+    /// How much.
+    pub size_bytes: u64,
+    /// From where in its file.
+    pub file_offset: u64,
+    /// Another descriptor of that.
+    pub file: OwnedFd,
+    /// The region's first byte in the pager, which the front-end has to know.
+    pub first_byte: u64,
 }
 
 /// An immutable map of a VM's memory.
@@ -125,6 +151,8 @@ pub struct GuestMemory {
     log: Option<Arc<DirtyLog>>,
     /// What the addresses of rings and buffers stand for, if they are not the guest's own.
     iotlb: Option<Arc<Iotlb>>,
+    /// Asked for pages of regions that are received.
+    missing: Option<Arc<MissingPages>>,
 }
 
 /// Why nothing can be done at an address.
@@ -137,6 +165,13 @@ pub(super) enum Unavailable {
     /// It will be there soon, or refused: it was asked for.
     Pending,
 }
+
+/// Where the first region that is received is in a pager's address space: between what the kernel gives to programs and to libraries.
+const PAGER_START: u64 = 16 << 40;
+/// Where the last one ends at most.
+const PAGER_END: u64 = 64 << 40;
+/// The largest page that files have: regions begin at such addresses in the pager.
+const LARGEST_PAGE_BYTES: u64 = 1 << 30;
 
 /// Where a part of a ring is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,7 +242,68 @@ impl GuestMemory {
             regions,
             log: self.log.clone(),
             iotlb: self.iotlb.clone(),
+            missing: self.missing.clone(),
         }
+    }
+
+    /// This map, whose regions with these are received page by page from now on: none of their pages is touched before it was seen. What a pager
+    /// has to map for that; `pager_end` is where those before end.
+    ///
+    /// # Errors
+    /// No descriptor or address is left.
+    pub fn receiving(
+        &self,
+        missing: &Arc<MissingPages>,
+        pager_end: &mut u64,
+        is_new: impl Fn(&RegionLayout) -> bool,
+    ) -> Result<(Arc<Self>, Vec<ReceivedRegion>), MemoryError> {
+        let mut map = self.like(self.regions.clone());
+        map.missing = Some(Arc::clone(missing));
+        let mut received = Vec::new();
+        for region in map.regions.iter_mut().filter(|r| is_new(&r.layout)) {
+            let guest_phys_addr = region.layout.guest_phys_addr;
+            let pager_addr = (*pager_end)
+                .max(PAGER_START)
+                .next_multiple_of(LARGEST_PAGE_BYTES);
+            let (host, size_bytes) = region.mapping.whole();
+            let end = pager_addr.saturating_add(size_bytes);
+            if end > PAGER_END {
+                return Err(MemoryError::NoPagerAddress { guest_phys_addr });
+            }
+            let kernel = |source| MemoryError::Map {
+                guest_phys_addr,
+                source,
+            };
+            let file = region.mapping.share_file().map_err(kernel)?;
+            let can_look = region.mapping.is_writable_by_name();
+            let arrivals = Arrivals::new((host, size_bytes), pager_addr, can_look, missing);
+            region.arrivals = Some(Arc::new(arrivals));
+            received.push(ReceivedRegion {
+                pager_addr,
+                size_bytes,
+                file_offset: region.mapping.file_start(),
+                file,
+                first_byte: pager_addr + (region.host.as_ptr() as u64 - host.as_ptr() as u64),
+            });
+            *pager_end = end;
+        }
+        Ok((Arc::new(map), received))
+    }
+
+    /// This map, of which all pages are there.
+    pub fn received(&self) -> Arc<Self> {
+        let mut map = self.like(self.regions.clone());
+        map.missing = None;
+        for region in &mut map.regions {
+            region.arrivals = None;
+        }
+        Arc::new(map)
+    }
+
+    /// A page that is received was seen, by its address in the pager.
+    pub fn page_arrived(&self, page: u64) {
+        let mut arrivals = self.regions.iter().filter_map(|r| r.arrivals.as_ref());
+        arrivals.any(|arrivals| arrivals.arrived(page));
     }
 
     /// This map with another log, or without one.
@@ -228,12 +324,12 @@ impl GuestMemory {
 
     /// Whether these bytes of the front-end's address space lie in one region.
     pub fn shares(&self, user_addr: u64, size_bytes: u64) -> bool {
-        self.translate_user(user_addr, size_bytes).is_some()
+        self.region_of_user(user_addr, size_bytes).is_some()
     }
 
     /// Whether an address may be valid and yet not available.
     pub(super) fn is_patient(&self) -> bool {
-        self.iotlb.is_some()
+        self.iotlb.is_some() || self.missing.is_some()
     }
 
     /// Where writes are marked.
@@ -302,32 +398,35 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// The region that holds `addr` of the guest's address space.
-    pub(super) fn window(&self, addr: u64) -> Option<RegionWindow> {
+    fn region(&self, addr: u64) -> Option<&Region> {
         let above = self
             .regions
             .partition_point(|r| r.layout.guest_phys_addr <= addr);
         let region = self.regions.get(above.checked_sub(1)?)?;
-        let window = RegionWindow {
-            guest: region.layout.guest_phys_addr,
-            size_bytes: region.layout.size_bytes,
-            host: region.host,
-        };
-        window.at(addr).is_some().then_some(window)
+        region.window().at(addr).is_some().then_some(region)
+    }
+
+    /// The region that holds `addr` of the guest's address space.
+    #[cfg(test)]
+    pub(super) fn window(&self, addr: u64) -> Option<RegionWindow> {
+        self.region(addr).map(Region::window)
     }
 
     /// What is in one piece around `addr`, an address of a buffer, and may be accessed like that.
     pub(super) fn locate(&self, addr: u64, access: Access) -> Result<RegionWindow, Unavailable> {
         let Some(iotlb) = &self.iotlb else {
-            return self.window(addr).ok_or(Unavailable::Outside);
+            let region = self.region(addr).ok_or(Unavailable::Outside)?;
+            return region.present(region.window(), addr);
         };
         let found = iotlb.find(addr, access).map_err(|why| (why, access))?;
-        let host = self.translate_user(found.user_addr, found.size_bytes);
-        Ok(RegionWindow {
+        let region = self.region_of_user(found.user_addr, found.size_bytes);
+        let (region, host) = region.ok_or(Unavailable::Outside)?;
+        let window = RegionWindow {
             guest: found.iova,
             size_bytes: found.size_bytes,
-            host: host.ok_or(Unavailable::Outside)?,
-        })
+            host,
+        };
+        region.present(window, addr)
     }
 
     /// Where a part of a ring is, of `len` bytes; what is missing of it is asked for all at once.
@@ -338,8 +437,9 @@ impl GuestMemory {
         access: Access,
     ) -> Result<Place, Unavailable> {
         if self.iotlb.is_none() {
-            let host = self.translate_user(addr, len);
-            return host.map(Place::Whole).ok_or(Unavailable::Outside);
+            let part = self.region_of_user(addr, len);
+            let (region, host) = part.ok_or(Unavailable::Outside)?;
+            return region.present_part(host, len).map(Place::Whole);
         }
         let end = addr.checked_add(len).ok_or(Unavailable::Outside)?;
         let skipped = addr % PAGE_BYTES;
@@ -378,16 +478,12 @@ impl GuestMemory {
 
     /// The region that this process sees `host` in.
     pub(super) fn window_of_host(&self, host: *const u8) -> Option<RegionWindow> {
-        let mut windows = self.regions.iter().map(|region| RegionWindow {
-            guest: region.layout.guest_phys_addr,
-            size_bytes: region.layout.size_bytes,
-            host: region.host,
-        });
+        let mut windows = self.regions.iter().map(Region::window);
         windows.find(|window| window.guest_of(host).is_some())
     }
 
-    /// Host address of `len` bytes that lie in one region, by the front-end's own address of them.
-    pub(super) fn translate_user(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+    /// Host address of `len` bytes that lie in one region, by the front-end's own address of them, and that region.
+    fn region_of_user(&self, addr: u64, len: u64) -> Option<(&Region, NonNull<u8>)> {
         self.regions.iter().find_map(|region| {
             let window = RegionWindow {
                 guest: region.layout.user_addr,
@@ -395,7 +491,7 @@ impl GuestMemory {
                 host: region.host,
             };
             let (host, left) = window.at(addr)?;
-            (left >= len).then_some(host)
+            (left >= len).then_some((region, host))
         })
     }
 
@@ -417,6 +513,43 @@ impl GuestMemory {
                 offset: region.layout.mmap_offset + at,
             })
         })
+    }
+}
+
+impl Region {
+    fn window(&self) -> RegionWindow {
+        RegionWindow {
+            guest: self.layout.guest_phys_addr,
+            size_bytes: self.layout.size_bytes,
+            host: self.host,
+        }
+    }
+
+    /// Of `window`, which is in this region, what is there around `addr`, which is in that.
+    fn present(&self, window: RegionWindow, addr: u64) -> Result<RegionWindow, Unavailable> {
+        let Some(arrivals) = &self.arrivals else {
+            return Ok(window);
+        };
+        let (host, _) = window.at(addr).ok_or(Unavailable::Outside)?;
+        let (start, end) = arrivals.around(host).ok_or(Unavailable::Pending)?;
+        Ok(window.within(start, end))
+    }
+
+    /// The same of a part of a ring, which has to be there as a whole; all that is missing is asked for.
+    fn present_part(&self, host: NonNull<u8>, len: u64) -> Result<NonNull<u8>, Unavailable> {
+        let Some(arrivals) = &self.arrivals else {
+            return Ok(host);
+        };
+        let first = host.as_ptr() as u64;
+        let (mut at, mut is_whole) = (first, true);
+        while at < first + len {
+            // The part is in one region, so each of its bytes is at an offset from its first one.
+            let here = host.as_ptr().wrapping_add((at - first) as usize);
+            let around = NonNull::new(here).and_then(|here| arrivals.around(here));
+            is_whole &= around.is_some();
+            at = around.map_or(at / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES, |(_, end)| end);
+        }
+        is_whole.then_some(host).ok_or(Unavailable::Pending)
     }
 }
 
@@ -451,6 +584,20 @@ impl RegionWindow {
         ))
     }
 
+    /// What of it is at host addresses from `start` to `end`.
+    fn within(&self, start: u64, end: u64) -> Self {
+        let base = self.host.as_ptr() as u64;
+        let skipped = start.saturating_sub(base).min(self.size_bytes);
+        let size_bytes = (end.saturating_sub(base).min(self.size_bytes)).saturating_sub(skipped);
+        // SAFETY: `skipped` is at most the window's size, and the mapping covers it whole (upheld by whoever made it).
+        let host = unsafe { self.host.add(skipped as usize) };
+        Self {
+            guest: self.guest.wrapping_add(skipped),
+            size_bytes,
+            host,
+        }
+    }
+
     /// The other way around: the address of what is at `host` in this process.
     #[inline]
     pub(super) fn guest_of(&self, host: *const u8) -> Option<u64> {
@@ -482,6 +629,7 @@ fn map_region(layout: RegionLayout, file: OwnedFd) -> Result<Region, MemoryError
         layout,
         host: mapping.host(),
         mapping,
+        arrivals: None,
     })
 }
 
@@ -533,9 +681,9 @@ mod tests {
                 "{addr:#x}"
             );
         }
-        assert!(map.translate_user(0x7f00_0010_0ff0, 0x20).is_some());
+        assert!(map.region_of_user(0x7f00_0010_0ff0, 0x20).is_some());
         assert!(
-            map.translate_user(0x7f00_0010_1ff0, 0x20).is_none(),
+            map.region_of_user(0x7f00_0010_1ff0, 0x20).is_none(),
             "crosses the region's end"
         );
     }

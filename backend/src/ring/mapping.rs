@@ -6,7 +6,7 @@
 use super::sigbus::Watch;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::FileOffset;
@@ -104,6 +104,29 @@ impl Mapping {
         // SAFETY: the mapping starts at `file_start <= offset` and reaches at least to `needed_bytes` (`new`); mmap never returns
         // null without MAP_FIXED.
         unsafe { NonNull::new_unchecked(self.region.as_ptr().add(self.skipped_bytes)) }
+    }
+
+    /// All that is mapped, the piece in it: from a page's first byte on.
+    pub(super) fn whole(&self) -> (NonNull<u8>, u64) {
+        // SAFETY: mmap never returns null without MAP_FIXED.
+        let start = unsafe { NonNull::new_unchecked(self.region.as_ptr()) };
+        (start, self.region.size() as u64)
+    }
+
+    /// Where that starts in the file.
+    pub(super) fn file_start(&self) -> u64 {
+        self.region.file_offset().map_or(0, FileOffset::start)
+    }
+
+    /// Whether this process could open the file to write to it. Of others, the kernel does not tell what is in memory.
+    pub(super) fn is_writable_by_name(&self) -> bool {
+        let by_name = |file: &FileOffset| {
+            let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
+            let flags = rustix::fs::AtFlags::EACCESS;
+            rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, flags)
+        };
+        let file = self.region.file_offset();
+        file.is_some_and(|file| by_name(file).is_ok())
     }
 
     /// In which file the byte at a host address is, and where.

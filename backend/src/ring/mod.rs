@@ -5,6 +5,7 @@
 //! * [`guest_memory`]: a VM's memory as the front-end described it, bounds-checked, translated to host addresses; `mapping`: how its
 //!   files are mapped;
 //! * [`iotlb`]: what the addresses of a guest behind an IOMMU stand for;
+//! * [`missing`]: which of its pages are there, while it arrives from another host; [`userfault`]: how those that are not are waited for;
 //! * [`dirty_log`]: which of its pages were written, while it migrates;
 //! * [`sigbus`]: what happens when a front-end truncates that memory under us;
 //! * [`doorbell`]: the eventfds of a ring (kick, call, error); `signaller`: how one is signalled without ever blocking;
@@ -27,6 +28,7 @@ pub mod iotlb;
 #[cfg(test)]
 mod kill;
 mod mapping;
+pub mod missing;
 pub mod packed;
 #[cfg(test)]
 mod packed_tests;
@@ -38,14 +40,16 @@ mod signaller;
 pub mod split;
 mod stitch;
 pub mod syscalls;
+pub mod userfault;
 pub mod virtqueue;
 
 pub use chain::{BurstEnd, BurstLimit, Chain, ChainHead, Direction};
 pub use dirty_log::{DirtyLog, LogCounts, LogError, LogLayout};
 pub use doorbell::{EventSink, EventSource};
 pub use error::RingError;
-pub use guest_memory::{GuestMemory, MemoryError, RegionLayout};
+pub use guest_memory::{GuestMemory, MemoryError, ReceivedRegion, RegionLayout};
 pub use iotlb::{Access, Iotlb, Miss, Translation};
+pub use missing::MissingPages;
 pub use parts::RingAddresses;
 pub use record::{RecordError, RecordFile, RingRecord};
 pub use segment::{SegmentArena, SegmentRange};

@@ -20,6 +20,7 @@ mod migration;
 mod migration_log;
 mod multiqueue;
 mod offload;
+mod postcopy;
 mod restart;
 mod rig;
 mod services;

@@ -31,6 +31,8 @@ mod multiqueue;
 #[path = "../end_to_end/offload.rs"]
 mod offload;
 mod positions;
+#[path = "../end_to_end/postcopy.rs"]
+mod postcopy;
 #[path = "../end_to_end/restart.rs"]
 mod restart;
 #[path = "../end_to_end/rig.rs"]

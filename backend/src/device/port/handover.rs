@@ -69,6 +69,13 @@ impl Port {
             let reason = format!("{} has not answered {} yet", self.name, asked.request);
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
         }
+        if self.device.is_in_postcopy() {
+            let reason = format!(
+                "the VM of {} is arriving by a postcopy migration",
+                self.name
+            );
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
         let listener = match &self.endpoint {
             Endpoint::Server(listener) => Some(descriptors.add(listener.share()?)),
             Endpoint::Client(_) | Endpoint::Closed => None,
