@@ -57,6 +57,7 @@ impl ProtocolFeatures {
             | Bits::RARP.bits()
             | Bits::REPLY_ACK.bits()
             | Bits::MTU.bits()
+            | Bits::PAGEFAULT.bits()
             | Bits::RESET_DEVICE.bits()
             | Bits::CONFIGURE_MEM_SLOTS.bits(),
     );

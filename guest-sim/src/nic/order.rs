@@ -338,7 +338,7 @@ impl Negotiation<'_> {
             }
             self.session.add_mem_reg(&message, Ack::Wanted)?;
         }
-        Ok(())
+        self.session.acknowledge_regions()
     }
 
     /// Stops the rings; the answers to GET_VRING_BASE, where it is sent.

@@ -16,6 +16,7 @@ use vhost::vhost_user::{
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::arrival::Arrival;
 use super::dirty_log::DirtyLog;
 use super::iommu;
 use super::watchdog::Watchdog;
@@ -125,6 +126,8 @@ pub struct Session {
     protocol_acked: u64,
     /// Guest addresses of the regions the back-end was told of on this connection.
     told_regions: Vec<u64>,
+    /// Memory that it is told of arrives page by page.
+    arrival: Option<Arrival>,
 }
 
 impl std::fmt::Debug for Session {
@@ -169,6 +172,7 @@ impl Session {
             protocol_offered: 0,
             protocol_acked: 0,
             told_regions: Vec::new(),
+            arrival: None,
         })
     }
 
@@ -302,6 +306,10 @@ impl Session {
             .map(|region| region.message_region())
             .collect();
         let told: Vec<_> = regions.iter().map(|region| self.told(region)).collect();
+        if let Some(arrival) = &mut self.arrival {
+            arrival.tell_table(&mut self.raw, &told, self.deadline)?;
+            return arrival.acknowledge(&mut self.raw, Request::SET_MEM_TABLE);
+        }
         self.ask("SET_MEM_TABLE", ack, |frontend| {
             frontend.set_mem_table(&told).map(drop)
         })?;
@@ -322,11 +330,51 @@ impl Session {
         ack: Ack,
     ) -> Result<(), Error> {
         let told = self.told(region);
+        if let Some(arrival) = &mut self.arrival {
+            arrival.tell_region(&mut self.raw, &told, self.deadline)?;
+            self.told_regions.push(region.guest_phys_addr);
+            return Ok(());
+        }
         self.ask("ADD_MEM_REG", ack, |frontend| {
             frontend.add_mem_region(&told).map(drop)
         })?;
         self.told_regions.push(region.guest_phys_addr);
         Ok(())
+    }
+
+    /// After the last of several ADD_MEM_REGs, if memory arrives page by page: faults there are understood.
+    ///
+    /// # Errors
+    /// When the socket is closed.
+    pub fn acknowledge_regions(&mut self) -> Result<(), Error> {
+        match &self.arrival {
+            Some(arrival) => arrival.acknowledge(&mut self.raw, Request::ADD_MEM_REG),
+            None => Ok(()),
+        }
+    }
+
+    /// POSTCOPY_ADVISE and POSTCOPY_LISTEN: memory that the back-end is told of from now on arrives page by page. Until
+    /// [`Self::postcopy_end`] only pages that are there may be touched here.
+    ///
+    /// # Errors
+    /// When the back-end gives no userfaultfd, or what the socket says.
+    pub fn postcopy_begin(&mut self) -> Result<(), Error> {
+        self.arrival = Some(Arrival::begin(&mut self.raw, self.deadline)?);
+        Ok(())
+    }
+
+    /// POSTCOPY_END: all memory is there.
+    ///
+    /// # Errors
+    /// When the back-end refuses.
+    pub fn postcopy_end(&mut self) -> Result<(), Error> {
+        self.arrival = None;
+        self.raw_tell(Request::POSTCOPY_END, &[], Ack::Wanted)
+    }
+
+    /// What is known of memory that arrives page by page.
+    pub fn arrival(&self) -> Option<&Arrival> {
+        self.arrival.as_ref()
     }
 
     /// REM_MEM_REG.

@@ -164,6 +164,11 @@ impl Nic {
     /// # Errors
     /// As [`Self::reconnect`].
     pub fn reconnect_from(&mut self, stream: UnixStream, base: RingBase) -> Result<(), Error> {
+        self.reintroduce(stream)?;
+        self.start_from(base)
+    }
+
+    fn reintroduce(&mut self, stream: UnixStream) -> Result<(), Error> {
         let protocol_acked = self.session.protocol_acked();
         self.session = Session::new(stream, self.options.deadline)?;
         let mut negotiation = Negotiation {
@@ -178,7 +183,7 @@ impl Nic {
                 offered: self.session.offered(),
             });
         }
-        self.start_from(base)
+        Ok(())
     }
 
     /// The guest goes on where it has migrated to: in `memory`, which has the bytes of the memory it was in, on another connection. Rings
@@ -201,6 +206,30 @@ impl Nic {
         stream: UnixStream,
         base: RingBase,
     ) -> Result<(), Error> {
+        self.move_to(memory)?;
+        self.reconnect_from(stream, base)
+    }
+
+    /// [`Self::arrive`] before `memory` has any of the bytes: whoever serves [`Arrival`](crate::nic::Arrival) puts them there page by page, as
+    /// the back-end needs them, and the rest before [`Session::postcopy_end`]. The driver must not be used before that.
+    ///
+    /// # Errors
+    /// As [`Self::arrive`].
+    pub fn arrive_by_postcopy(
+        &mut self,
+        memory: &GuestMemory,
+        stream: UnixStream,
+    ) -> Result<(), Error> {
+        self.move_to(memory)?;
+        self.reintroduce(stream)?;
+        self.session.postcopy_begin()?;
+        let refill = std::mem::replace(&mut self.options.refill, Refill::Manual);
+        let started = self.start_from(RingBase::known_to(self.options.order));
+        self.options.refill = refill;
+        started
+    }
+
+    fn move_to(&mut self, memory: &GuestMemory) -> Result<(), Error> {
         memory.adopt_allocations(&self.memory);
         self.memory = memory.clone();
         self.logging = None;
@@ -208,6 +237,6 @@ impl Nic {
             pair.guest_rx.move_to(memory)?;
             pair.guest_tx.move_to(memory)?;
         }
-        self.reconnect_from(stream, base)
+        Ok(())
     }
 }
