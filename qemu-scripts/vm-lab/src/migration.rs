@@ -37,13 +37,19 @@ pub struct Limits {
 pub struct Migration<'a> {
     source: &'a mut Guest,
     target: Incoming,
+    /// Of postcopy: when the guest ran at the target.
+    resumed: Option<SystemTime>,
+    manner: Manner,
 }
 
 /// QEMU's own account of a migration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Account {
-    /// From the stop at the source until the target said that it has everything.
+    /// From the stop at the source until the target said that it has everything; of postcopy, until the guest ran at the target.
     pub downtime_ms: u64,
+    /// Of postcopy: how long no virtual CPU ran at the target because each waited for a page (QEMU: postcopy-blocktime). Of the whole
+    /// phase: QEMU adds it up at its end.
+    pub blocked_ms: u64,
     /// From the command to the end.
     pub total_ms: u64,
     /// Times that the dirty pages were asked for.
@@ -76,7 +82,12 @@ impl<'a> Migration<'a> {
             .qmp()
             .execute("migrate-incoming", json!({ "uri": uri }))?;
         source.qmp().execute("migrate", json!({ "uri": uri }))?;
-        Ok(Self { source, target })
+        Ok(Self {
+            source,
+            target,
+            resumed: None,
+            manner,
+        })
     }
 
     /// Waits until memory is copied for the `round`-th time, or the guest is stopped to be moved.
@@ -117,7 +128,7 @@ impl<'a> Migration<'a> {
     /// It never does; why is in the error.
     pub fn wait_resumed(&mut self) -> Result<SystemTime> {
         match self.target.qmp().wait_event("RESUME", |_| true) {
-            Ok(event) => Ok(time_of(&event)),
+            Ok(event) => Ok(*self.resumed.insert(time_of(&event))),
             Err(error) => {
                 let state = self.source.qmp().execute("query-migrate", json!({}))?;
                 self.target.process().check_running()?;
@@ -132,11 +143,23 @@ impl<'a> Migration<'a> {
     ///
     /// # Errors
     /// The migration failed.
-    pub fn finish(self) -> Result<(Guest, Account)> {
+    pub fn finish(mut self) -> Result<(Guest, Account)> {
         wait_end(self.source.qmp(), "completed")?;
         let state = self.source.qmp().execute("query-migrate", json!({}))?;
+        let mut downtime_ms = number(&state, "/downtime");
+        let mut blocked_ms = 0;
+        if self.manner == Manner::Postcopy {
+            // What QEMU calls downtime ends there before the target has the device's state.
+            let stopped = time_of(&self.source.qmp().wait_event("STOP", |_| true)?);
+            let resumed = self.resumed.map_or_else(|| self.wait_resumed(), Ok)?;
+            let stood = resumed.duration_since(stopped).unwrap_or_default();
+            downtime_ms = u64::try_from(stood.as_millis()).unwrap_or(u64::MAX);
+            let state = self.target.qmp().execute("query-migrate", json!({}))?;
+            blocked_ms = number(&state, "/postcopy-blocktime");
+        }
         let account = Account {
-            downtime_ms: number(&state, "/downtime"),
+            downtime_ms,
+            blocked_ms,
             total_ms: number(&state, "/total-time"),
             rounds: number(&state, "/ram/dirty-sync-count"),
         };
@@ -171,6 +194,7 @@ fn set_capabilities(qmp: &mut Qmp, manner: Manner) -> Result<()> {
         // As libvirt has it: the source is told that the target has everything, and counts its downtime until then.
         ("return-path", true),
         ("postcopy-ram", manner == Manner::Postcopy),
+        ("postcopy-blocktime", manner == Manner::Postcopy),
         ("pause-before-switchover", manner == Manner::Unfinished),
     ]
     .map(|(capability, state)| json!({ "capability": capability, "state": state }));

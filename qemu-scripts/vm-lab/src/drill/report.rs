@@ -60,11 +60,11 @@ pub struct Report {
 }
 
 /// The columns of [`Run`]'s line.
-pub const HEADINGS: &str = "run  to      downtime  blackout  (usual)   over  lost/probes   retrans  broken  corrupt  dgrams lost  MAC moved  rounds   total";
+pub const HEADINGS: &str = "run  to      downtime  blocked  blackout  (usual)   over  lost/probes   retrans  broken  corrupt  dgrams lost  MAC moved  rounds   total";
 
 impl Run {
     fn over_ms(&self) -> f64 {
-        self.blackout_ms - self.account.downtime_ms as f64
+        self.blackout_ms - (self.account.downtime_ms + self.account.blocked_ms) as f64
     }
 
     fn bytes_corrupted(&self) -> u64 {
@@ -75,10 +75,11 @@ impl Run {
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = format!(
-            "{:>3}  {:<6} {:>9} {:>9.1} {:>8.1} {:>7.1}  {:>5}/{:<6} {:>8} {:>7} {:>8} {:>12} {:>10.1} {:>7} {:>7}",
+            "{:>3}  {:<6} {:>9} {:>8} {:>9.1} {:>8.1} {:>7.1}  {:>5}/{:<6} {:>8} {:>7} {:>8} {:>12} {:>10.1} {:>7} {:>7}",
             self.number,
             self.target(),
             self.account.downtime_ms,
+            self.account.blocked_ms,
             self.blackout_ms,
             self.usual_gap_ms,
             self.over_ms(),
@@ -112,6 +113,7 @@ impl Run {
             "run": self.number,
             "target": self.target(),
             "downtime_ms": self.account.downtime_ms,
+            "blocked_ms": self.account.blocked_ms,
             "blackout_ms": self.blackout_ms,
             "usual_gap_ms": self.usual_gap_ms,
             "frames_sent": self.frames_sent,
@@ -189,13 +191,14 @@ impl Report {
             format!("FAILED {};", faults.join(", "))
         };
         format!(
-            "{verdict} mode={} load={} queues={} runs={} median: downtime_ms={:.0} blackout_ms={:.1} over_ms={:.1} frames_lost={:.0} \
+            "{verdict} mode={} load={} queues={} runs={} median: downtime_ms={:.0} blocked_ms={:.0} blackout_ms={:.1} over_ms={:.1} frames_lost={:.0} \
              mac_moved_ms={:.1} all: frames_lost={} of {} retransmits={} datagrams_lost={} connections_broken={} bytes_corrupted={}",
             self.mode.word(),
             self.load.word(),
             self.queue_pairs,
             self.runs.len(),
             self.median(|run| run.account.downtime_ms as f64),
+            self.median(|run| run.account.blocked_ms as f64),
             self.median(|run| run.blackout_ms),
             self.median(Run::over_ms),
             self.median(|run| run.frames_lost as f64),
@@ -221,6 +224,7 @@ impl Report {
             "queues": self.queue_pairs,
             "median": {
                 "downtime_ms": self.median(|run| run.account.downtime_ms as f64),
+                "blocked_ms": self.median(|run| run.account.blocked_ms as f64),
                 "blackout_ms": self.median(|run| run.blackout_ms),
                 "over_ms": self.median(Run::over_ms),
                 "frames_lost": self.median(|run| run.frames_lost as f64),
@@ -249,6 +253,7 @@ mod tests {
     fn run(downtime_ms: u64, blackout_ms: f64) -> Run {
         let account = Account {
             downtime_ms,
+            blocked_ms: 0,
             total_ms: 1000,
             rounds: 3,
         };
