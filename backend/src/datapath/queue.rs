@@ -42,6 +42,8 @@ pub struct ActiveRing {
     pub features: NetFeatures,
     /// Who got how much of it while it was short of buffers.
     pub share: FairShare,
+    /// What its first chains refer to was asked for.
+    has_asked: bool,
 }
 
 impl ActiveRing {
@@ -51,6 +53,16 @@ impl ActiveRing {
             ring,
             features,
             share: FairShare::default(),
+            has_asked: false,
+        }
+    }
+
+    /// Asks for what the first chains refer to, once the driver has offered any: Linux does so after the ring has started, and a frame
+    /// for a buffer that nobody asked for is dropped.
+    pub fn ask_for_first(&mut self) {
+        if !self.has_asked && self.ring.refresh().is_ok_and(|offered| offered) {
+            self.has_asked = true;
+            self.ring.ask_ahead();
         }
     }
 }

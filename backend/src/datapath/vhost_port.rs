@@ -118,19 +118,23 @@ impl VhostPort {
         lost
     }
 
-    /// Has rings that left chains where they were, because something was not available, looked at again.
+    /// Has rings that left chains where they were, because something was not available, looked at again. A guest whose first frame needs
+    /// something has offered its buffers by then.
     pub fn look_again(&self) {
         for queue in &self.queues.queues {
-            let waits = |active: &mut ActiveRing| active.ring.take_waits();
+            let waits = |active: &mut ActiveRing| {
+                active.ask_for_first();
+                active.ring.take_waits()
+            };
             if queue.control(|slot| slot.as_mut().is_some_and(waits)) {
                 self.watch(queue);
             }
         }
     }
 
-    /// Asks for what the chains in a ring refer to, before they are needed.
+    /// Asks for what the chains in a ring that has just started refer to, before they are needed.
     pub fn ask_ahead(&self, index: QueueIndex) {
-        self.change(index, |active| active.ring.ask_ahead());
+        self.change(index, ActiveRing::ask_for_first);
     }
 
     /// Another call eventfd, signalled once.

@@ -720,7 +720,8 @@ fn offered(wrap: bool) -> u16 {
 }
 
 /// Where a base says to go on (vhost-user: Vring descriptor indices for packed virtqueues). Chains between its two halves were taken by
-/// another back-end and never given back, so they are taken again. DPDK's virtio_user fills the lower half alone.
+/// another back-end and never given back, so they are taken again. DPDK's virtio_user fills the lower half alone, so an upper half of 0
+/// counts for nothing, unless the ring shows that it does: see `resume`.
 fn position_of(base: u32, size: u16) -> Result<Position, RingError> {
     let (avail, used) = (Position(base as u16), Position((base >> 16) as u16));
     if avail.index() >= size || used.index() >= size {

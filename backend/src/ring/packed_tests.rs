@@ -62,6 +62,16 @@ impl Bench {
 
     /// A process begins to serve the ring, told the base that its front-end last knew.
     fn serve(&mut self) -> Ring {
+        self.serve_from(START)
+    }
+
+    /// A process that finds no record, told this base.
+    fn arrive(&mut self, base: u32) -> Ring {
+        self.records = RecordFile::anonymous(1).unwrap();
+        self.serve_from(base)
+    }
+
+    fn serve_from(&mut self, base: u32) -> Ring {
         let queue = match self.direction {
             Direction::Readable => self.pair.guest_tx.ring(),
             Direction::Writable => self.pair.guest_rx.ring(),
@@ -75,8 +85,8 @@ impl Bench {
                 used_ring: place.used().user_address(),
                 used_log: None,
             },
-            base: START,
-            origin: START,
+            base,
+            origin: base,
             base_is_final: false,
             record: Some(self.records.ring(0, place.size()).unwrap()),
             features: self.features.bits(),
@@ -284,4 +294,60 @@ fn another_vms_memory_is_another_ring() {
     let mut other = Bench::new(Features::RING_PACKED, Direction::Readable, 8);
     std::mem::swap(&mut bench.records, &mut other.records);
     assert_eq!(other.serve().base(), START);
+}
+
+/// Another back-end stopped with `posted` chains on offer, some of them taken and not given back; of a front-end that forwards the lower
+/// half alone, with all that was taken given back.
+#[test]
+fn a_ring_goes_on_where_its_base_says_in_any_lap() {
+    for size in [1_u16, 2, 3, 8] {
+        for posted in 0..=size {
+            for served in 0..5 * u32::from(size) {
+                for direction in [Direction::Readable, Direction::Writable] {
+                    let mut bench = Bench::new(Features::RING_PACKED, direction, size);
+                    let mut ring = bench.serve();
+                    for _ in 0..served {
+                        bench.post(&[1]);
+                        let heads = take_all(&mut ring);
+                        give_back(&mut ring, &heads, direction);
+                        bench.reclaim();
+                    }
+                    let position = ring.base();
+                    drop(ring);
+                    bench.post(&vec![1; posted.into()]);
+                    let case = format!("{size} places, {posted} posted, {served} served");
+                    let both_halves = bench.queue().avail_base().unwrap();
+                    assert_eq!(bench.arrive(both_halves).base(), position, "{case}");
+                    let mut ring = bench.arrive(position);
+                    assert_eq!(take_all(&mut ring).len(), usize::from(posted), "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// The lower half says where the device is: what lies before it was given back, and perhaps offered anew.
+#[test]
+fn a_base_without_upper_half_is_where_the_device_is() {
+    for size in [2_u16, 3, 8] {
+        for served in 0..5 * u32::from(size) {
+            for posted_anew in [false, true] {
+                let mut bench = Bench::new(Features::RING_PACKED, Direction::Writable, size);
+                let mut ring = bench.serve();
+                for _ in 0..served {
+                    bench.post(&[1]);
+                    let heads = take_all(&mut ring);
+                    give_back(&mut ring, &heads, Direction::Writable);
+                    bench.reclaim();
+                }
+                let position = ring.base();
+                drop(ring);
+                if posted_anew {
+                    bench.post(&vec![1; size.into()]);
+                }
+                let case = format!("{size} places, {served} served, anew: {posted_anew}");
+                assert_eq!(bench.arrive(position & 0xffff).base(), position, "{case}");
+            }
+        }
+    }
 }

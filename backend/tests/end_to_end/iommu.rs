@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use guest_sim::nic::iommu::{GUEST_SHIFT, Iommu, PAGE_BYTES, Permission, tell};
 use guest_sim::nic::session::connect;
-use guest_sim::{Ack, Canaries, Error, Features, GuestMemory, Nic, NicOptions, QueuePair, Session};
+use guest_sim::{
+    Ack, Canaries, Error, Features, GuestMemory, Nic, NicOptions, QueuePair, Refill, Session,
+};
 use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
 use crate::rig::*;
@@ -114,6 +116,35 @@ fn frames_cross_an_iommu_both_ways() {
         },
     );
     assert!(one.iommu.asked() > 10, "{}", one.iommu.asked());
+    switch.finish();
+}
+
+/// As Linux does: buffers are offered when the interface comes up, long after the rings started. Its first frame, and the answer to it.
+#[test]
+fn the_first_frame_for_a_guest_behind_an_iommu_that_has_spoken_finds_a_buffer() {
+    let switch = Switch::of(&VM[..2]);
+    let options = NicOptions {
+        refill: Refill::Manual,
+        ..guest_options()
+    };
+    let mut one = Behind::started_with(&switch, "vm1", options);
+    let mut other = switch.guest("vm2", guest_options());
+    for pair in one.nic.pairs() {
+        pair.guest_rx.refill().unwrap();
+    }
+    one.while_serving(
+        |_, _| {},
+        |pair| {
+            let frame = numbered(0, 1, 2);
+            pair.guest_tx.send(&frame, WITHIN).unwrap();
+            verify_arrival(&frame, &mut other);
+            pair.guest_tx.drain(WITHIN).unwrap();
+        },
+    );
+    one.settle();
+    let frame = numbered(1, 2, 1);
+    other.send(&frame).unwrap();
+    verify_arrival(&frame, &mut one.nic);
     switch.finish();
 }
 

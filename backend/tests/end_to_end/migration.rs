@@ -313,9 +313,7 @@ fn guests_with_the_smallest_and_largest_rings_migrate_under_load() {
         guest_rx_buffers: buffers,
         ..guest_options()
     };
-    // Where a guest arrives its ring holds what it left there, the frame that its peer was pardoned for, and announcements, before the next
-    // frame comes: with fewer entries that one may be dropped (`rx_ring_full`), and a talker with a window of one waits for it for ever.
-    let smallest = if PACKED { 31 } else { 32 };
+    let smallest = if PACKED { 3 } else { 4 };
     let one_by_one = Load {
         window: 1,
         ..Load::plain()

@@ -18,6 +18,7 @@ pub const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Watch {
     stop: AtomicBool,
     count: AtomicU64,
+    longest_gap_us: AtomicU64,
     outcome: Mutex<Option<Result<Outcome, String>>>,
     ended: Condvar,
 }
@@ -31,7 +32,13 @@ impl Watch {
 
     /// Publishes how far the job is.
     pub fn set_count(&self, count: u64) {
-        self.count.store(count, Ordering::Relaxed);
+        self.count.store(count, Ordering::Release);
+    }
+
+    /// Publishes a time without an answer. Before the count that includes the answer that ended it.
+    pub fn note_gap(&self, gap: Duration) {
+        let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+        self.longest_gap_us.fetch_max(gap_us, Ordering::Relaxed);
     }
 }
 
@@ -79,9 +86,12 @@ impl Jobs {
             Some(Ok(_)) => true,
             Some(Err(error)) => return Err(error.clone()),
         };
+        // The gap is noted before its answer is counted: whoever sees that count sees it too.
+        let count = watch.count.load(Ordering::Acquire);
         Ok(Progress {
-            count: watch.count.load(Ordering::Relaxed),
+            count,
             ended,
+            longest_gap_us: watch.longest_gap_us.swap(0, Ordering::Relaxed),
         })
     }
 

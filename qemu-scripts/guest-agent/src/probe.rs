@@ -71,7 +71,10 @@ fn receive(socket: &UdpSocket, watch: &Watch) -> io::Result<Outcome> {
     loop {
         match socket.recv(&mut buffer) {
             Ok(length) => {
-                answers.take(buffer.get(..length).unwrap_or_default(), Instant::now());
+                let answer = buffer.get(..length).unwrap_or_default();
+                if let Some(gap) = answers.take(answer, Instant::now()) {
+                    watch.note_gap(gap);
+                }
                 watch.set_count(answers.outcome.frames);
             }
             Err(error) if is_timeout(&error) => {
@@ -94,25 +97,27 @@ struct Answers {
 }
 
 impl Answers {
-    fn take(&mut self, answer: &[u8], now: Instant) {
+    /// The time since the answer before it, if it is one and there was one.
+    fn take(&mut self, answer: &[u8], now: Instant) -> Option<Duration> {
         let Some(number) = parse(answer) else {
             self.outcome.corrupt += 1;
-            return;
+            return None;
         };
         // An answer out of order counts as lost: none of these paths reorders, and no list of numbers is kept for it.
         if number < self.next {
             self.outcome.reordered += 1;
-            return;
+            return None;
         }
         self.next = number + 1;
-        if let Some(last) = self.last {
-            let gap = now.saturating_duration_since(last).as_secs_f64();
+        let gap = self.last.map(|last| now.saturating_duration_since(last));
+        if let Some(gap) = gap.map(|gap| gap.as_secs_f64()) {
             self.outcome.seconds += gap;
             self.outcome.longest_gap_seconds = self.outcome.longest_gap_seconds.max(gap);
         }
         self.last = Some(now);
         self.outcome.frames += 1;
         self.outcome.bytes += PAYLOAD_BYTES as u64;
+        gap
     }
 }
 
@@ -146,13 +151,21 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        while jobs.poll(probe).unwrap().count < 50 {
+        let mut longest_gap_us = 0;
+        loop {
+            let progress = jobs.poll(probe).unwrap();
+            longest_gap_us = progress.longest_gap_us.max(longest_gap_us);
+            if progress.count >= 50 {
+                break;
+            }
             std::thread::yield_now();
         }
         jobs.stop(probe).unwrap();
         let seen = jobs.wait(probe).unwrap();
         assert_eq!((seen.frames, seen.corrupt), (seen.sent, 0));
         assert!(seen.sent >= 50 && seen.longest_gap_seconds > 0.0);
+        // At least what 50 answers to pings 500 us apart take on average.
+        assert!(longest_gap_us >= 400);
     }
 
     #[test]
@@ -160,7 +173,8 @@ mod tests {
         let start = Instant::now();
         let mut answers = Answers::default();
         for (number, ms) in [(0, 5), (1, 6), (2, 7), (90, 95), (91, 97), (3, 98)] {
-            answers.take(&answer(number), start + Duration::from_millis(ms));
+            let gap = answers.take(&answer(number), start + Duration::from_millis(ms));
+            assert_eq!(gap.is_some(), ![0, 3].contains(&number), "{number}");
         }
         let mut damaged = answer(92);
         damaged[11] ^= 1;

@@ -186,6 +186,8 @@ pub struct Progress {
     pub count: u64,
     /// Has it ended?
     pub ended: bool,
+    /// The longest time between two answers to pings of which the second has come since the last question how far it is.
+    pub longest_gap_us: u64,
 }
 
 /// What a job did.

@@ -219,6 +219,21 @@ impl Agent {
         }
     }
 
+    /// Runs a script to its end, or to its first fault, and returns what it printed.
+    ///
+    /// # Errors
+    /// A command in it failed.
+    pub fn shell(&self, script: &str) -> Result<String> {
+        match self.exec([&self.busybox(), "sh", "-ec", script])? {
+            (0, output) => Ok(output),
+            (status, output) => Err(Error::Program {
+                program: format!("{}: {script}", self.name),
+                status,
+                output,
+            }),
+        }
+    }
+
     /// Runs a program to its end and returns its status and what it printed.
     ///
     /// # Errors

@@ -52,12 +52,12 @@ impl Artefacts {
         })
     }
 
-    /// How a client-mode chardev or stream netdev is told to come back, every half second or so.
+    /// How a client-mode chardev or stream netdev is told to come back: often, so that a test of what happens then does not wait for it.
     #[must_use]
     pub fn reconnect_option(&self) -> &'static str {
         // `reconnect-ms` came with QEMU 9.2; whole seconds were all there was before.
         if self.qemu_version >= (9, 2) {
-            "reconnect-ms=500"
+            "reconnect-ms=20"
         } else {
             "reconnect=1"
         }

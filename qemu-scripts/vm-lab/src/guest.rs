@@ -18,7 +18,7 @@ pub const MEMORY_MIB: u32 = 256;
 
 /// Quiet, quick under emulation, and back by itself after a panic.
 const KERNEL_COMMAND_LINE: &str =
-    "console=ttyS0 quiet panic=1 no_timer_check nokaslr mitigations=off";
+    "console=ttyS0 quiet panic=1 no_timer_check nokaslr mitigations=off cryptomgr.notests";
 
 /// Which end of a socket QEMU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,15 +181,27 @@ impl Guest {
     pub fn configure_network(&self) -> Result<()> {
         let (address, address_v6) = (self.spec.address(), self.spec.address_v6());
         // Its address is its own: no seconds spent on asking around.
-        self.agent
-            .run("sysctl -w net.ipv6.conf.eth0.accept_dad=0")?;
-        for line in [
-            format!("ip addr add {address}/24 dev eth0"),
-            format!("ip addr add {address_v6}/64 dev eth0"),
-            "ip link set eth0 up".to_owned(),
-        ] {
-            self.agent.run(&line)?;
-        }
+        self.agent.shell(&format!(
+            "sysctl -w net.ipv6.conf.eth0.accept_dad=0
+             ip addr add {address}/24 dev eth0
+             ip addr add {address_v6}/64 dev eth0
+             ip link set eth0 up"
+        ))?;
+        Ok(())
+    }
+
+    /// Takes its addresses from the NIC, what it knows of its neighbours, and VLAN interfaces.
+    ///
+    /// # Errors
+    /// There is no NIC.
+    pub fn forget_network(&self) -> Result<()> {
+        self.agent.shell(
+            "for vlan in /sys/class/net/eth0.*; do
+                 if [ -e $vlan ]; then ip link del ${vlan##*/}; fi
+             done
+             ip link set eth0 down
+             ip addr flush dev eth0",
+        )?;
         Ok(())
     }
 

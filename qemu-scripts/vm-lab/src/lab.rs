@@ -1,17 +1,13 @@
 //! A lab: one switch, its guests, and the folder they share. Booted as a whole, gone as a whole.
 
-use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-
-use rustix::fs::{FlockOperation, flock};
 
 use serde_json::Value;
 
 use crate::agent::Agent;
-use crate::artefacts::{Artefacts, repository, ringswitch};
-use crate::error::Doing;
+use crate::artefacts::{Artefacts, ringswitch};
+use crate::await_::{SOON, eventually};
 use crate::guest::{Backend, Guest, GuestSpec, QemuEnd};
 use crate::process::tail;
 use crate::run_dir::RunDir;
@@ -182,6 +178,8 @@ pub struct LabSpec {
     pub program: Option<String>,
     /// What is between them.
     pub wiring: Wiring,
+    /// Whether tests other than the next one want its guests too: see [`crate::pool`].
+    pub kept: bool,
 }
 
 impl LabSpec {
@@ -193,7 +191,33 @@ impl LabSpec {
             taps: Vec::new(),
             program: None,
             wiring: Wiring::Switch,
+            kept: false,
         }
+    }
+
+    /// Its guests stay for tests to come.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    fn start_switch(&self, folder: &RunDir) -> Result<Option<Switch>> {
+        if self.wiring == Wiring::BackToBack {
+            return Ok(None);
+        }
+        let network = if self.taps.is_empty() {
+            Network::Machine
+        } else {
+            Network::Private
+        };
+        let stations = self.stations.iter().map(|station| station.port(folder));
+        let taps = self.taps.iter().map(|interface| tap_port(interface));
+        let ports: Vec<PortSpec> = stations.chain(taps).collect();
+        let options = SwitchOptions {
+            network,
+            program: self.program.clone(),
+        };
+        Switch::start(&ringswitch()?, folder, &ports, &options).map(Some)
     }
 }
 
@@ -212,45 +236,85 @@ impl Lab {
     /// # Errors
     /// Something does not come up; what it said is in the error.
     pub fn start(name: &str, spec: &LabSpec) -> Result<Self> {
-        let artefacts = Artefacts::find()?;
         let folder = RunDir::create(name)?;
-        let network = if spec.taps.is_empty() {
-            Network::Machine
-        } else {
-            Network::Private
-        };
-        let mut ports: Vec<PortSpec> = spec
-            .stations
-            .iter()
-            .map(|station| station.port(&folder))
-            .collect();
-        ports.extend(spec.taps.iter().map(|interface| tap_port(interface)));
-        let switch = match spec.wiring {
-            Wiring::Switch => {
-                let binary = ringswitch()?;
-                let options = SwitchOptions {
-                    network,
-                    program: spec.program.clone(),
-                };
-                Some(Switch::start(&binary, &folder, &ports, &options)?)
-            }
-            Wiring::BackToBack => None,
-        };
         let mut lab = Self {
             spec: spec.clone(),
             guests: Vec::new(),
-            switch,
-            artefacts,
+            switch: spec.start_switch(&folder)?,
+            artefacts: Artefacts::find()?,
             folder,
         };
-        for station in &spec.stations {
-            lab.start_guest(station)?;
+        lab.populate()?;
+        Ok(lab)
+    }
+
+    /// Boots the guests that are not there yet, all at once, and gives all of them addresses.
+    fn populate(&mut self) -> Result<()> {
+        let missing = self.spec.stations.clone().into_iter();
+        for station in missing.skip(self.guests.len()) {
+            self.start_guest(&station)?;
         }
-        for guest in &mut lab.guests {
+        for guest in &mut self.guests {
             guest.wait_booted()?;
             guest.configure_network()?;
         }
-        Ok(lab)
+        Ok(())
+    }
+
+    /// Whether [`Lab::rewire`] can make that of it: its guests are what that one's first guests are to be.
+    #[must_use]
+    pub fn can_become(&self, spec: &LabSpec) -> bool {
+        let wired = self.spec.wiring == Wiring::Switch && spec.wiring == Wiring::Switch;
+        let same = |(guest, station): (&Guest, &Station)| {
+            *guest.spec() == station.guest(&self.folder, guest.spec().number, spec.wiring)
+        };
+        wired
+            && self.guests.len() <= spec.stations.len()
+            && self.guests.iter().zip(&spec.stations).all(same)
+    }
+
+    /// Makes another lab of it: its guests go on, with nothing but their addresses on a switch that is that one's, and those that
+    /// are missing are booted.
+    ///
+    /// # Errors
+    /// The switch before does not end in good order, or something does not come up.
+    pub fn rewire(&mut self, spec: &LabSpec) -> Result<()> {
+        for guest in &self.guests {
+            guest.forget_network()?;
+        }
+        if let Some(mut switch) = self.switch.take() {
+            switch.terminate()?;
+        }
+        self.switch = spec.start_switch(&self.folder)?;
+        self.spec = spec.clone();
+        self.populate()?;
+        self.wait_ports_up()
+    }
+
+    /// Waits until the ports of all guests that it was made with are up.
+    ///
+    /// # Errors
+    /// They do not get there.
+    pub fn wait_ports_up(&mut self) -> Result<()> {
+        let wanted = self.spec.stations.len();
+        let is_up = |port: &&Value| {
+            let is = |key, value| port.get(key).is_some_and(|found| found == value);
+            is("type", "vhost-user") && is("state", "up")
+        };
+        eventually(SOON, "all ports to be up", || {
+            match self.switch().and_then(|switch| switch.get("/v1/ports")) {
+                Ok(ports) => {
+                    let listed = ports.get("ports").and_then(Value::as_array);
+                    let up = listed.into_iter().flatten().filter(is_up).count();
+                    if up >= wanted {
+                        Ok(())
+                    } else {
+                        Err(ports.to_string())
+                    }
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        })
     }
 
     /// Starts one more guest, without waiting for it. Its port has to be there.
@@ -366,6 +430,14 @@ impl Lab {
         Agent::on_host(&self.artefacts, Some(pid))
     }
 
+    /// The process ids of its guests and its switch.
+    #[must_use]
+    pub fn processes(&mut self) -> Vec<u32> {
+        let guests = self.guests.iter_mut().map(|guest| guest.process().id());
+        let switch = self.switch.iter_mut().map(|switch| switch.process().id());
+        guests.chain(switch).collect()
+    }
+
     /// What it was made from.
     #[must_use]
     pub fn spec(&self) -> &LabSpec {
@@ -426,80 +498,4 @@ pub fn tap_port(interface: &str) -> PortSpec {
         vlan: Vlan::Untagged,
         mtu: None,
     }
-}
-
-/// The lab that the next test may use.
-static LAB: Mutex<Option<Lab>> = Mutex::new(None);
-
-// A poisoned lock is a failed test: it took its lab with it.
-fn lab_slot() -> MutexGuard<'static, Option<Lab>> {
-    LAB.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `test` on a lab of that shape, alone on this machine's emulated CPUs: one lab at a time, whatever runs the
-/// tests. The lab stays for the next test that wants the same; one in which a test failed does not.
-pub fn with_lab(spec: &LabSpec, test: impl FnOnce(&mut Lab) -> Result<()>) {
-    let mut slot = lab_slot();
-    let reusable = slot.take().filter(|lab| lab.spec == *spec);
-    let outcome = only_lab_on_this_machine().and_then(|()| match reusable {
-        Some(lab) => Ok(lab),
-        None => Lab::start("lab", spec),
-    });
-    let mut lab = match outcome {
-        Ok(lab) => lab,
-        Err(error) => fail(&error, ""),
-    };
-    // A panic in the test drops the lab on its way out; so does an error.
-    match test(&mut lab) {
-        Ok(()) => *slot = Some(lab),
-        Err(error) => fail(&error, &lab.logs()),
-    }
-}
-
-/// Runs a test that boots what it needs by itself, alone on this machine's emulated CPUs too.
-pub fn without_lab(test: impl FnOnce() -> Result<()>) {
-    let mut slot = lab_slot();
-    *slot = None;
-    if let Err(error) = only_lab_on_this_machine().and_then(|()| test()) {
-        fail(&error, "");
-    }
-}
-
-#[allow(clippy::panic, reason = "this is how a test fails; only tests call it")]
-fn fail(error: &Error, logs: &str) -> ! {
-    panic!("{error}\n{logs}")
-}
-
-/// What would remain of a lab if it did not clean up.
-#[derive(Debug)]
-pub struct Traces {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// Its guests' and its switch's process ids.
-    pub processes: Vec<u32>,
-}
-
-/// Ends the lab that [`with_lab`] holds for the next test, if there is one.
-#[must_use]
-pub fn drop_lab() -> Option<Traces> {
-    let mut lab = lab_slot().take()?;
-    let folder = lab.folder.path().to_path_buf();
-    let guests = lab.guests.iter_mut().map(|guest| guest.process().id());
-    let switch = lab.switch.iter_mut().map(|switch| switch.process().id());
-    let processes = guests.chain(switch).collect();
-    drop(lab);
-    Some(Traces { folder, processes })
-}
-
-/// Held until this process ends.
-fn only_lab_on_this_machine() -> Result<()> {
-    static LOCK: OnceLock<File> = OnceLock::new();
-    if LOCK.get().is_none() {
-        let path = repository().join("target/vm-lab/lab.lock");
-        let file = File::create(&path).doing(|| format!("opening {}", path.display()))?;
-        flock(&file, FlockOperation::LockExclusive)
-            .doing(|| format!("locking {}", path.display()))?;
-        let _ = LOCK.set(file);
-    }
-    Ok(())
 }

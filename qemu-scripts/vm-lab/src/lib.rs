@@ -3,6 +3,7 @@
 //! Who starts what, from the outside in:
 //!
 //! * [`lab`]: one switch and its guests, booted and wired; what `two-vms` and the tests ask for;
+//! * [`pool`]: the labs of a test run, each handed from test to test;
 //! * [`switch`]: the `ringswitch` daemon as a child process, and its command line;
 //! * [`guest`]: a QEMU process: its command line, [`qmp`] to steer it, [`agent`] to speak with who lives inside;
 //! * [`traffic`]: pings and transfers between two agents, verified at the receiver;
@@ -19,6 +20,7 @@ pub mod error;
 pub mod guest;
 pub mod lab;
 pub mod migration;
+pub mod pool;
 pub mod process;
 pub mod qmp;
 pub mod run_dir;

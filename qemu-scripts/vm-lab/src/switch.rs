@@ -224,6 +224,8 @@ impl Switch {
         text.extend(ports.iter().map(PortSpec::toml));
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let notify = folder.join("notify.sock");
+        // An earlier switch of this folder had its own there.
+        let _ = fs::remove_file(&notify);
         let ready =
             UnixDatagram::bind(&notify).doing(|| format!("binding {}", notify.display()))?;
         ready

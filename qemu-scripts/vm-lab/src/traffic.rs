@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use guest_agent::protocol::{Job, Outcome};
 
@@ -68,10 +69,26 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// Ping itself does not run. Loss is no error: see the report.
 pub fn ping(from: &Agent, to: IpAddr, count: u32, payload_bytes: u32) -> Result<PingReport> {
     let busybox = from.busybox();
-    let command_line = format!("{busybox} ping -c {count} -i 0.1 -W 5 -s {payload_bytes} {to}");
+    let command_line = format!("{busybox} ping -c {count} -i 0.02 -W 5 -s {payload_bytes} {to}");
     let (_, output) = from.exec(command_line.split_whitespace())?;
     parse_ping(&output)
         .ok_or_else(|| Error::Unexpected(format!("{}: ping says: {output}", from.name())))
+}
+
+/// Whether a ping to there is not answered, within a second.
+///
+/// # Errors
+/// Ping itself does not run.
+pub fn is_silent(from: &Agent, to: IpAddr) -> Result<bool> {
+    Ok(!is_answered(from, to)?.0)
+}
+
+/// A single ping, and what it says.
+fn is_answered(from: &Agent, to: IpAddr) -> Result<(bool, String)> {
+    let (busybox, to) = (from.busybox(), to.to_string());
+    let ping = [busybox.as_str(), "ping", "-c", "1", "-W", "1", &to];
+    let (status, output) = from.exec(ping)?;
+    Ok((status == 0, output))
 }
 
 /// Waits until a ping is answered: the path is there, both ways.
@@ -79,22 +96,11 @@ pub fn ping(from: &Agent, to: IpAddr, count: u32, payload_bytes: u32) -> Result<
 /// # Errors
 /// It never is.
 pub fn wait_reachable(from: &Agent, to: IpAddr) -> Result<()> {
-    let busybox = from.busybox();
     let what = format!("{} to reach {to}", from.name());
-    eventually(PATIENCE, &what, || {
-        match from.exec([
-            busybox.as_str(),
-            "ping",
-            "-c",
-            "1",
-            "-W",
-            "1",
-            &to.to_string(),
-        ]) {
-            Ok((0, _)) => Ok(Ok(())),
-            Ok((_, output)) => Err(output),
-            Err(error) => Ok(Err(error)),
-        }
+    eventually(PATIENCE, &what, || match is_answered(from, to) {
+        Ok((true, _)) => Ok(Ok(())),
+        Ok((false, output)) => Err(output),
+        Err(error) => Ok(Err(error)),
     })?
 }
 
@@ -173,6 +179,14 @@ impl TcpFlow {
     pub fn wait_more(&self, bytes: u64) -> Result<()> {
         let so_far = self.receiver.poll()?.count;
         self.receiver.wait_count(so_far + bytes)
+    }
+
+    /// Waits until so many bytes have arrived and were right.
+    ///
+    /// # Errors
+    /// A wrong byte, or the flow stalls.
+    pub fn wait_arrived(&self, bytes: u64) -> Result<()> {
+        self.receiver.wait_count(bytes)
     }
 
     /// Bytes that have arrived and were right.
@@ -298,6 +312,27 @@ impl Probes {
     pub fn wait_more(&self, answers: u64) -> Result<()> {
         let so_far = self.0.poll()?.count;
         self.0.wait_count(so_far + answers)
+    }
+
+    /// Waits until so many more were answered, and says what the longest time between two answers was since the last look.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn longest_gap(&self, answers: u64) -> Result<Duration> {
+        let first = self.0.poll()?;
+        let (enough, mut longest_us) = (first.count + answers, first.longest_gap_us);
+        eventually(PATIENCE, "pings to be answered", || match self.0.poll() {
+            Ok(progress) => {
+                longest_us = longest_us.max(progress.longest_gap_us);
+                if progress.count >= enough {
+                    Ok(Ok(()))
+                } else {
+                    Err(format!("{} of {enough}", progress.count))
+                }
+            }
+            Err(error) => Ok(Err(error)),
+        })??;
+        Ok(Duration::from_micros(longest_us))
     }
 
     /// Ends them.

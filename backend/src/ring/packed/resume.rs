@@ -5,9 +5,22 @@ use super::super::virtqueue::RingConfig;
 use super::{AVAIL, PackedRing, USED, Word, offered};
 use std::sync::atomic::Ordering;
 
+/// The first place in a lap with wrap counter 0; as half of a base it is 0.
+const FIRST_OF_SECOND_LAP: Position = Position(0);
+
+/// Whether a base's upper half of 0 may say that the ring goes on at [`FIRST_OF_SECOND_LAP`]: the lower half is at most a ring further on. It
+/// does if that place is on offer in such a lap: what lies before a lower half that counts alone was given back, or is on offer in a later lap.
+fn may_be_first(base: u32) -> bool {
+    let avail = Position(base as u16);
+    base >> 16 == 0 && (!avail.wrap() || avail.index() == 0)
+}
+
 impl PackedRing {
     /// Decides between the front-end's base and the record (docs/adr/0006), and finishes what a kill interrupted.
     pub(super) fn resume(&mut self, config: &RingConfig, origin: Position) {
+        if may_be_first(config.base) && self.is_offered(FIRST_OF_SECOND_LAP) {
+            self.state = State::at(FIRST_OF_SECOND_LAP);
+        }
         let ring = config.addresses.descriptor_table;
         let Some(identity) = self.chains.memory().identify_part(ring) else {
             return;

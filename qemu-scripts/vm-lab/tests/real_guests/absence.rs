@@ -2,7 +2,8 @@
 
 use vm_lab::Result;
 use vm_lab::guest::Link;
-use vm_lab::lab::{Lab, LabSpec, with_lab};
+use vm_lab::lab::{Lab, LabSpec};
+use vm_lab::pool::with_lab;
 
 use crate::driver::rebind;
 use crate::lifecycle::{pause, resume};
@@ -47,6 +48,7 @@ fn meanwhile(spec: &LabSpec) {
         lab.guest(2)?.agent().reboot()?;
         lab.guest(2)?.configure_network()?;
         lab.restart_switch()?;
+        lab.wait_ports_up()?;
         lab.wait_connected(2)?;
         exchange(lab, (1, 2), MIB)
     });

@@ -1,6 +1,7 @@
 //! The control experiment: two guests without a switch. What fails here is the harness's fault, or QEMU's.
 
-use vm_lab::lab::{LabSpec, Wiring, with_lab};
+use vm_lab::lab::{LabSpec, Wiring};
+use vm_lab::pool::with_lab;
 
 use crate::{MIB, exchange, pair};
 

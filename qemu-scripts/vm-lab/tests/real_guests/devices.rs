@@ -1,6 +1,7 @@
 //! Guests whose NICs differ: what one can do and the other cannot is made up for by the switch.
 
-use vm_lab::lab::{LabSpec, Station, with_lab};
+use vm_lab::lab::{LabSpec, Station};
+use vm_lab::pool::with_lab;
 
 use crate::{MIB, exchange, expect_equal};
 

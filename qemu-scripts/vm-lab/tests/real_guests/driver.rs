@@ -1,7 +1,8 @@
 //! What happens to a guest's driver while frames are under way: it is taken from its device and given back, again and again.
 
 use vm_lab::Result;
-use vm_lab::lab::{Lab, with_lab};
+use vm_lab::lab::Lab;
+use vm_lab::pool::with_lab;
 
 use crate::{MIB, exchange, expect, flood, pair, running_flow};
 

@@ -1,7 +1,8 @@
 //! Jumbo frames: 9,000-byte MTU offered by the device, taken by the guests.
 
 use vm_lab::agent::Agent;
-use vm_lab::lab::{LabSpec, Station, with_lab};
+use vm_lab::lab::{LabSpec, Station};
+use vm_lab::pool::with_lab;
 use vm_lab::{Error, Result, traffic};
 
 use crate::{MIB, exchange, expect_equal, running_flow};

@@ -6,10 +6,10 @@ use std::path::Path;
 use vm_lab::Result;
 use vm_lab::artefacts::Artefacts;
 use vm_lab::error::Doing;
-use vm_lab::lab::{Lab, LabSpec, Station, without_lab};
-use vm_lab::run_dir::RunDir;
+use vm_lab::lab::{Lab, Station};
+use vm_lab::pool::with_lab;
 
-use crate::{MIB, exchange, expect_equal, flood};
+use crate::{MIB, exchange, expect_equal, flood, pair};
 
 /// Where the guest finds what it is to start.
 const KERNEL: &str = "next-kernel";
@@ -18,21 +18,26 @@ const INITRAMFS: &str = "next-initramfs";
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
 fn a_guest_that_starts_another_kernel_under_load_has_its_network_again() {
-    without_lab(|| {
-        let folder = RunDir::create("kexec")?;
-        let initramfs = folder.join("initramfs");
+    with_lab(&pair(), |lab| {
+        let initramfs = lab.folder().join("initramfs");
         fs::write(&initramfs, initramfs_with_kernel()?)
             .doing(|| format!("writing {}", initramfs.display()))?;
-        let initrd = format!("-initrd {}", initramfs.display());
-        let spec = LabSpec::of([Station::new("vm1"), Station::new("vm2").qemu(&initrd)]);
-        let lab = Lab::start("lab", &spec)?;
-        start_another_kernel(&lab).inspect_err(|_| eprint!("{}", lab.logs()))
+        let third = Station::new("vm3").qemu(&format!("-initrd {}", initramfs.display()));
+        let port = third.port(lab.folder());
+        lab.switch()?.add_port(&port)?;
+        let guest = lab.start_guest(&third)?;
+        guest.wait_booted()?;
+        guest.configure_network()?;
+        start_another_kernel(lab, 3)?;
+        lab.stop_last_guest();
+        lab.switch()?.remove_port("vm3")?;
+        fs::remove_file(&initramfs).doing(|| format!("removing {}", initramfs.display()))
     });
 }
 
-fn start_another_kernel(lab: &Lab) -> Result<()> {
-    let flood = flood(lab, (1, 2))?;
-    let agent = lab.host(2)?.0;
+fn start_another_kernel(lab: &Lab, number: usize) -> Result<()> {
+    let flood = flood(lab, (1, number))?;
+    let agent = lab.host(number)?.0;
     let command_line = || agent.run("cat /proc/cmdline");
     // Tells it from one that the firmware started, after a panic say.
     let next = format!("{} kexeced", command_line()?.trim());
@@ -44,10 +49,10 @@ fn start_another_kernel(lab: &Lab) -> Result<()> {
     agent.exec(["sh", "-c", "kexec >/dev/console 2>&1 &"])?;
     agent.wait_boot(boots + 1)?;
     expect_equal("command line", command_line()?.trim(), &next)?;
-    lab.guest(2)?.configure_network()?;
-    lab.wait_connected(2)?;
+    lab.guest(number)?.configure_network()?;
+    lab.wait_connected(number)?;
     flood.stop()?;
-    exchange(lab, (1, 2), MIB)
+    exchange(lab, (1, number), MIB)
 }
 
 /// The guests' initramfs, with the kernel and itself added.

@@ -3,11 +3,11 @@
 use serde_json::json;
 use vm_lab::await_::{SOON, eventually};
 use vm_lab::guest::{Guest, Link};
-use vm_lab::lab::with_lab;
+use vm_lab::pool::with_lab;
 use vm_lab::qmp::Qmp;
 use vm_lab::{Result, traffic};
 
-use crate::{MIB, exchange, expect_equal, flood, pair, running_flow};
+use crate::{MIB, exchange, expect, flood, pair, running_flow};
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
@@ -48,11 +48,7 @@ fn a_cable_pulled_and_plugged_in_again_carries_a_transfer_on() {
         let (one, (two, address)) = (lab.host(1)?.0, lab.host(2)?);
         lab.guest_mut(2)?.set_link(Link::Down)?;
         wait_carrier(&two, "0")?;
-        expect_equal(
-            "pings answered",
-            traffic::ping(&one, address, 1, 56)?.received,
-            0,
-        )?;
+        expect("no ping is answered", traffic::is_silent(&one, address)?)?;
         lab.guest_mut(2)?.set_link(Link::Up)?;
         wait_carrier(&two, "1")?;
         flow.wait_more(4 * MIB)?;

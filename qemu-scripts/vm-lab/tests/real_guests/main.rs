@@ -1,5 +1,5 @@
 //! Real Linux guests under QEMU, on a real daemon. Slow to boot, so they are ignored unless asked for:
-//! `./qemu-scripts/run-tests` asks, one test at a time, so that a booted lab serves all tests that want its shape.
+//! `./qemu-scripts/run-tests` asks, one test at a time, so that booted guests serve all tests that want them.
 
 mod absence;
 mod back_to_back;
@@ -38,14 +38,19 @@ use vm_lab::{Error, Result};
 
 /// The lab most tests want: two guests, one queue pair each, nothing special.
 fn pair() -> LabSpec {
-    LabSpec::of([Station::new("vm1"), Station::new("vm2")])
+    LabSpec::of([Station::new("vm1"), Station::new("vm2")]).kept()
 }
 
 /// A running transfer from guest 1 to guest 2 that has got going.
 fn running_flow(lab: &Lab) -> Result<TcpFlow> {
-    lab.wait_connected(2)?;
-    let ((one, _), (two, address)) = (lab.host(1)?, lab.host(2)?);
-    let flow = TcpFlow::start((&one, &two), address, None)?;
+    flow_between(lab, (1, 2))
+}
+
+/// A running transfer from one guest to another that has got going.
+fn flow_between(lab: &Lab, (from, to): (usize, usize)) -> Result<TcpFlow> {
+    let ((sender, _), (receiver, address)) = (lab.host(from)?, lab.host(to)?);
+    traffic::wait_reachable(&sender, address)?;
+    let flow = TcpFlow::start((&sender, &receiver), address, None)?;
     flow.wait_more(MIB)?;
     Ok(flow)
 }

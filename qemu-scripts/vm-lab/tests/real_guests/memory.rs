@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use vm_lab::agent::Agent;
 use vm_lab::artefacts::Artefacts;
 use vm_lab::await_::{SOON, eventually};
-use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
+use vm_lab::lab::{Lab, LabSpec, Station};
+use vm_lab::pool::with_lab;
 use vm_lab::{Error, Result};
 
 use crate::{MIB, exchange, expect, expect_equal, running_flow};

@@ -5,7 +5,7 @@ use vm_lab::drill::load::Load;
 use vm_lab::drill::report::HEADINGS;
 use vm_lab::drill::site::{Nic, Site};
 use vm_lab::drill::{Mode, drill, exercise};
-use vm_lab::lab::without_lab;
+use vm_lab::pool::without_lab;
 
 use crate::expect_equal;
 

@@ -1,7 +1,8 @@
 //! Several queue pairs a NIC.
 
 use vm_lab::agent::Agent;
-use vm_lab::lab::{LabSpec, Station, with_lab};
+use vm_lab::lab::{LabSpec, Station};
+use vm_lab::pool::with_lab;
 use vm_lab::traffic::TcpFlow;
 use vm_lab::{Error, Result};
 

@@ -1,10 +1,15 @@
 //! A guest's state is kept, in QEMU's own snapshots and in a file, and taken up again: its rings go on where they were then.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::{Value, json};
 use vm_lab::artefacts::Artefacts;
 use vm_lab::await_::{SOON, eventually};
+use vm_lab::error::Doing;
 use vm_lab::guest::Incoming;
-use vm_lab::lab::{Lab, LabSpec, with_lab};
+use vm_lab::lab::{Lab, LabSpec};
+use vm_lab::pool::with_lab;
 use vm_lab::qmp::Qmp;
 use vm_lab::{Error, Result};
 
@@ -40,13 +45,11 @@ fn a_guest_with_packed_rings_kept_in_a_file_wakes_in_another_qemu_with_its_conne
 
 fn back_to_a_snapshot(spec: &LabSpec) {
     with_lab(spec, |lab| {
-        // Fresh, without an earlier snapshot's drive.
-        lab.replace_guest(2)?;
         let flow = running_flow(lab)?;
         let flood = flood(lab, (1, 2))?;
         let file = lab.folder().join("snapshots.qcow2");
         let qmp = lab.guest_mut(2)?.qmp();
-        add_drive(qmp, &file.to_string_lossy())?;
+        add_drive(qmp, &file)?;
         snapshot(qmp, "snapshot-save")?;
         // The one that was kept while it ran runs on.
         flow.wait_more(4 * MIB)?;
@@ -56,7 +59,8 @@ fn back_to_a_snapshot(spec: &LabSpec) {
             lab.wait_connected(2)?;
             exchange(lab, (1, 2), MIB)?;
         }
-        flood.stop().map(drop)
+        flood.stop()?;
+        remove_drive(lab.guest_mut(2)?.qmp(), &file)
     });
 }
 
@@ -110,7 +114,7 @@ fn wait_migrated(qmp: &mut Qmp) -> Result<()> {
 }
 
 /// Makes a qcow2 file, and gives QEMU a drive of it that no device uses.
-fn add_drive(qmp: &mut Qmp, file: &str) -> Result<()> {
+fn add_drive(qmp: &mut Qmp, file: &Path) -> Result<()> {
     let create = |options: Value| json!({ "job-id": "create", "options": options });
     let raw = json!({ "driver": "file", "filename": file, "size": 0 });
     job(qmp, "blockdev-create", "create", create(raw))?;
@@ -120,6 +124,14 @@ fn add_drive(qmp: &mut Qmp, file: &str) -> Result<()> {
     job(qmp, "blockdev-create", "create", create(qcow2))?;
     let qcow2 = json!({ "driver": "qcow2", "file": "raw", "node-name": DRIVE });
     qmp.execute("blockdev-add", qcow2).map(drop)
+}
+
+/// Takes it out again, and the file away.
+fn remove_drive(qmp: &mut Qmp, file: &Path) -> Result<()> {
+    for node in [DRIVE, "raw"] {
+        qmp.execute("blockdev-del", json!({ "node-name": node }))?;
+    }
+    fs::remove_file(file).doing(|| format!("removing {}", file.display()))
 }
 
 fn snapshot(qmp: &mut Qmp, command: &str) -> Result<()> {

@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 
-use vm_lab::lab::{LabSpec, Station, with_lab};
+use vm_lab::lab::LabSpec;
+use vm_lab::pool::with_lab;
 use vm_lab::switch::Network;
 use vm_lab::traffic::{self, TcpFlow};
 
-use crate::{MIB, expect_equal};
+use crate::{MIB, expect_equal, pair};
 
 const INTERFACE: &str = "rs-host0";
 const HOST_ADDRESS: &str = "10.0.0.100";
@@ -21,11 +22,13 @@ fn the_host_reaches_a_guest_and_the_guest_the_host() {
     }
     let spec = LabSpec {
         taps: vec![INTERFACE.to_owned()],
-        ..LabSpec::of([Station::new("vm1")])
+        ..pair()
     };
     with_lab(&spec, |lab| {
         let host = lab.host_agent()?;
-        host.run(&format!("ip addr add {HOST_ADDRESS}/24 dev {INTERFACE}"))?;
+        host.run(&format!(
+            "ip addr replace {HOST_ADDRESS}/24 dev {INTERFACE}"
+        ))?;
         host.run(&format!("ip link set {INTERFACE} up"))?;
         let (guest, guest_address) = lab.host(1)?;
         let host_address = IpAddr::from([10, 0, 0, 100]);

@@ -1,6 +1,6 @@
 //! Plain traffic between two plain guests.
 
-use vm_lab::lab::with_lab;
+use vm_lab::pool::with_lab;
 use vm_lab::traffic;
 
 use crate::{MIB, exchange, expect_equal, pair};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
-use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
+use vm_lab::lab::{Lab, LabSpec};
+use vm_lab::pool::with_lab;
 use vm_lab::switch::Network;
 use vm_lab::traffic::{self, Probes, TcpFlow};
 use vm_lab::{Error, Result};
@@ -57,11 +58,13 @@ fn a_guest_and_the_host_lose_nothing_to_upgrades() {
     }
     let spec = LabSpec {
         taps: vec![INTERFACE.to_owned()],
-        ..LabSpec::of([Station::new("vm1")])
+        ..pair()
     };
     with_lab(&spec, |lab| {
         let host = lab.host_agent()?;
-        host.run(&format!("ip addr add {HOST_ADDRESS}/24 dev {INTERFACE}"))?;
+        host.run(&format!(
+            "ip addr replace {HOST_ADDRESS}/24 dev {INTERFACE}"
+        ))?;
         host.run(&format!("ip link set {INTERFACE} up"))?;
         let guest = lab.host(1)?.0;
         traffic::wait_reachable(&guest, IpAddr::from(HOST_ADDRESS))?;

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use vm_lab::agent::{Agent, RunningJob};
-use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
+use vm_lab::lab::{Lab, LabSpec, Station};
+use vm_lab::pool::with_lab;
 use vm_lab::switch::Vlan;
 use vm_lab::{Result, traffic};
 
@@ -20,6 +21,7 @@ fn spec() -> LabSpec {
         Station::new("vm3").vlan(Vlan::Access(20)),
         Station::new("vm4").vlan(Vlan::Trunk(vec![10, 20])),
     ])
+    .kept()
 }
 
 /// Runs `test` with the trunk guest's VLAN interfaces up: 10.0.10.4 and 10.0.20.4, vm1 being 10.0.10.1, vm3 10.0.20.3.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::{Value, json};
 use vm_lab::agent::Agent;
 use vm_lab::await_::{PATIENCE, eventually};
-use vm_lab::lab::{Lab, LabSpec, Station, with_lab};
+use vm_lab::lab::{Lab, LabSpec, Station};
+use vm_lab::pool::with_lab;
 use vm_lab::switch::Network;
 use vm_lab::traffic::TcpFlow;
 use vm_lab::{Error, Result};
@@ -117,7 +118,7 @@ pub fn with_network(seats: &[Seat], test: impl FnOnce(&mut Vpc<'_>) -> Result<()
     let spec = LabSpec {
         taps: vec![UPLINK_PORT.to_owned()],
         program: Some("vpc".to_owned()),
-        ..LabSpec::of(["vm1", "vm2", "vm3", "vm4"].map(Station::new))
+        ..LabSpec::of(["vm1", "vm2", "vm3", "vm4"].map(Station::new)).kept()
     };
     with_lab(&spec, |lab| {
         // Connections of earlier tests are in zones of their own.
@@ -257,7 +258,7 @@ impl Vpc<'_> {
         self.set_services(|_| {})?;
         for guest in 1..=4 {
             let seat = self.seat(guest).ok();
-            shell(&self.agent(guest)?, &addresses_of(seat))?;
+            self.agent(guest)?.shell(&addresses_of(seat))?;
         }
         Ok(())
     }
@@ -435,16 +436,4 @@ pub fn rule(table: &str, priority: u32, key: Value, action: &str) -> Value {
 /// A security rule that goes.
 pub fn no_rule(table: &str, priority: u32, key: Value) -> Value {
     json!({ "delete": { "table": table, "key": key, "priority": priority } })
-}
-
-/// Runs a script to its end, or to its first fault.
-pub fn shell(agent: &Agent, script: &str) -> Result<String> {
-    match agent.exec([&agent.busybox(), "sh", "-ec", script])? {
-        (0, output) => Ok(output),
-        (status, output) => Err(Error::Program {
-            program: format!("{}: {script}", agent.name()),
-            status,
-            output,
-        }),
-    }
 }

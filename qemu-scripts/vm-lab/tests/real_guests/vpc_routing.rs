@@ -6,7 +6,7 @@ use serde_json::json;
 use vm_lab::agent::Agent;
 use vm_lab::{Result, traffic};
 
-use crate::vpc_network::{RED, RED_BACK, Seat, shell, with_network};
+use crate::vpc_network::{RED, RED_BACK, Seat, with_network};
 use crate::{MIB, expect, expect_equal};
 
 const SEATS: [Seat; 2] = [(1, RED, 1), (3, RED_BACK, 3)];
@@ -78,7 +78,7 @@ fn traceroute_shows_the_router_and_then_the_target() {
 /// ICMP errors about unreachable destinations that the guest's kernel has taken.
 fn errors_received(guest: &Agent) -> Result<u64> {
     // Two lines "Icmp: …": names, then numbers.
-    let counted = shell(guest, "grep ^Icmp: /proc/net/snmp")?;
+    let counted = guest.shell("grep ^Icmp: /proc/net/snmp")?;
     let mut lines = counted.lines().map(str::split_whitespace);
     let (names, numbers) = (lines.next(), lines.next());
     let of = names

@@ -7,7 +7,7 @@ use vm_lab::agent::Agent;
 use vm_lab::await_::{PATIENCE, eventually};
 use vm_lab::{Result, traffic};
 
-use crate::vpc_network::{RED, RED_BACK, shell, with_network};
+use crate::vpc_network::{RED, RED_BACK, with_network};
 use crate::{expect, expect_equal};
 
 /// Does what it is told, and writes it down.
@@ -22,11 +22,9 @@ chmod +x /tmp/lease.sh; rm -f /tmp/lease";
 
 /// Nothing but a NIC that is plugged in again.
 fn forget_addresses(guest: &Agent) -> Result<()> {
-    shell(
-        guest,
-        "ip link set eth0 down; ip addr flush dev eth0; ip link set eth0 up",
-    )
-    .map(drop)
+    guest
+        .shell("ip link set eth0 down; ip addr flush dev eth0; ip link set eth0 up")
+        .map(drop)
 }
 
 #[test]
@@ -42,11 +40,11 @@ fn udhcpc_gets_an_address_a_router_and_a_name_server_and_then_reaches_other_netw
         })?;
         let guest = vpc.agent(1)?;
         forget_addresses(&guest)?;
-        shell(&guest, LEASE_SCRIPT)?;
+        guest.shell(LEASE_SCRIPT)?;
         guest.run("udhcpc -i eth0 -f -n -q -t 20 -T 1 -O mtu -s /tmp/lease.sh")?;
         expect_equal(
             "the lease",
-            shell(&guest, "cat /tmp/lease")?.trim(),
+            guest.shell("cat /tmp/lease")?.trim(),
             "10.0.0.1/24 router=10.0.0.254 dns=10.0.0.53 domain=red.example lease=1200 mtu=1450",
         )?;
         traffic::wait_reachable(&guest, RED.router().into())?;
@@ -68,8 +66,8 @@ fn a_guest_makes_its_ipv6_address_of_what_the_router_advertises() {
         let routes = eventually(PATIENCE, "an address by router advertisement", || {
             let look = || -> Result<(String, String)> {
                 Ok((
-                    shell(&guest, "ip -6 addr show dev eth0")?,
-                    shell(&guest, "ip -6 route show")?,
+                    guest.shell("ip -6 addr show dev eth0")?,
+                    guest.shell("ip -6 route show")?,
                 ))
             };
             match look() {

@@ -12,7 +12,7 @@ use vm_lab::guest::Link;
 use vm_lab::traffic;
 use vm_lab::{Error, Result};
 
-use crate::vpc_network::{RED, RED_BACK, UPLINK, Vpc, insert, shell, with_network};
+use crate::vpc_network::{RED, RED_BACK, UPLINK, Vpc, insert, with_network};
 use crate::{MIB, expect, expect_equal};
 
 /// The tenant's one address outside.
@@ -115,7 +115,7 @@ fn a_guest_fetches_a_page_from_a_server_outside() {
         let text: Vec<u8> = (0..page_bytes).map(|byte| (byte % 251) as u8).collect();
         fs::write(&page, text).doing(|| format!("writing {}", page.display()))?;
         let page = page.display();
-        let sum = shell(&host, &format!("{busybox} md5sum <{page}"))?;
+        let sum = host.shell(&format!("{busybox} md5sum <{page}"))?;
         // One server, one request, which is read to its empty line: a connection that is closed with anything unread is reset.
         let answer = format!(
             "while read -r line && [ ${{#line}} -gt 1 ]; do :; done;
@@ -133,7 +133,7 @@ fn a_guest_fetches_a_page_from_a_server_outside() {
                 // Refused as long as the server does not listen yet.
                 let fetch =
                     format!("wget -q -O /tmp/page http://{outside}:8081/ && md5sum </tmp/page");
-                shell(&guest, &fetch).map_err(|error| error.to_string())
+                guest.shell(&fetch).map_err(|error| error.to_string())
             });
             let _ = server.join();
             fetched
