@@ -100,6 +100,7 @@ fn flags_go_over_the_file() {
         program: None,
         state_dir: None,
         services: None,
+        device_state_key_file: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),

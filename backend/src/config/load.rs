@@ -68,6 +68,10 @@ pub struct SwitchConfig {
     pub state_dir: Option<PathBuf>,
     /// The file with the services' configuration to begin with.
     pub services: Option<PathBuf>,
+    /// The key that signs what migrates of ports; `None`: nothing does.
+    pub device_state_key_file: Option<PathBuf>,
+    /// How old that may be when it arrives.
+    pub device_state_max_age_s: u32,
     /// How many table entries each tenant may have.
     pub quotas: Quotas,
     /// Bounds and timeouts of tracked connections.
@@ -97,6 +101,10 @@ impl SwitchConfig {
     pub const TENANT_MAX_ENTRIES: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
     /// Default of `mac_capacity`.
     pub const DEFAULT_MAC_CAPACITY: u32 = 65_536;
+    /// Default of `device_state_max_age_s`: a migration takes minutes.
+    pub const DEFAULT_STATE_MAX_AGE_S: u32 = 3_600;
+    /// Bounds of `device_state_max_age_s`.
+    pub const STATE_MAX_AGE_S: std::ops::RangeInclusive<u32> = 10..=604_800;
     /// Bounds of `mac_capacity`.
     pub const MAC_CAPACITY: std::ops::RangeInclusive<u32> = 16..=1_048_576;
 }
@@ -157,6 +165,8 @@ pub struct Overrides {
     pub state_dir: Option<String>,
     /// `--services`.
     pub services: Option<String>,
+    /// `--device-state-key-file`.
+    pub device_state_key_file: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -462,6 +472,19 @@ fn switch_config(
         services_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
     })
     .transpose()?;
+    let device_state_key_file = pick(
+        (
+            "--device-state-key-file",
+            overrides.device_state_key_file.clone(),
+        ),
+        file.device_state_key_file,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        key_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
+    let state_max_age = in_file(file.device_state_max_age_s, place);
     let tenant_max_entries = in_file(file.tenant_max_entries, place);
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
@@ -483,6 +506,12 @@ fn switch_config(
         program,
         state_dir,
         services,
+        device_state_key_file,
+        device_state_max_age_s: number_or(
+            state_max_age,
+            SwitchConfig::DEFAULT_STATE_MAX_AGE_S,
+            within("device_state_max_age_s", SwitchConfig::STATE_MAX_AGE_S),
+        )?,
         quotas: Quotas {
             by_tenant: BTreeMap::new(),
             default: number_or(
@@ -508,6 +537,17 @@ fn switch_config(
             mac_capacity / 4,
             within("mac_limit_per_port", 1..=mac_capacity),
         )?,
+    })
+}
+
+/// The absolute path of the file with the key.
+fn key_file(text: &str) -> Result<PathBuf, InvalidField> {
+    folder("device_state_key_file", text).map_err(|invalid| {
+        InvalidField::new(
+            "device_state_key_file",
+            invalid.reason.replace("of a folder", "of a file"),
+            "start it with '/' and write it without '..', such as /etc/ringswitch/device-state.key",
+        )
     })
 }
 
