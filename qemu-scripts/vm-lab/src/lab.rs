@@ -231,6 +231,7 @@ impl Lab {
                 let options = SwitchOptions {
                     network,
                     program: spec.program.clone(),
+                    device_state_key: None,
                 };
                 Some(Switch::start(&binary, &folder, &ports, &options)?)
             }
