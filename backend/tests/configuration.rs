@@ -150,6 +150,30 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "docs/configuration.md",
     ),
     (
+        "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\ndevice_state = true\n",
+        "switch.toml:",
+        "no key to sign",
+        "head -c 32 /dev/urandom",
+    ),
+    (
+        "[switch]\ndevice_state_key_file = \"key\"\n",
+        "switch.toml:2",
+        "`device_state_key_file`",
+        "such as /etc/ringswitch",
+    ),
+    (
+        "[switch]\ndevice_state_max_age_s = 1\n",
+        "switch.toml:2",
+        "`device_state_max_age_s`: 1",
+        "from 10 to 604800",
+    ),
+    (
+        "[[port]]\nname = \"t\"\ntype = \"tap\"\ninterface = \"t0\"\ndevice_state = true\n",
+        "switch.toml:5",
+        "a tap port does not have it",
+        "",
+    ),
+    (
         "[switch]\nworkers = 0\n",
         "switch.toml:2",
         "`workers`: 0",

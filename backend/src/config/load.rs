@@ -2,7 +2,7 @@
 use super::connections::connections;
 use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
-use super::port::{PortConfig, PortFields, first_collision};
+use super::port::{PortConfig, PortFields, PortKind, first_collision};
 use super::program::ProgramSource;
 use super::value::{InvalidField, SocketPath, bounded, folder};
 use super::{DEFAULT_ADMIN_SOCKET, DEFAULT_RING_STATE, PortName};
@@ -214,6 +214,12 @@ pub enum ConfigError {
     },
 }
 
+/// Why a port's state does not migrate.
+pub const NO_STATE_KEY: &str = "the switch has no key to sign a port's state with";
+/// What to do about that.
+pub const STATE_KEY_REMEDY: &str = "name a file with `device_state_key_file` (or --device-state-key-file), the same on every host: \
+     `(umask 077; head -c 32 /dev/urandom > /etc/ringswitch/device-state.key)`";
+
 /// Largest file that is read: far beyond any real one, so that a wrong path (`/dev/zero`) ends.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -252,6 +258,7 @@ pub fn load(
     refuse_too_many(&ports, MAX_PORTS)?;
     refuse_collisions(&ports)?;
     refuse_admin_socket(&switch, &ports)?;
+    refuse_keyless(&switch, &ports)?;
     Ok(Configuration {
         switch,
         ports,
@@ -656,6 +663,19 @@ fn refuse_collisions(ports: &[SourcedPort]) -> Result<(), ConfigError> {
             field,
             other: earlier.config.name.clone(),
             other_origin: earlier.origin.clone(),
+        }),
+    }
+}
+
+/// A port's state cannot migrate without the key that all hosts share.
+fn refuse_keyless(switch: &SwitchConfig, ports: &[SourcedPort]) -> Result<(), ConfigError> {
+    let migrates = |port: &&SourcedPort| matches!(port.config.kind, PortKind::VhostUser { device_state, .. } if device_state);
+    let wanting = ports.iter().find(migrates);
+    match wanting.filter(|_| switch.device_state_key_file.is_none()) {
+        None => Ok(()),
+        Some(port) => Err(ConfigError::Invalid {
+            origin: port.origin.clone(),
+            invalid: InvalidField::new("device_state", NO_STATE_KEY, STATE_KEY_REMEDY),
         }),
     }
 }

@@ -11,7 +11,9 @@ use super::port_state::{Carriers, NamedPort, PortCarrier, PortStates, StoppedSta
 use super::services::ServicesHandle;
 use super::tables::DefaultTables;
 use super::tables::l2::VlanEntries;
-use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
+use crate::config::{
+    InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SwitchConfig,
+};
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
     SourceStats, WorkerOptions, WorkerStats,
@@ -479,10 +481,8 @@ fn forget_stations(
 fn no_state_key() -> StepError {
     StepError {
         field: "device_state",
-        reason: "the switch has no key to sign a port's state with".to_owned(),
-        remedy: "name a file with `device_state_key_file`, the same on every host: \
-                 `(umask 077; head -c 32 /dev/urandom > /etc/ringswitch/device-state.key)`"
-            .to_owned(),
+        reason: NO_STATE_KEY.to_owned(),
+        remedy: STATE_KEY_REMEDY.to_owned(),
     }
 }
 

@@ -201,8 +201,7 @@ struct Begun {
 fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
     let switch = &configuration.switch;
     let start = |engine: &Option<Arc<Engine>>| {
-        let key = switch.device_state_key_file.as_deref();
-        let key = key.map(StateKey::read).transpose()?;
+        let key = state_key(switch)?;
         let live = LiveEngine::start(switch, engine.clone()).map_err(DaemonError::Engine)?;
         Ok::<_, DaemonError>(live.with_state_key(key, switch))
     };
@@ -341,6 +340,12 @@ fn start_control(
             },
         )?;
     Ok((control, services))
+}
+
+/// The key that signs what migrates of ports, if there is one.
+pub fn state_key(switch: &SwitchConfig) -> Result<Option<StateKey>, KeyError> {
+    let path = switch.device_state_key_file.as_deref();
+    path.map(StateKey::read).transpose()
 }
 
 /// What the file of `services` says; it is refused with a program that sends nothing to the controller.

@@ -402,7 +402,7 @@ fn nothing_is_carried_while_rings_run() {
         let begun = front_end.set_device_state_fd(
             VhostTransferStateDirection::SAVE,
             VhostTransferStatePhase::STOPPED,
-            theirs.into(),
+            theirs,
         );
         (
             begun.is_ok(),

@@ -1,7 +1,9 @@
 //! What a switch knows of a port goes along in QEMU's migration stream, and stays out of a snapshot that is loaded late.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use serde_json::Value;
 use vm_lab::artefacts::{Artefacts, ringswitch};
@@ -10,16 +12,17 @@ use vm_lab::lab::{Station, without_lab};
 use vm_lab::migration::{Limits, Manner, Migration};
 use vm_lab::run_dir::RunDir;
 use vm_lab::switch::{Network, Switch, SwitchOptions};
-use vm_lab::{Error, Result};
+use vm_lab::{Error, Result, traffic};
 
 const PORT: &str = "vm";
-const PEER: &str = "peer";
+/// In the guests' network.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
 const BRISK: Limits = Limits {
     bytes_per_second: 256 << 20,
     downtime_ms: 100,
 };
 
-/// Two switches on this machine with the same key, or with a key each.
+/// Two switches on this machine: with the same key, with a key each, or without.
 struct Hosts {
     switches: Vec<(Switch, RunDir)>,
     artefacts: Artefacts,
@@ -27,19 +30,17 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn start(keys: [u8; 2]) -> Result<Self> {
+    fn start(keys: [Option<u8>; 2]) -> Result<Self> {
         let folder = RunDir::create("device-state")?;
         let switches = keys.iter().zip(1..).map(|(byte, number)| {
-            let key = folder.join(&format!("key-{number}"));
-            let written = fs::write(&key, [*byte; 32])
-                .and_then(|()| fs::set_permissions(&key, fs::Permissions::from_mode(0o600)));
-            written.map_err(|error| Error::Unexpected(format!("the key: {error}")))?;
+            let path = folder.join(&format!("key-{number}"));
+            let key = byte.map(|byte| write_key(path, byte)).transpose()?;
             let own = RunDir::create("device-state-switch")?;
-            let ports = [PORT, PEER].map(|name| Station::new(name).port(&own));
+            let ports = [Station::new(PORT).port(&own)];
             let options = SwitchOptions {
                 network: Network::Machine,
                 program: None,
-                device_state_key: Some(key),
+                device_state_key: key,
             };
             let switch = Switch::start(&ringswitch()?, &own, &ports, &options)?;
             Ok((switch, own))
@@ -97,6 +98,30 @@ impl Hosts {
     }
 }
 
+fn write_key(path: PathBuf, byte: u8) -> Result<PathBuf> {
+    let written = fs::write(&path, [byte; 32])
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)));
+    written.map_err(|error| Error::Unexpected(format!("the key: {error}")))?;
+    Ok(path)
+}
+
+/// Why a guest does not get from one switch to the other; it goes on where it was.
+fn failure(hosts: &Hosts) -> Result<Option<String>> {
+    let mut guest = hosts.guest()?;
+    let target = hosts.incoming(&guest)?;
+    let socket = hosts.folder.join("migrate.sock");
+    let migration = Migration::start(&mut guest, target, socket, Manner::Precopy, BRISK);
+    let failed = migration.and_then(|mut migration| {
+        migration.wait_resumed()?;
+        migration.finish().map(drop)
+    });
+    let why = failed.err().map(|error| error.to_string());
+    if why.is_some() {
+        guest.agent().run("true")?;
+    }
+    Ok(why)
+}
+
 fn expect(what: &str, holds: bool, told: &str) -> Result<()> {
     match holds {
         true => Ok(()),
@@ -108,10 +133,10 @@ fn expect(what: &str, holds: bool, told: &str) -> Result<()> {
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
 fn what_the_switch_knows_of_a_guest_arrives_with_it() {
     without_lab(|| {
-        let hosts = Hosts::start([7, 7])?;
+        let hosts = Hosts::start([Some(7), Some(7)])?;
         let mut guest = hosts.guest()?;
         // Nobody answers; the switch has learned who asks.
-        let _ = guest.agent().run("ping -c 3 -i 0.2 -W 1 10.99.0.9");
+        let _ = traffic::ping(guest.agent(), NOBODY.into(), 1, 56);
         let sent = hosts.sent(0)?;
         expect("the guest has sent frames", sent > 0, &sent.to_string())?;
         let target = hosts.incoming(&guest)?;
@@ -151,16 +176,28 @@ fn what_the_switch_knows_of_a_guest_arrives_with_it() {
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
 fn a_guest_stays_where_it_was_if_the_other_switch_does_not_believe_what_comes_with_it() {
     without_lab(|| {
-        let hosts = Hosts::start([7, 8])?;
-        let mut guest = hosts.guest()?;
-        let target = hosts.incoming(&guest)?;
-        let socket = hosts.folder.join("migrate.sock");
-        let migration = Migration::start(&mut guest, target, socket, Manner::Precopy, BRISK);
-        let failed = migration.and_then(|mut migration| migration.wait_resumed().map(drop));
-        let why = failed.err().map(|error| error.to_string());
+        let hosts = Hosts::start([Some(7), Some(8)])?;
+        let why = failure(&hosts)?;
         expect("the migration fails", why.is_some(), "it did not")?;
+        let log = fs::read_to_string(hosts.switch(1)?.1.join("ringswitch.log")).unwrap_or_default();
+        let refused = log.contains("CHECK_DEVICE_STATE refused") && log.contains("signature");
+        expect("it fails for that", refused, &log)?;
         let sent = hosts.sent(1)?;
-        expect("nothing arrived", sent == 0, &sent.to_string())?;
-        guest.agent().run("true").map(drop)
+        expect("nothing arrived", sent == 0, &sent.to_string())
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_guest_goes_only_from_those_that_send_nothing_to_those_that_would_take_it() {
+    without_lab(|| {
+        let why = failure(&Hosts::start([Some(7), None])?)?;
+        expect("it is not lost without a word", why.is_some(), "it moved")?;
+        let why = failure(&Hosts::start([None, Some(7)])?)?;
+        expect(
+            "there was nothing to take",
+            why.is_none(),
+            &why.unwrap_or_default(),
+        )
     });
 }
