@@ -151,7 +151,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\ndevice_state = true\n",
-        "switch.toml:",
+        "switch.toml:2",
         "no key to sign",
         "head -c 32 /dev/urandom",
     ),
