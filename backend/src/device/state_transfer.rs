@@ -260,10 +260,9 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
+        self.place = None;
         let panicked = || Err(TransferError::Io("its thread ended".to_owned()));
         lock(&self.ended).get_or_insert_with(panicked);
-        // Who hears of the end may begin the next.
-        self.place = None;
         ring(&self.bell);
     }
 }
@@ -275,7 +274,7 @@ impl Work {
             direction,
             pipe,
             cancel,
-            end,
+            mut end,
         } = self;
         // Closed here, on a thread that may wait: its end is what the other side waits for.
         let Some(pipe) = pipe.take() else { return };
@@ -288,6 +287,8 @@ impl Work {
             Direction::Save => save(&*carrier, line),
             Direction::Load => load(&*carrier, line),
         };
+        // Before anybody can hear of the end, who may begin the next at once.
+        end.place = None;
         *lock(&end.ended) = Some(transferred);
     }
 }

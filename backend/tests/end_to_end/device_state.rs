@@ -315,6 +315,14 @@ fn a_port_wants_a_key_for_it() {
     ] {
         assert!(refused.contains(part), "{refused}");
     }
+    // One that others may read is none.
+    let hosts = Hosts::new();
+    let key = hosts.path("shared");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&key, open).unwrap();
+    let check = ["check", "--device-state-key-file", &key];
+    let refused = switch.daemon.command(&check).unwrap_err().to_string();
+    assert!(refused.contains("chmod 600"), "{refused}");
     let mut guest = switch.introduced("vm1", options());
     assert!(!guest.session().has(Bits::DEVICE_STATE));
     drop(guest);
