@@ -100,6 +100,7 @@ fn flags_go_over_the_file() {
         program: None,
         state_dir: None,
         services: None,
+        device_state_key_file: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),
@@ -147,6 +148,30 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "switch.toml:2",
         "invalid type",
         "docs/configuration.md",
+    ),
+    (
+        "[[port]]\nname = \"a\"\ntype = \"vhost-user\"\nsocket = \"/a\"\ndevice_state = true\n",
+        "switch.toml:2",
+        "no key to sign",
+        "head -c 32 /dev/urandom",
+    ),
+    (
+        "[switch]\ndevice_state_key_file = \"key\"\n",
+        "switch.toml:2",
+        "`device_state_key_file`",
+        "such as /etc/ringswitch",
+    ),
+    (
+        "[switch]\ndevice_state_max_age_s = 1\n",
+        "switch.toml:2",
+        "`device_state_max_age_s`: 1",
+        "from 10 to 604800",
+    ),
+    (
+        "[[port]]\nname = \"t\"\ntype = \"tap\"\ninterface = \"t0\"\ndevice_state = true\n",
+        "switch.toml:5",
+        "a tap port does not have it",
+        "",
     ),
     (
         "[switch]\nworkers = 0\n",

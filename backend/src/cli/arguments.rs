@@ -20,6 +20,7 @@ A port is written as key=value pairs separated by commas; a comma within a value
   mode=MODE            vhost-user: server (default, Ringswitch listens) or client
   queue_pairs=N        vhost-user: 1 to 64 (default 1)
   packed=true          vhost-user: offer packed rings (default false)
+  device_state=true    vhost-user: what the switch knows of the port migrates with its VM (default false)
   interface=NAME       tap: the interface, created if absent (required)
   mtu=BYTES            68 to 9216
   vlan=ID              access port of one VLAN
@@ -273,6 +274,9 @@ pub struct Settings {
     /// The services' configuration to begin with, a JSON file (docs/services.md). Once set otherwise, and durable, it is not used.
     #[arg(long, value_name = "FILE")]
     pub services: Option<String>,
+    /// The key that signs what migrates of ports with device_state=true, the same file on every host [default: none].
+    #[arg(long, value_name = "FILE")]
+    pub device_state_key_file: Option<String>,
 }
 
 impl Arguments {
@@ -299,6 +303,7 @@ impl Settings {
             program: self.program.clone(),
             state_dir: self.state_dir.clone(),
             services: self.services.clone(),
+            device_state_key_file: self.device_state_key_file.clone(),
             ports: self.ports.clone(),
         }
     }

@@ -30,6 +30,7 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
             let checked = load(settings, arguments.admin.clone())?;
             checked.switch.program.load()?;
             daemon::lifecycle::initial_services(&checked.switch).map_err(DaemonError::from)?;
+            daemon::lifecycle::state_key(&checked.switch).map_err(DaemonError::from)?;
             print(&format!(
                 "ok: {} ports, {} workers\n",
                 checked.ports.len(),

@@ -54,6 +54,10 @@ pub fn port(port: &Port) -> String {
         ("mode", port.mode.clone()),
         ("queue pairs", number(port.queue_pairs)),
         ("packed", port.packed.map(|packed| packed.to_string())),
+        (
+            "device_state",
+            port.device_state.map(|offered| offered.to_string()),
+        ),
         ("interface", port.interface.clone()),
         ("mtu", number(port.mtu)),
         ("vlan", Some(vlan_text(port.vlan.as_ref()))),

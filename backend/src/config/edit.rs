@@ -107,13 +107,14 @@ fn key_lines(port: &PortConfig) -> String {
         .collect()
 }
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "name",
     "type",
     "socket",
     "mode",
     "queue_pairs",
     "packed",
+    "device_state",
     "interface",
     "mtu",
     "vlan",
@@ -133,6 +134,7 @@ fn value_text(fields: &PortFields, key: &str) -> Option<String> {
         "mode" => text(&fields.mode),
         "queue_pairs" => number(fields.queue_pairs),
         "packed" => fields.packed.map(|packed| packed.to_string()),
+        "device_state" => fields.device_state.map(|offered| offered.to_string()),
         "interface" => text(&fields.interface),
         "mtu" => number(fields.mtu),
         _ => fields.vlan.as_ref().map(vlan_text),
@@ -452,7 +454,7 @@ vlan = { trunk = [10, 20], native = 1 }
                 wanted.retain(|port| port.name != name);
                 let new = new.map(|(socket, pairs, packed, vlan)| {
                     let vlan = ["", ",vlan=10", ",vlan=trunk:1+2"][usize::from(vlan)];
-                    port(&format!("name={name},type=vhost-user,socket=/run/{name}-{socket},queue_pairs={pairs},packed={packed}{vlan}"))
+                    port(&format!("name={name},type=vhost-user,socket=/run/{name}-{socket},queue_pairs={pairs},packed={packed},device_state={packed}{vlan}"))
                 });
                 wanted.extend(new.clone());
                 text = edited(&text, &[(name, new)]).unwrap();

@@ -44,6 +44,10 @@ pub struct FileSwitch {
     pub state_dir: Option<Spanned<String>>,
     /// The file with the services' configuration to begin with.
     pub services: Option<Spanned<String>>,
+    /// The key that signs what migrates of ports.
+    pub device_state_key_file: Option<Spanned<String>>,
+    /// How old that may be when it arrives.
+    pub device_state_max_age_s: Option<Spanned<i64>>,
     /// How many entries a tenant may have that has no `[tenant.NAME]`.
     pub tenant_max_entries: Option<Spanned<i64>>,
     /// How long a worker polls for work before it sleeps.
@@ -74,6 +78,7 @@ pub struct FilePort {
     mode: Option<Spanned<String>>,
     queue_pairs: Option<Spanned<i64>>,
     packed: Option<Spanned<bool>>,
+    device_state: Option<Spanned<bool>>,
     interface: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
     vlan: Option<Spanned<FileVlan>>,
@@ -119,6 +124,7 @@ impl FilePort {
             mode: text(&self.mode),
             queue_pairs: number(&self.queue_pairs),
             packed: self.packed.as_ref().map(|value| *value.get_ref()),
+            device_state: self.device_state.as_ref().map(|value| *value.get_ref()),
             interface: text(&self.interface),
             mtu: number(&self.mtu),
             vlan: self.vlan.as_ref().map(|vlan| {
@@ -154,6 +160,7 @@ impl FilePort {
             "mode" => span(&self.mode),
             "queue_pairs" => span(&self.queue_pairs),
             "packed" => span(&self.packed),
+            "device_state" => span(&self.device_state),
             "interface" => span(&self.interface),
             "mtu" => span(&self.mtu),
             "vlan" => span(&self.vlan),

@@ -7,7 +7,7 @@ use super::value::{InvalidField, quoted};
 
 /// The keys, for error messages and the command line's help.
 pub const KEYS: &str =
-    "name, type, socket, mode, queue_pairs, packed, mtu, vlan, native, interface";
+    "name, type, socket, mode, queue_pairs, packed, device_state, mtu, vlan, native, interface";
 
 /// Splits and types the fields of one port; their values are checked by [`super::PortConfig::from_fields`].
 pub fn parse_port(text: &str) -> Result<PortFields, InvalidField> {
@@ -30,6 +30,11 @@ pub fn parse_port(text: &str) -> Result<PortFields, InvalidField> {
                 number("queue_pairs", &value)?,
             )?,
             "packed" => set("packed", &mut fields.packed, truth("packed", &value)?)?,
+            "device_state" => set(
+                "device_state",
+                &mut fields.device_state,
+                truth("device_state", &value)?,
+            )?,
             "mtu" => set("mtu", &mut fields.mtu, number("mtu", &value)?)?,
             "vlan" => set("vlan", &mut fields.vlan, parse_vlan(&value)?)?,
             "native" => set("native", &mut native, number("native", &value)?)?,
@@ -72,6 +77,10 @@ pub fn port_text(fields: &PortFields) -> String {
         ("mode", fields.mode.clone()),
         ("queue_pairs", number(fields.queue_pairs)),
         ("packed", fields.packed.map(|packed| packed.to_string())),
+        (
+            "device_state",
+            fields.device_state.map(|offered| offered.to_string()),
+        ),
         ("interface", fields.interface.clone()),
         ("mtu", number(fields.mtu)),
         ("vlan", vlan),
@@ -161,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_key_of_the_file_has_its_flag() {
-        let text = "name=vm1,type=vhost-user,socket=/run/vm1.sock,mode=client,queue_pairs=2,packed=true,mtu=9000,vlan=trunk:10+20,native=1,interface=x";
+        let text = "name=vm1,type=vhost-user,socket=/run/vm1.sock,mode=client,queue_pairs=2,packed=true,device_state=true,mtu=9000,vlan=trunk:10+20,native=1,interface=x";
         let expected = PortFields {
             name: Some("vm1".into()),
             kind: Some("vhost-user".into()),
@@ -169,6 +178,7 @@ mod tests {
             mode: Some("client".into()),
             queue_pairs: Some(2),
             packed: Some(true),
+            device_state: Some(true),
             interface: Some("x".into()),
             mtu: Some(9000),
             vlan: Some(VlanFields {

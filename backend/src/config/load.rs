@@ -2,7 +2,7 @@
 use super::connections::connections;
 use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
-use super::port::{PortConfig, PortFields, first_collision};
+use super::port::{PortConfig, PortFields, PortKind, first_collision};
 use super::program::ProgramSource;
 use super::value::{InvalidField, SocketPath, bounded, folder};
 use super::{DEFAULT_ADMIN_SOCKET, DEFAULT_RING_STATE, PortName};
@@ -68,6 +68,10 @@ pub struct SwitchConfig {
     pub state_dir: Option<PathBuf>,
     /// The file with the services' configuration to begin with.
     pub services: Option<PathBuf>,
+    /// The key that signs what migrates of ports; `None`: nothing does.
+    pub device_state_key_file: Option<PathBuf>,
+    /// How old that may be when it arrives.
+    pub device_state_max_age_s: u32,
     /// How many table entries each tenant may have.
     pub quotas: Quotas,
     /// Bounds and timeouts of tracked connections.
@@ -97,6 +101,10 @@ impl SwitchConfig {
     pub const TENANT_MAX_ENTRIES: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
     /// Default of `mac_capacity`.
     pub const DEFAULT_MAC_CAPACITY: u32 = 65_536;
+    /// Default of `device_state_max_age_s`: a migration takes minutes.
+    pub const DEFAULT_STATE_MAX_AGE_S: u32 = 3_600;
+    /// Bounds of `device_state_max_age_s`.
+    pub const STATE_MAX_AGE_S: std::ops::RangeInclusive<u32> = 10..=604_800;
     /// Bounds of `mac_capacity`.
     pub const MAC_CAPACITY: std::ops::RangeInclusive<u32> = 16..=1_048_576;
 }
@@ -157,6 +165,8 @@ pub struct Overrides {
     pub state_dir: Option<String>,
     /// `--services`.
     pub services: Option<String>,
+    /// `--device-state-key-file`.
+    pub device_state_key_file: Option<String>,
     /// Each `--port`. One whose name the file has replaces the file's.
     pub ports: Vec<String>,
 }
@@ -204,6 +214,12 @@ pub enum ConfigError {
     },
 }
 
+/// Why a port's state does not migrate.
+pub const NO_STATE_KEY: &str = "the switch has no key to sign a port's state with";
+/// What to do about that.
+pub const STATE_KEY_REMEDY: &str = "name a file with `device_state_key_file` (or --device-state-key-file), the same on every host: \
+     `(umask 077; head -c 32 /dev/urandom > /etc/ringswitch/device-state.key)`";
+
 /// Largest file that is read: far beyond any real one, so that a wrong path (`/dev/zero`) ends.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -242,6 +258,7 @@ pub fn load(
     refuse_too_many(&ports, MAX_PORTS)?;
     refuse_collisions(&ports)?;
     refuse_admin_socket(&switch, &ports)?;
+    refuse_keyless(&switch, &ports)?;
     Ok(Configuration {
         switch,
         ports,
@@ -462,6 +479,19 @@ fn switch_config(
         services_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
     })
     .transpose()?;
+    let device_state_key_file = pick(
+        (
+            "--device-state-key-file",
+            overrides.device_state_key_file.clone(),
+        ),
+        file.device_state_key_file,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        key_file(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
+    let state_max_age = in_file(file.device_state_max_age_s, place);
     let tenant_max_entries = in_file(file.tenant_max_entries, place);
     let poll_us = in_file(file.poll_us, place);
     let ageing = in_file(file.mac_ageing_s, place);
@@ -483,6 +513,12 @@ fn switch_config(
         program,
         state_dir,
         services,
+        device_state_key_file,
+        device_state_max_age_s: number_or(
+            state_max_age,
+            SwitchConfig::DEFAULT_STATE_MAX_AGE_S,
+            within("device_state_max_age_s", SwitchConfig::STATE_MAX_AGE_S),
+        )?,
         quotas: Quotas {
             by_tenant: BTreeMap::new(),
             default: number_or(
@@ -508,6 +544,17 @@ fn switch_config(
             mac_capacity / 4,
             within("mac_limit_per_port", 1..=mac_capacity),
         )?,
+    })
+}
+
+/// The absolute path of the file with the key.
+fn key_file(text: &str) -> Result<PathBuf, InvalidField> {
+    folder("device_state_key_file", text).map_err(|invalid| {
+        InvalidField::new(
+            "device_state_key_file",
+            invalid.reason.replace("of a folder", "of a file"),
+            "start it with '/' and write it without '..', such as /etc/ringswitch/device-state.key",
+        )
     })
 }
 
@@ -616,6 +663,19 @@ fn refuse_collisions(ports: &[SourcedPort]) -> Result<(), ConfigError> {
             field,
             other: earlier.config.name.clone(),
             other_origin: earlier.origin.clone(),
+        }),
+    }
+}
+
+/// A port's state cannot migrate without the key that all hosts share.
+fn refuse_keyless(switch: &SwitchConfig, ports: &[SourcedPort]) -> Result<(), ConfigError> {
+    let migrates = |port: &&SourcedPort| matches!(port.config.kind, PortKind::VhostUser { device_state, .. } if device_state);
+    let wanting = ports.iter().find(migrates);
+    match wanting.filter(|_| switch.device_state_key_file.is_none()) {
+        None => Ok(()),
+        Some(port) => Err(ConfigError::Invalid {
+            origin: port.origin.clone(),
+            invalid: InvalidField::new("device_state", NO_STATE_KEY, STATE_KEY_REMEDY),
         }),
     }
 }

@@ -24,7 +24,8 @@ pub mod program;
 pub mod value;
 
 pub use load::{
-    ConfigError, ConfigFile, Configuration, Origin, Overrides, SourcedPort, SwitchConfig, load,
+    ConfigError, ConfigFile, Configuration, NO_STATE_KEY, Origin, Overrides, STATE_KEY_REMEDY,
+    SourcedPort, SwitchConfig, load,
 };
 pub use port::{PortConfig, PortFields, PortKind, VlanFields};
 pub use program::{ProgramFault, ProgramSource};

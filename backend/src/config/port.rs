@@ -32,6 +32,9 @@ pub struct PortFields {
     /// `packed`, for vhost-user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<bool>,
+    /// `device_state`, for vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_state: Option<bool>,
     /// `interface`, for TAP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -84,6 +87,8 @@ pub enum PortKind {
         queue_pairs: QueuePairs,
         /// Whether packed rings are offered.
         packed: bool,
+        /// Whether what the switch knows of the port migrates with its VM.
+        device_state: bool,
     },
     /// A TAP interface of the host.
     Tap {
@@ -189,12 +194,14 @@ impl From<&PortConfig> for PortFields {
                 mode,
                 queue_pairs,
                 packed,
+                device_state,
             } => Self {
                 socket: Some(socket.to_string()),
                 mode: (*mode == SocketMode::Client).then(|| "client".to_owned()),
                 queue_pairs: (*queue_pairs != QueuePairs::default())
                     .then(|| queue_pairs.get().into()),
                 packed: packed.then_some(true),
+                device_state: device_state.then_some(true),
                 ..fields
             },
             PortKind::Tap { interface } => Self {
@@ -332,6 +339,7 @@ fn vhost_user(fields: &PortFields) -> Result<PortKind, InvalidField> {
             .transpose()?
             .unwrap_or_default(),
         packed: fields.packed.unwrap_or_default(),
+        device_state: fields.device_state.unwrap_or_default(),
     })
 }
 
@@ -340,6 +348,7 @@ fn tap(fields: &PortFields) -> Result<PortKind, InvalidField> {
     foreign("mode", &fields.mode, "tap")?;
     foreign("queue_pairs", &fields.queue_pairs, "tap")?;
     foreign("packed", &fields.packed, "tap")?;
+    foreign("device_state", &fields.device_state, "tap")?;
     let interface = required(
         "interface",
         fields.interface.clone(),
@@ -394,6 +403,7 @@ mod tests {
                 mode: SocketMode::Server,
                 queue_pairs: QueuePairs::default(),
                 packed: false,
+                device_state: false,
             }
         );
         assert_eq!((port.mtu, port.vlan), (None, VlanPolicy::Transparent));

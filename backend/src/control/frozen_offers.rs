@@ -106,13 +106,18 @@ fn offer_of(port: &PortConfig) -> Option<Offer> {
         PortKind::VhostUser {
             queue_pairs,
             packed,
+            device_state,
             ..
         } => {
             let packed = match packed {
                 true => PackedOffer::Made,
                 false => PackedOffer::NotWanted,
             };
-            Some(Offer::new(queue_pairs.get(), &packed))
+            let offer = Offer::new(queue_pairs.get(), &packed);
+            Some(match device_state {
+                true => offer.with_device_state(),
+                false => offer,
+            })
         }
         PortKind::Tap { .. } => None,
     }

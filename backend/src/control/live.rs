@@ -6,22 +6,27 @@ use super::clock::monotonic_now;
 use super::engine::{Engine, Kept, PortHealth, StepError};
 use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
-use super::port_state::PortStates;
+use super::port_state::signed::StateKey;
+use super::port_state::{Carriers, NamedPort, PortCarrier, PortStates, StoppedStations};
 use super::services::ServicesHandle;
 use super::tables::DefaultTables;
 use super::tables::l2::VlanEntries;
-use crate::config::{InterfaceName, Mtu, PortConfig, PortKind, SwitchConfig};
+use crate::config::{
+    InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SwitchConfig,
+};
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
     SourceStats, WorkerOptions, WorkerStats,
 };
+use crate::device::state_transfer::StateCarrier;
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::tap::{Tap, TapError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use switch_core::engine::model::Program as Model;
 use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::l2_entries::{TABLES, has_tables};
@@ -112,6 +117,10 @@ pub struct LiveEngine {
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
     lost_uplinks: LostUplinks,
+    /// Stations of stopped ports whose state migrates.
+    stopped: Arc<StoppedStations>,
+    /// What carries ports' states; none without a key.
+    carriers: Option<Arc<Carriers>>,
     /// What ports offer, as it was before this process.
     offers: FrozenOffers,
     /// What answers frames for the controller, where a program sends some.
@@ -130,8 +139,9 @@ impl LiveEngine {
             ..Default::default()
         }));
         let vlans = Vlans::of(engine.as_ref(), &switch)?;
-        let devices =
-            DeviceThread::start_with(forget_stations(Arc::clone(&switch), engine.clone()))?;
+        let stopped = Arc::new(StoppedStations::default());
+        let learned = (Arc::clone(&switch), engine.clone());
+        let devices = DeviceThread::start_with(forget_stations(learned, Arc::clone(&stopped)))?;
         let lost_uplinks = LostUplinks::default();
         let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
         let options = WorkerOptions {
@@ -151,6 +161,8 @@ impl LiveEngine {
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
+            stopped,
+            carriers: None,
             offers: FrozenOffers::default(),
             services: None,
             beside: None,
@@ -166,6 +178,20 @@ impl LiveEngine {
     #[must_use]
     pub fn with_services(self, services: Option<ServicesHandle>) -> Self {
         Self { services, ..self }
+    }
+
+    /// Has ports' states migrate with their VMs, signed with `key`.
+    #[must_use]
+    pub fn with_state_key(self, key: Option<StateKey>, config: &SwitchConfig) -> Self {
+        let carriers = key.map(|key| {
+            Arc::new(Carriers {
+                here: key.switch_mark(config.admin.as_path()),
+                key,
+                max_age: Duration::from_secs(config.device_state_max_age_s.into()),
+                tables: OnceLock::new(),
+            })
+        });
+        Self { carriers, ..self }
     }
 
     /// Has ports offer what they did before.
@@ -206,18 +232,56 @@ impl LiveEngine {
         self.switch.remove_port(id).map_err(port_refused)
     }
 
+    /// What carries the state of a port that asks for it.
+    fn carrier(
+        &self,
+        id: PortId,
+        port: &PortConfig,
+    ) -> Result<Option<Arc<dyn StateCarrier>>, StepError> {
+        let wanted =
+            matches!(&port.kind, PortKind::VhostUser { device_state, .. } if *device_state);
+        if !wanted {
+            return Ok(None);
+        }
+        let shared = self.carriers.as_ref().ok_or_else(no_state_key)?;
+        let port = NamedPort {
+            id,
+            name: port.name.clone(),
+        };
+        Ok(Some(Arc::new(PortCarrier {
+            port,
+            states: self.states(),
+            stopped: Arc::clone(&self.stopped),
+            shared: Arc::clone(shared),
+        })))
+    }
+
+    fn states(&self) -> PortStates {
+        PortStates::new(
+            Arc::clone(&self.datapath),
+            Arc::clone(&self.switch),
+            self.engine.clone(),
+        )
+    }
+
     /// What the device thread is told of a vhost-user port.
-    fn spec(&self, id: PortId, port: &PortConfig) -> Option<VhostPortSpec> {
+    fn spec(&self, id: PortId, port: &PortConfig) -> Result<Option<VhostPortSpec>, StepError> {
         let PortKind::VhostUser {
             socket,
             mode,
             queue_pairs,
             packed,
+            device_state: _,
         } = &port.kind
         else {
-            return None;
+            return Ok(None);
         };
-        Some(VhostPortSpec {
+        let carrier = self.carrier(id, port)?;
+        match &carrier {
+            Some(_) => self.stopped.keep(id),
+            None => self.stopped.leave(id),
+        }
+        Ok(Some(VhostPortSpec {
             id,
             name: port.name.to_string(),
             socket: socket.as_path().to_owned(),
@@ -225,13 +289,14 @@ impl LiveEngine {
             queue_pairs: queue_pairs.get(),
             mtu: port.mtu.map(Mtu::get),
             packed: packed.then(|| self.ring_state.clone()),
+            carrier,
             offer: self.offers.get(&port.name),
-        })
+        }))
     }
 
     fn open(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
         match &port.kind {
-            PortKind::VhostUser { .. } => match self.spec(id, port) {
+            PortKind::VhostUser { .. } => match self.spec(id, port)? {
                 Some(spec) => self
                     .devices
                     .add_port(&self.datapath, spec)
@@ -263,10 +328,11 @@ impl LiveEngine {
 
     fn close(&mut self, id: PortId, port: &PortConfig) -> Result<(), StepError> {
         match port.kind {
-            PortKind::VhostUser { .. } => self
-                .devices
-                .remove_port(id)
-                .map_err(|error| device_refused(&error)),
+            PortKind::VhostUser { .. } => {
+                let removed = self.devices.remove_port(id);
+                self.stopped.leave(id);
+                removed.map_err(|error| device_refused(&error))
+            }
             PortKind::Tap { .. } => {
                 self.taps.remove(&id);
                 self.datapath.remove_port(id);
@@ -305,11 +371,7 @@ impl Engine for LiveEngine {
     }
 
     fn port_states(&self) -> Option<PortStates> {
-        Some(PortStates::new(
-            Arc::clone(&self.datapath),
-            Arc::clone(&self.switch),
-            self.engine.clone(),
-        ))
+        Some(self.states())
     }
 
     fn health(&self, id: PortId) -> Option<PortHealth> {
@@ -390,15 +452,38 @@ impl Engine for LiveEngine {
 
 /// Forgets the stations behind a port whose last ring stopped: its VM is gone, or will announce itself anew. Called on the device
 /// thread.
-fn forget_stations(switch: Arc<Switch>, engine: Option<Arc<TableEngine>>) -> PortEventSink {
+fn forget_stations(
+    (switch, engine): (Arc<Switch>, Option<Arc<TableEngine>>),
+    stopped: Arc<StoppedStations>,
+) -> PortEventSink {
     Arc::new(move |event| {
-        if let PortChange::Down { .. } = event.change {
-            switch.flush_port(event.port);
-            if let Some(engine) = &engine {
-                engine.flush_port(event.port);
+        let (port, now) = (event.port, monotonic_now());
+        match event.change {
+            PortChange::Up | PortChange::Left => stopped.set(port, Vec::new(), now),
+            PortChange::Down { .. } if stopped.keeps(port) => {
+                let learned = switch.take_port(port, now);
+                let learned = match &engine {
+                    Some(engine) => engine.take_port(port, now),
+                    None => learned,
+                };
+                stopped.set(port, learned, now);
+            }
+            PortChange::Down { .. } => {
+                switch.flush_port(port);
+                if let Some(engine) = &engine {
+                    engine.flush_port(port);
+                }
             }
         }
     })
+}
+
+fn no_state_key() -> StepError {
+    StepError {
+        field: "device_state",
+        reason: NO_STATE_KEY.to_owned(),
+        remedy: STATE_KEY_REMEDY.to_owned(),
+    }
 }
 
 /// Notes lost uplinks here and passes every other event on to the device thread. Called on a worker; the lock is held for one insertion.

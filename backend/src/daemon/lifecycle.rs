@@ -10,6 +10,7 @@ use crate::config::{Configuration, Origin, PortName, ProgramFault, ProgramSource
 use crate::control::desired_ports::HandedPorts;
 use crate::control::execute::ExecuteError;
 use crate::control::live::{Beside, LiveEngine};
+use crate::control::port_state::signed::{KeyError, StateKey};
 use crate::control::port_table::PortTable;
 use crate::control::services::{
     ServicesFileFault, ServicesHandle, ServicesOptions, StartServicesError, document,
@@ -74,6 +75,9 @@ pub enum DaemonError {
     /// The services.
     #[error(transparent)]
     Services(#[from] StartServicesError),
+    /// The key that signs what migrates of ports.
+    #[error(transparent)]
+    StateKey(#[from] KeyError),
     /// The process before.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -197,7 +201,9 @@ struct Begun {
 fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
     let switch = &configuration.switch;
     let start = |engine: &Option<Arc<Engine>>| {
-        LiveEngine::start(switch, engine.clone()).map_err(DaemonError::Engine)
+        let key = state_key(switch)?;
+        let live = LiveEngine::start(switch, engine.clone()).map_err(DaemonError::Engine)?;
+        Ok::<_, DaemonError>(live.with_state_key(key, switch))
     };
     if let Some(mut channel) = take::channel()? {
         // Its descriptors come before it is known how many.
@@ -334,6 +340,12 @@ fn start_control(
             },
         )?;
     Ok((control, services))
+}
+
+/// The key that signs what migrates of ports, if there is one.
+pub fn state_key(switch: &SwitchConfig) -> Result<Option<StateKey>, KeyError> {
+    let path = switch.device_state_key_file.as_deref();
+    path.map(StateKey::read).transpose()
 }
 
 /// What the file of `services` says; it is refused with a program that sends nothing to the controller.

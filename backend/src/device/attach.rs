@@ -9,6 +9,7 @@ use super::descriptors::BackendSocket;
 use super::message::{AnsweringDescriptor, Reply};
 use super::receiving::Receiving;
 use super::state::{DeviceState, Handled, Outcome, Refusal};
+use super::state_transfer::{Direction, StateCarrier, StateTransfers, TransferError, Transferred};
 use crate::datapath::{QueueIndex, VhostPort};
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::pager::client::PagerEnd;
@@ -182,6 +183,18 @@ pub trait Attachment: Send {
     fn exchange(&mut self) -> Exchanged {
         Exchanged::default()
     }
+    /// Begins to carry the port's state in the switch through a pipe.
+    fn begin_transfer(
+        &mut self,
+        _direction: Direction,
+        _pipe: BackendSocket,
+    ) -> Result<(), TransferError> {
+        Err(TransferError::NotOffered)
+    }
+    /// What became of that, told once; `None`: it is under way, and [`Self::exchange`] will be called when it is not any more.
+    fn transferred(&mut self) -> Option<Transferred> {
+        Some(Err(TransferError::NotBegun))
+    }
     /// Sends a frame as if the guest had.
     fn inject(&mut self, frame: &[u8]);
     /// The session is over and every ring was stopped: closes its descriptors, unmaps its memory, gives up what it still had to answer.
@@ -253,7 +266,9 @@ pub struct DatapathAttachment {
     receiving: Option<Receiving>,
     /// Regions that are added do.
     receives: bool,
-    /// Watches the channel and the pager, and whether there is something to be asked.
+    /// Where the port's state migrates with its VM.
+    transfers: Option<StateTransfers>,
+    /// Watches the channel and the pager, whether there is something to be asked, and whether a transfer has ended.
     ready: OwnedFd,
 }
 
@@ -278,8 +293,22 @@ impl DatapathAttachment {
             channel: None,
             receiving: None,
             receives: false,
+            transfers: None,
             ready,
         })
+    }
+
+    /// Carries the port's state in the switch for a front-end that migrates its VM.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn with_carrier(mut self, carrier: Option<Arc<dyn StateCarrier>>) -> io::Result<Self> {
+        self.transfers = carrier.map(StateTransfers::new).transpose()?;
+        if let Some(transfers) = &self.transfers {
+            let event = epoll::EventData::new_u64(2);
+            epoll::add(&self.ready, transfers.bell(), event, epoll::EventFlags::IN)?;
+        }
+        Ok(self)
     }
 
     /// Moves the running rings into `memory`, with the log that there is.
@@ -712,6 +741,9 @@ impl Attachment for DatapathAttachment {
     }
 
     fn exchange(&mut self) -> Exchanged {
+        if let Some(transfers) = &self.transfers {
+            transfers.silence();
+        }
         let heard = self.talk();
         let (arrived, late) = self.talk_to_pager();
         if heard || arrived {
@@ -720,6 +752,23 @@ impl Attachment for DatapathAttachment {
         Exchanged {
             rings_may_start: heard || arrived,
             late,
+        }
+    }
+
+    fn begin_transfer(
+        &mut self,
+        direction: Direction,
+        pipe: BackendSocket,
+    ) -> Result<(), TransferError> {
+        let transfers = self.transfers.as_mut();
+        let transfers = transfers.ok_or(TransferError::NotOffered)?;
+        transfers.begin(direction, pipe)
+    }
+
+    fn transferred(&mut self) -> Option<Transferred> {
+        match &mut self.transfers {
+            Some(transfers) => transfers.outcome(),
+            None => Some(Err(TransferError::NotOffered)),
         }
     }
 
@@ -736,9 +785,20 @@ impl Attachment for DatapathAttachment {
         self.iotlb.clear();
         self.receiving = None;
         self.receives = false;
+        if let Some(transfers) = &mut self.transfers {
+            transfers.forget();
+        }
     }
 
     fn hand_over(&self, descriptors: &mut Outgoing) -> io::Result<HandedAttachment> {
+        if self
+            .transfers
+            .as_ref()
+            .is_some_and(StateTransfers::is_under_way)
+        {
+            let reason = "a port's state is on its way to or from its front-end";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+        }
         let memory = self.memory.as_ref().map(|memory| memory.share());
         let memory = memory.transpose()?.unwrap_or_default().into_iter();
         let memory = memory.map(|(layout, file)| (layout, descriptors.add(file)));

@@ -114,6 +114,13 @@ impl Offer {
         }
     }
 
+    /// With the port's state in the switch, which migrates with its VM.
+    #[must_use]
+    pub fn with_device_state(self) -> Self {
+        let protocol = self.protocol | VhostUserProtocolFeatures::DEVICE_STATE.bits();
+        Self { protocol, ..self }
+    }
+
     /// What of an offer made earlier, maybe by another version, this one does not have, in words; nothing: it can be made again.
     pub fn lacks_of(&self, earlier: &Self) -> Vec<String> {
         let mut lacking = virtio_names(earlier.virtio & !self.virtio);

@@ -268,8 +268,21 @@ pub enum Request {
     PostcopyEnd,
     /// Faults in the regions shared last are understood (QEMU: the last request once more, with a word as its body).
     PostcopyAck,
+    /// Carry the port's state through a pipe.
+    SetDeviceStateFd(StateTransfer, BackendSocket),
+    /// Whether it was carried well.
+    CheckDeviceState,
     /// Anything this port did not offer.
     Unsupported,
+}
+
+/// SET_DEVICE_STATE_FD: what is to be carried; not yet checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateTransfer {
+    /// 0 or 1: save or load.
+    pub direction: u32,
+    /// 0: all rings are stopped.
+    pub phase: u32,
 }
 
 impl Message {
@@ -347,6 +360,8 @@ impl Message {
             R::SET_LOG_BASE => self.log()?,
             R::SET_BACKEND_REQ_FD => self.backend_socket()?,
             R::IOTLB_MSG => self.iotlb()?,
+            R::SET_DEVICE_STATE_FD => self.state_transfer()?,
+            R::CHECK_DEVICE_STATE => self.empty(Request::CheckDeviceState)?,
             _ => Request::Unsupported,
         })
     }
@@ -390,18 +405,33 @@ impl Message {
         ))
     }
 
-    /// The descriptor is taken over first: whatever becomes of the message, it must not be closed here.
     fn backend_socket(mut self) -> Result<Request, Malformed> {
-        let mut sockets: Vec<_> = std::mem::take(&mut self.descriptors)
-            .into_iter()
-            .map(BackendSocket::new)
-            .collect();
+        let sockets = self.take_descriptors();
         let [] = self.words()?;
-        match (sockets.pop(), sockets.len()) {
-            (Some(socket), 0) => Ok(Request::SetBackendReqFd(socket)),
-            (socket, others) => Err(Malformed::Descriptors {
+        Ok(Request::SetBackendReqFd(self.only(sockets)?))
+    }
+
+    /// vhost-user: Device state transfer parameters.
+    fn state_transfer(mut self) -> Result<Request, Malformed> {
+        let pipes = self.take_descriptors();
+        let [word] = self.words()?;
+        let (direction, phase) = halves(word);
+        let asked = StateTransfer { direction, phase };
+        Ok(Request::SetDeviceStateFd(asked, self.only(pipes)?))
+    }
+
+    /// Taken over first: whatever becomes of the message, they must not be closed here.
+    fn take_descriptors(&mut self) -> Vec<BackendSocket> {
+        let descriptors = std::mem::take(&mut self.descriptors);
+        descriptors.into_iter().map(BackendSocket::new).collect()
+    }
+
+    fn only(&self, mut descriptors: Vec<BackendSocket>) -> Result<BackendSocket, Malformed> {
+        match (descriptors.pop(), descriptors.len()) {
+            (Some(descriptor), 0) => Ok(descriptor),
+            (last, others) => Err(Malformed::Descriptors {
                 request: self.header.request,
-                descriptors: others + usize::from(socket.is_some()),
+                descriptors: others + usize::from(last.is_some()),
             }),
         }
     }

@@ -9,6 +9,7 @@
 //! * `descriptors`: what came with it, of kinds that never block.
 //! * [`message`]: a message to a typed request.
 //! * [`state`]: the device's state machine, with [`ring_state`], [`features`] and `rarp`.
+//! * [`state_transfer`]: what a migration carries of a port, beside everything else;
 //! * [`attach`]: its effects: memory is mapped, rings go to workers and come back.
 //! * [`backend_channel`]: what front-ends are asked;
 //! * `receiving`: their memory, while it arrives page by page;
@@ -30,6 +31,7 @@ pub mod recording;
 pub mod ring_state;
 pub mod session;
 pub mod state;
+pub mod state_transfer;
 pub mod status;
 mod thread;
 
@@ -40,6 +42,7 @@ pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 
 use features::Offer;
 use rustix::io::Errno;
+use state_transfer::StateCarrier;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +74,8 @@ pub struct VhostPortSpec {
     pub mtu: Option<u16>,
     /// For a port that offers packed rings: the folder in which they keep their positions.
     pub packed: Option<PathBuf>,
+    /// For a port whose state in the switch migrates with its VM: where that comes from and goes to.
+    pub carrier: Option<Arc<dyn StateCarrier>>,
     /// What the port offered in an earlier life; none: what this version offers.
     pub offer: Option<Offer>,
 }
@@ -94,6 +99,8 @@ pub enum PortChange {
         /// In words.
         reason: String,
     },
+    /// Its front-end left, and the next may be another VM's.
+    Left,
 }
 
 /// Hears of [`PortEvent`]s, on the device thread; must not block.

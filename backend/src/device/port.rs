@@ -141,7 +141,10 @@ impl Port {
         events: PortEventSink,
     ) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let device = DeviceState::new(spec.queue_pairs, spec.mtu, packed);
+        let mut device = DeviceState::new(spec.queue_pairs, spec.mtu, packed);
+        if spec.carrier.is_some() {
+            device = device.with_device_state();
+        }
         Ok(Self {
             id: spec.id,
             device: match spec.offer {
@@ -337,6 +340,7 @@ impl Port {
             log::info!("{}: the session ended: {reason}", self.name);
         }
         self.tell_change(&reason);
+        self.tell(PortChange::Left);
         self.last_disconnect = Some(reason);
         if let Endpoint::Client(wait) = &mut self.endpoint {
             // A peer that accepts and says nothing is not hurried.
@@ -531,11 +535,15 @@ impl Port {
                     reason: reason.to_owned(),
                 }
             };
-            (self.events)(PortEvent {
-                port: self.id,
-                change,
-            });
+            self.tell(change);
         }
+    }
+
+    fn tell(&self, change: PortChange) {
+        (self.events)(PortEvent {
+            port: self.id,
+            change,
+        });
     }
 
     /// Keeps since when the migration log is on.

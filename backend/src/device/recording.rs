@@ -6,11 +6,12 @@
 use super::attach::{AttachError, Attachment, Exchanged, LostRing, RingStart};
 use super::descriptors::BackendSocket;
 use super::state::Handled;
+use super::state_transfer::{Direction, StateCarrier, StateTransfers, TransferError, Transferred};
 use crate::datapath::QueueIndex;
 use crate::ring::{
     LogCounts, LogError, LogLayout, RegionLayout, RingError, Translation, is_packed,
 };
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -64,23 +65,48 @@ pub struct Recording {
     pub translations: Vec<Translation>,
     /// The next exchange hands this out.
     pub late: Option<Handled>,
+    pub transfers: Option<StateTransfers>,
 }
 
 /// An [`Attachment`] that writes down what it is asked for, and checks that it is asked only for what is allowed.
 #[derive(Clone, Debug)]
 pub struct RecordingAttachment {
     recording: Arc<Mutex<Recording>>,
-    /// Rung when there is something to be exchanged.
+    /// Readable when there is something to be exchanged.
+    ready: Option<Arc<OwnedFd>>,
+    /// Rung when there is something in the script.
     bell: Option<Arc<OwnedFd>>,
 }
 
 impl Default for RecordingAttachment {
     fn default() -> Self {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok();
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
+        if let (Some(ready), Some(bell)) = (&ready, &bell) {
+            let event = epoll::EventData::new_u64(0);
+            let _ = epoll::add(ready, bell, event, epoll::EventFlags::IN);
+        }
         Self {
             recording: Arc::default(),
-            bell: bell.ok().map(Arc::new),
+            ready: ready.map(Arc::new),
+            bell: bell.map(Arc::new),
         }
+    }
+}
+
+impl RecordingAttachment {
+    /// With real transfers of the port's state.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn with_carrier(self, carrier: Arc<dyn StateCarrier>) -> io::Result<Self> {
+        let transfers = StateTransfers::new(carrier)?;
+        if let Some(ready) = &self.ready {
+            let event = epoll::EventData::new_u64(1);
+            epoll::add(ready, transfers.bell(), event, epoll::EventFlags::IN)?;
+        }
+        self.recording().transfers = Some(transfers);
+        Ok(self)
     }
 }
 
@@ -366,16 +392,38 @@ impl Attachment for RecordingAttachment {
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        self.bell.as_ref().map(|bell| bell.as_fd())
+        self.ready.as_ref().map(|ready| ready.as_fd())
     }
 
     fn exchange(&mut self) -> Exchanged {
         if let Some(bell) = &self.bell {
             let _ = rustix::io::read(bell, &mut [0; 8]);
         }
+        if let Some(transfers) = &self.recording().transfers {
+            transfers.silence();
+        }
         Exchanged {
             rings_may_start: false,
             late: self.recording().late.take(),
+        }
+    }
+
+    fn begin_transfer(
+        &mut self,
+        direction: Direction,
+        pipe: BackendSocket,
+    ) -> Result<(), TransferError> {
+        let mut recording = self.recording();
+        assert!(recording.running.is_empty(), "rings are stopped meanwhile");
+        let transfers = recording.transfers.as_mut();
+        let transfers = transfers.ok_or(TransferError::NotOffered)?;
+        transfers.begin(direction, pipe)
+    }
+
+    fn transferred(&mut self) -> Option<Transferred> {
+        match &mut self.recording().transfers {
+            Some(transfers) => transfers.outcome(),
+            None => Some(Err(TransferError::NotBegun)),
         }
     }
 
@@ -395,6 +443,9 @@ impl Attachment for RecordingAttachment {
         recording.translations.clear();
         recording.descriptors.clear();
         recording.late = None;
+        if let Some(transfers) = &mut recording.transfers {
+            transfers.forget();
+        }
         recording.note(Effect::ForgetSession);
     }
 }

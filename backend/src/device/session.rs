@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::descriptors::{admit, admit_without_socket, discard};
+use super::descriptors::{admit, admit_for, discard};
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use vhost::vhost_user::message::FrontendReq;
 
 /// Replies kept for a front-end that is slow to read them.
 pub const MAX_UNSENT_BYTES: usize = 64 * 1024;
@@ -138,14 +137,12 @@ impl MessageReader {
         let body = rest.get(..header.body_bytes).unwrap_or_default().to_vec();
         self.filled = 0;
         self.header = None;
-        let mut descriptors = std::mem::take(&mut self.descriptors);
-        if header.request.0 != FrontendReq::SET_BACKEND_REQ_FD as u32 {
-            descriptors = descriptors.into_iter().map(admit_without_socket).collect();
-        }
+        let descriptors = std::mem::take(&mut self.descriptors).into_iter();
+        let descriptors = descriptors.map(|descriptor| admit_for(header.request, descriptor));
         Ok(Some(Message {
             header,
             body,
-            descriptors,
+            descriptors: descriptors.collect(),
         }))
     }
 }

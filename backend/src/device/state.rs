@@ -17,6 +17,7 @@
 mod iommu;
 mod migration;
 mod postcopy;
+mod transfer;
 
 pub use postcopy::PostcopyPhase;
 
@@ -28,6 +29,7 @@ use super::features::{
 use super::message::{Header, Reply, Request, RequestCode, VringAddresses, logs_used_ring};
 use super::rarp::{self, RARP_FRAME_BYTES};
 use super::ring_state::{RingPhase, RingState};
+use super::state_transfer::TransferError;
 use crate::datapath::QueueIndex;
 use crate::pager::client::PagerEnd;
 use crate::ring::{LogLayout, RegionLayout, RingAddresses, is_packed};
@@ -130,6 +132,12 @@ pub enum Refusal {
     Postcopy(PagerEnd),
     #[error("an IOTLB message that cannot be, or without ACCESS_PLATFORM and BACKEND_REQ")]
     Iotlb,
+    #[error("no such transfer of the port's state: direction {direction}, phase {phase}")]
+    StateTransfer { direction: u32, phase: u32 },
+    #[error("the port's state goes while its rings are stopped, and some run")]
+    StateOfRunningRings,
+    #[error("the port's state in the switch: {0}")]
+    State(TransferError),
     #[error("this request was not offered")]
     Unsupported,
 }
@@ -198,6 +206,11 @@ pub struct SessionState {
     pub ring_beyond_port: Option<u32>,
     /// The last request refused, in words.
     pub last_refusal: Option<String>,
+    /// What was carried last of the port's state in the switch, in words.
+    pub transferred: Option<String>,
+    /// Asked whether it was carried well, and the answer waits.
+    #[serde(skip)]
+    pub awaits_transfer: bool,
 }
 
 /// Counted over the port's life.
@@ -249,6 +262,13 @@ impl DeviceState {
             ..earlier
         };
         self
+    }
+
+    /// Offers to carry the port's state in the switch.
+    #[must_use]
+    pub fn with_device_state(self) -> Self {
+        let offer = self.offer.with_device_state();
+        Self { offer, ..self }
     }
 
     /// Frozen for the port's life.
@@ -403,6 +423,8 @@ impl DeviceState {
             Request::PostcopyListen => self.postcopy_listen(attachment),
             Request::PostcopyEnd => self.postcopy_end(attachment),
             Request::PostcopyAck => self.postcopy_ack(attachment),
+            Request::SetDeviceStateFd(asked, pipe) => self.begin_transfer(asked, pipe, attachment),
+            Request::CheckDeviceState => self.check_transfer(attachment),
             Request::Unsupported => Err(Refusal::Unsupported),
         }
     }

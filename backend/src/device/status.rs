@@ -381,6 +381,9 @@ fn notes(device: &DeviceState, around: &Surroundings) -> Vec<String> {
     if let Some(refusal) = &session.last_refusal {
         notes.push(format!("last request refused: {refusal}"));
     }
+    if let Some(transferred) = &session.transferred {
+        notes.push(transferred.clone());
+    }
     if around.log_overrun {
         notes.push(
             "the migration log has no bits for some of the memory: those pages do not migrate; cancel the migration".to_owned(),

@@ -101,6 +101,7 @@ impl DeviceThread {
         let (records, packed) = open_records(&spec);
         let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
         let attachment = DatapathAttachment::new(rings, records)
+            .and_then(|attachment| attachment.with_carrier(spec.carrier.clone()))
             .inspect_err(|_| datapath.remove_port(id))
             .map_err(DeviceError::Thread)?;
         let place = Place {
@@ -149,6 +150,7 @@ impl DeviceThread {
             .records(descriptors, &spec)
             .and_then(|records| {
                 let attachment = DatapathAttachment::new(rings, records)?;
+                let attachment = attachment.with_carrier(spec.carrier.clone())?;
                 Port::adopt(spec, handed, (attachment, descriptors), events)
             })
             .map_err(DeviceError::Thread);

@@ -2,7 +2,7 @@
 
 use crate::datapath::QueueIndex;
 use crate::device::features::PackedOffer;
-use crate::device::message::{Malformed, Message, Reply};
+use crate::device::message::{Malformed, Message, Reply, Request};
 use crate::device::recording::{Recording, RecordingAttachment};
 use crate::device::ring_state::RingPhase;
 use crate::device::session::MessageReader;
@@ -19,7 +19,7 @@ const QUEUE_PAIRS: u16 = 2;
 pub fn run(input: &[u8]) {
     let attachment = RecordingAttachment::default();
     let mut effects = attachment.clone();
-    let mut device = DeviceState::new(QUEUE_PAIRS, None, PackedOffer::Made);
+    let mut device = fresh();
     let _ = replay(input, &mut device, &mut effects);
     check(&device, &attachment.recording());
 
@@ -31,13 +31,17 @@ pub fn run(input: &[u8]) {
         "no descriptor outlives its session"
     );
     assert!(recording.enabled.is_empty(), "no ring stays enabled");
-    let fresh = DeviceState::new(QUEUE_PAIRS, None, PackedOffer::Made);
+    let fresh = fresh();
     assert_eq!(
         device.session(),
         fresh.session(),
         "the next session starts afresh"
     );
     assert_eq!(device.offer(), fresh.offer(), "features never change");
+}
+
+fn fresh() -> DeviceState {
+    DeviceState::new(QUEUE_PAIRS, None, PackedOffer::Made).with_device_state()
 }
 
 fn replay(
@@ -75,12 +79,19 @@ fn handle(
 ) -> Result<(), Malformed> {
     let header = message.header;
     let request = message.decode()?;
+    let has_own_reply = matches!(
+        request,
+        Request::SetLogBase(..)
+            | Request::Iotlb(_)
+            | Request::SetDeviceStateFd(..)
+            | Request::CheckDeviceState
+    );
     let Answer {
         reply,
         refusal,
         waits: _,
     } = device.handle(&header, request, effects);
-    if let (Some(reply), Some(_)) = (reply, refusal) {
+    if let (Some(reply), Some(_), false) = (reply, refusal, has_own_reply) {
         assert!(header.need_reply, "a refusal is sent only to who asked");
         assert_eq!(reply, Reply::Value(1), "a refusal is a NACK");
     }

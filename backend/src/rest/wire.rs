@@ -46,6 +46,9 @@ pub struct Port {
     /// vhost-user only: whether packed rings are wanted; `device` tells whether they are offered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed: Option<bool>,
+    /// vhost-user only: whether what the switch knows of the port migrates with its VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_state: Option<bool>,
     /// tap only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -255,20 +258,24 @@ impl From<PortView> for Port {
             counters,
         } = view;
         let r#type = kind.type_name().to_owned();
-        let (socket, mode, queue_pairs, packed, interface) = match kind {
+        let (socket, mode, queue_pairs, packed, device_state, interface) = match kind {
             PortKind::VhostUser {
                 socket,
                 mode,
                 queue_pairs,
                 packed,
+                device_state,
             } => (
                 Some(socket.to_string()),
                 Some(mode_name(mode).to_owned()),
                 Some(queue_pairs.get()),
                 Some(packed),
+                Some(device_state),
                 None,
             ),
-            PortKind::Tap { interface } => (None, None, None, None, Some(interface.to_string())),
+            PortKind::Tap { interface } => {
+                (None, None, None, None, None, Some(interface.to_string()))
+            }
         };
         Self {
             name: name.to_string(),
@@ -278,6 +285,7 @@ impl From<PortView> for Port {
             mode,
             queue_pairs,
             packed,
+            device_state,
             interface,
             mtu: mtu.map(|mtu| mtu.get()),
             vlan: VlanFields::of(&vlan),

@@ -17,3 +17,4 @@ mod properties;
 mod rig;
 mod rings;
 mod session;
+mod state_transfer;

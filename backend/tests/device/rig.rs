@@ -80,6 +80,7 @@ impl Rig {
             mtu: None,
             offer: None,
             packed: None,
+            carrier: None,
         }
     }
 
@@ -124,9 +125,10 @@ impl Rig {
         let changes = self.changes.lock().unwrap();
         changes
             .iter()
-            .map(|event| match event.change {
-                PortChange::Up => "up",
-                PortChange::Down { .. } => "down",
+            .filter_map(|event| match event.change {
+                PortChange::Up => Some("up"),
+                PortChange::Down { .. } => Some("down"),
+                PortChange::Left => None,
             })
             .collect()
     }

@@ -216,6 +216,7 @@ impl LabSpec {
         let options = SwitchOptions {
             network,
             program: self.program.clone(),
+            device_state_key: None,
         };
         Switch::start(&ringswitch()?, folder, &ports, &options).map(Some)
     }

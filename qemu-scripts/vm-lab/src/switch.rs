@@ -161,6 +161,8 @@ pub struct SwitchOptions {
     pub network: Network,
     /// Its program, a name or a file; its own when absent.
     pub program: Option<String>,
+    /// The key that signs what it knows of its guests' ports, which migrates with them then.
+    pub device_state_key: Option<PathBuf>,
 }
 
 impl Network {
@@ -221,7 +223,15 @@ impl Switch {
         if let Some(program) = &options.program {
             let _ = writeln!(text, "program = {program:?}");
         }
-        text.extend(ports.iter().map(PortSpec::toml));
+        if let Some(key) = &options.device_state_key {
+            let _ = writeln!(text, "device_state_key_file = {key:?}");
+        }
+        for port in ports {
+            text += &port.toml();
+            if let (Some(_), PortKind::VhostUser { .. }) = (&options.device_state_key, &port.kind) {
+                text += "device_state = true\n";
+            }
+        }
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         let notify = folder.join("notify.sock");
         // An earlier switch of this folder had its own there.

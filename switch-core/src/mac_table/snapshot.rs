@@ -86,6 +86,20 @@ impl MacStore {
         page
     }
 
+    fn take(&self, port: PortId, now: Millis) -> Vec<MacRecord> {
+        let mut stations = Vec::new();
+        let mut show = |key: StationKey, age: Millis| {
+            stations.push(MacRecord {
+                domain: key.domain().get(),
+                mac: key.mac(),
+                port: port.get(),
+                age_ms: age.0,
+            });
+        };
+        while self.lock().take(port, now, ENTRIES_PER_LOCK, &mut show) == ENTRIES_PER_LOCK {}
+        stations
+    }
+
     fn restore(&self, stations: &[MacRecord], now: Millis) -> MacsRestored {
         // Youngest first, so that those of a port end up in order.
         let mut stations = stations.to_vec();
@@ -124,6 +138,11 @@ impl Switch {
         self.macs().restore(stations, now)
     }
 
+    /// Forgets the stations behind a port, as [`Self::flush_port`] does, and tells which they were.
+    pub fn take_port(&self, port: PortId, now: Millis) -> Vec<MacRecord> {
+        self.macs().take(port, now)
+    }
+
     /// Lets what an earlier switch did count as done by this one; its entries and capacity do not count.
     pub fn add_mac_stats(&self, stats: &MacStats) {
         self.macs().lock().add_stats(stats);
@@ -132,6 +151,11 @@ impl Switch {
 
 /// Of any other program.
 impl Engine {
+    /// As [`Switch::take_port`].
+    pub fn take_port(&self, port: PortId, now: Millis) -> Vec<MacRecord> {
+        self.state.macs.take(port, now)
+    }
+
     /// As [`Switch::mac_page`].
     pub fn mac_page(&self, port: Option<PortId>, from: usize, now: Millis) -> MacPage {
         self.state.macs.page(port, from, now)

@@ -237,6 +237,27 @@ impl MacTable {
         budget
     }
 
+    /// As [`Self::flush`]; shows those that had not aged out: key, age.
+    pub(crate) fn take(
+        &mut self,
+        port: PortId,
+        now: Millis,
+        budget: usize,
+        mut show: impl FnMut(StationKey, Millis),
+    ) -> usize {
+        for removed in 0..budget {
+            let Some(slot) = self.oldest(port) else {
+                return removed;
+            };
+            let entry = self.slots.get(slot as usize);
+            if let Some(entry) = entry.filter(|entry| self.is_live(entry, now)) {
+                show(entry.key, now.since(entry.last_seen));
+            }
+            self.remove(slot);
+        }
+        budget
+    }
+
     /// Removes up to `budget` aged entries of the ports from `port` on; returns where to go on, unless all are done.
     pub(crate) fn expire_from(&mut self, mut port: u16, now: Millis, budget: usize) -> Option<u16> {
         for _ in 0..budget {

@@ -35,6 +35,9 @@ impl LiveEngine {
     /// Makes upgrades possible.
     #[must_use]
     pub fn with_beside(self, beside: Beside) -> Self {
+        if let Some(carriers) = &self.carriers {
+            let _ = carriers.tables.set(beside.tables.clone());
+        }
         Self {
             beside: Some(beside),
             ..self
@@ -61,7 +64,7 @@ impl LiveEngine {
     ) -> Result<(), StepError> {
         self.join(id, &port.vlan)?;
         let adopted = match (&port.kind, device, tap) {
-            (PortKind::VhostUser { .. }, Some(device), _) => match self.spec(id, port) {
+            (PortKind::VhostUser { .. }, Some(device), _) => match self.spec(id, port)? {
                 Some(spec) => self
                     .devices
                     .adopt_port(&self.datapath, spec, (device, descriptors))

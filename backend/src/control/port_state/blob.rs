@@ -103,6 +103,14 @@ impl BlobError {
 /// # Errors
 /// When even without connections it is too large.
 pub fn write(state: &PortState) -> Result<Vec<u8>, BlobError> {
+    write_within(state, MAX_BYTES)
+}
+
+/// The same, within fewer bytes.
+///
+/// # Errors
+/// When even without connections it is too large.
+pub fn write_within(state: &PortState, max_bytes: usize) -> Result<Vec<u8>, BlobError> {
     let mut connections = Vec::new();
     let mut others = Vec::new();
     let many = |bytes: &mut Vec<u8>| -> Result<(), BlobError> {
@@ -113,7 +121,9 @@ pub fn write(state: &PortState) -> Result<Vec<u8>, BlobError> {
     };
     many(&mut others)?;
     // What the origin and the frame take is small.
-    let room = (MAX_BYTES - 64 * 1024)
+    let room = max_bytes
+        .min(MAX_BYTES)
+        .saturating_sub(64 * 1024)
         .checked_sub(others.len())
         .ok_or(BlobError::TooLarge)?;
     let mut left_out = 0;

@@ -10,12 +10,15 @@
 //! ports by theirs, and times are ages.
 pub mod blob;
 mod bound;
+mod carrier;
 mod crc32c;
 mod export;
 mod import;
 mod parts;
+pub mod signed;
 
 pub use blob::{BlobError, MAX_BYTES};
+pub use carrier::{Carriers, PortCarrier, StoppedStations};
 pub use import::{Conflicts, ImportError, Imported};
 pub use parts::{BoundEntry, Connection, Origin, Settings, Station};
 

@@ -82,7 +82,10 @@ impl Port {
         };
         let session = self.connected.as_ref().map(|connected| {
             Ok::<_, io::Error>(HandedSession {
-                stream: connected.session.hand_over(descriptors)?,
+                stream: connected
+                    .session
+                    .hand_over(descriptors)
+                    .map_err(|error| self.named(error))?,
                 since_ms: super::elapsed_ms(connected.since),
                 last_message: connected
                     .last_message
@@ -93,11 +96,18 @@ impl Port {
             device: self.device.clone(),
             listener,
             session: session.transpose()?,
-            attached: self.attachment.hand_over(descriptors)?,
+            attached: self
+                .attachment
+                .hand_over(descriptors)
+                .map_err(|error| self.named(error))?,
             connections: self.connections.clone(),
             last_disconnect: self.last_disconnect.clone(),
             logging_ms: self.logging.as_ref().map(Logging::since_ms),
         })
+    }
+
+    fn named(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", self.name))
     }
 
     /// Takes the rings of one direction back: nobody serves them from now on. Of all ports first those that guests transmit on: what is

@@ -42,6 +42,7 @@ impl Rig {
             queue_pairs: 1,
             mtu: None,
             packed: None,
+            carrier: None,
             offer: None,
         };
         thread

@@ -88,6 +88,6 @@ impl DeviceState {
         if exchanged.rings_may_start {
             self.start_waiting_rings(attachment);
         }
-        exchanged.late
+        exchanged.late.or_else(|| self.late_check(attachment))
     }
 }

@@ -90,6 +90,7 @@ impl Switches {
             let options = SwitchOptions {
                 network,
                 program: None,
+                device_state_key: None,
             };
             Ok((Switch::start(&binary, &folder, &ports, &options)?, folder))
         };

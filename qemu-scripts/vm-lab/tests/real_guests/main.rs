@@ -3,6 +3,7 @@
 
 mod absence;
 mod back_to_back;
+mod device_state;
 mod devices;
 mod driver;
 mod iommu;
