@@ -135,6 +135,7 @@ impl PackedRing {
             armed: false,
             record,
         };
+        ring.mark_whole();
         ring.resume(config, origin);
         ring.go_to(ring.state.position);
         ring.suppress_kicks();
@@ -422,6 +423,10 @@ impl PackedRing {
             writing: self.pushed,
             ..self.state
         });
+        if self.marks.are_on() {
+            // A process that is killed behind one of the next stores must not have kept to itself what it wrote to the buffers.
+            self.marks.flush();
+        }
         // Nothing of the batch may reach the ring before the record says that it will.
         compiler_fence(Ordering::SeqCst);
         let places = std::mem::take(&mut self.pushed_places);
@@ -497,6 +502,13 @@ impl PackedRing {
         self.device_events().store(events, Ordering::Relaxed);
         self.mark_wish();
         self.armed = true;
+    }
+
+    /// Notes all that is written of the ring itself: whoever served it before may have been killed between a store and its mark.
+    fn mark_whole(&mut self) {
+        let ring = self.parts.descriptors.as_ptr().cast_const();
+        let bytes = DESCRIPTOR_BYTES as usize * usize::from(self.size);
+        self.marks.wrote(ring, bytes);
     }
 
     /// Notes the used elements in `places` places from `from` on.

@@ -1,10 +1,11 @@
-//! Packed rings against guest-sim's driver: killed at every store, and given to another driver.
+//! Packed rings against guest-sim's driver: killed at every store, and given to another driver. Killed while pages are logged: both kinds.
 
 use super::kill;
 use super::record::RecordFile;
-use super::segment::SegmentArena;
+use super::segment::{ChainWriter, SegmentArena};
 use super::{
-    BurstLimit, ChainHead, Direction, GuestMemory, RegionLayout, Ring, RingAddresses, RingConfig,
+    BurstLimit, ChainHead, Direction, DirtyLog, GuestMemory, LogLayout, RegionLayout, Ring,
+    RingAddresses, RingConfig,
 };
 use guest_sim::ring::{DescriptorTable, Direction as Use, Segment, Virtqueue};
 use guest_sim::{
@@ -72,6 +73,11 @@ impl Bench {
     }
 
     fn serve_from(&mut self, base: u32) -> Ring {
+        self.serve_logged(base, None)
+    }
+
+    /// The same, with pages marked in that log.
+    fn serve_logged(&mut self, base: u32, log: Option<Arc<DirtyLog>>) -> Ring {
         let queue = match self.direction {
             Direction::Readable => self.pair.guest_tx.ring(),
             Direction::Writable => self.pair.guest_rx.ring(),
@@ -105,6 +111,7 @@ impl Bench {
             (layout, OwnedFd::from(region.memfd().try_clone().unwrap()))
         });
         let memory: Arc<GuestMemory> = GuestMemory::map(regions.collect()).unwrap();
+        let memory = memory.with_log(log);
         Ring::start(config, self.direction, &memory).unwrap()
     }
 
@@ -349,5 +356,90 @@ fn a_base_without_upper_half_is_where_the_device_is() {
                 assert_eq!(bench.arrive(position & 0xffff).base(), position, "{case}");
             }
         }
+    }
+}
+
+const PAGE: usize = 4096;
+/// Pages that neither ring has anything in.
+const BUFFERS: u64 = 0xe_0000;
+
+/// Everything in the guest's memory.
+fn contents(memory: &VmMemory) -> Vec<u8> {
+    let file = memory.regions()[0].memfd().clone();
+    let mut bytes = vec![0; 1 << 20];
+    std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Takes everything that waits, writes to each chain, and gives it back.
+fn fill(ring: &mut Ring) {
+    let (mut arena, mut chains) = (SegmentArena::default(), Vec::new());
+    let limit = BurstLimit {
+        chains: 64,
+        bytes: u64::MAX,
+    };
+    ring.take_burst(&mut arena, &mut chains, limit).unwrap();
+    for chain in chains {
+        let segments = arena.chain(chain.segments);
+        ChainWriter::new(segments, ring.marks()).write(&[7; 16]);
+        ring.push_used(chain.head, 16);
+    }
+    let _ = ring.publish_used();
+}
+
+/// Whoever serves the ring after a kill marks what the one before may not have.
+#[test]
+fn a_kill_at_any_store_leaves_no_page_unmarked() {
+    for features in [Features::NONE, Features::RING_PACKED, IN_ORDER] {
+        let mut stores = 0;
+        loop {
+            let mut bench = Bench::new(features, Direction::Writable, 8);
+            for page in 0..6 {
+                let segment = Segment {
+                    address: BUFFERS + page * PAGE as u64,
+                    len: 16,
+                    direction: Use::DeviceWrites,
+                };
+                let table = DescriptorTable::Direct;
+                bench.queue().add(&[segment], table, page as u32).unwrap();
+            }
+            bench.queue().publish().unwrap();
+            let before = contents(&bench.memory);
+            let bits = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            rustix::fs::ftruncate(&bits, PAGE as u64).unwrap();
+            let layout = LogLayout {
+                size_bytes: PAGE as u64,
+                mmap_offset: 0,
+            };
+            let log = || {
+                let file = bits.try_clone().unwrap();
+                Some(DirtyLog::map(layout, file, Arc::default()).unwrap())
+            };
+            let mut ring = bench.serve_logged(START, log());
+            let start = ring.base();
+            let done = kill::after(stores, || fill(&mut ring)).is_some();
+            // What a killed process has not told stays untold.
+            std::mem::forget(ring);
+            let next = bench.serve_logged(START, log());
+            let mut marked = [0; 32];
+            rustix::io::pread(&bits, &mut marked, 0).unwrap();
+            let after = contents(&bench.memory);
+            for page in 0..before.len() / PAGE {
+                let bytes = page * PAGE..(page + 1) * PAGE;
+                let changed = before[bytes.clone()] != after[bytes];
+                let is_marked = marked[page / 8] & 1 << (page % 8) != 0;
+                // A chain that was not given back is filled again.
+                let is_kept = page >= BUFFERS as usize / PAGE && !done;
+                assert!(
+                    !changed || is_marked || is_kept && next.base() == start,
+                    "{features:?} killed before store {stores}: page {page}"
+                );
+            }
+            if done {
+                break;
+            }
+            stores += 1;
+        }
+        assert!(stores >= 2, "{features:?}: {stores} stores");
     }
 }

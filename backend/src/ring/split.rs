@@ -151,6 +151,7 @@ impl SplitRing {
         ring.avail_seen = used;
         ring.next_used = used;
         ring.published_used = used;
+        ring.mark_whole();
         ring.suppress_kicks();
         Ok(ring)
     }
@@ -456,8 +457,16 @@ impl SplitRing {
         if old == new {
             return None;
         }
+        if self.marks.are_on() {
+            // A process that is killed behind the next store must not have kept to itself what it wrote to the buffers.
+            self.marks.flush();
+        }
+        #[cfg(test)]
+        super::kill::point();
         self.used_index().store(new, Ordering::Release);
         self.published_used = new;
+        #[cfg(test)]
+        super::kill::point();
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
         if self.marks.are_on() {
@@ -511,6 +520,12 @@ impl SplitRing {
         self.used_flags().store(0, Ordering::Relaxed);
         self.mark_wish();
         self.armed = true;
+    }
+
+    /// Notes all that is written of the ring itself: whoever served it before may have been killed between a store and its mark.
+    fn mark_whole(&mut self) {
+        let used = self.parts.used.as_ptr().cast_const();
+        self.marks.wrote(used, 4 + 8 * usize::from(self.size));
     }
 
     /// Notes the used elements from index `old` to before `new`, and the index.
