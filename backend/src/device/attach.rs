@@ -105,7 +105,7 @@ pub struct LostRing {
 pub struct Exchanged {
     /// Rings that could not start should try again.
     pub rings_may_start: bool,
-    /// What came of the request that was to be answered later ([`Outcome::Later`](super::state::Outcome::Later)).
+    /// What came of the request that was to be answered later ([`Outcome::Later`]).
     pub late: Option<Handled>,
 }
 

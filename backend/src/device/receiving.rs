@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// Regions that a pager is told of at most, those that went again included: each is a descriptor until it is mapped there.
+const MAX_TOLD: usize = 1024;
+
 /// What was heard of the pager.
 #[derive(Debug, Default)]
 pub struct News {
@@ -26,6 +29,8 @@ pub struct Receiving {
     is_ready: bool,
     /// Where the pager's last region ends.
     pager_end: u64,
+    /// Regions so far.
+    told: usize,
     /// Where the pager has the first byte of each region, by guest-physical address.
     first_bytes: BTreeMap<u64, u64>,
 }
@@ -42,6 +47,7 @@ impl Receiving {
             missing: Arc::new(missing),
             is_ready: false,
             pager_end: 0,
+            told: 0,
             first_bytes: BTreeMap::new(),
         })
     }
@@ -55,9 +61,14 @@ impl Receiving {
         memory: &GuestMemory,
         is_new: impl Fn(&RegionLayout) -> bool,
     ) -> Result<Arc<GuestMemory>, MemoryError> {
-        let layouts = memory.regions().into_iter().filter(&is_new);
+        let layouts: Vec<_> = memory.regions().into_iter().filter(&is_new).collect();
+        self.told += layouts.len();
+        if let Some(layout) = layouts.first().filter(|_| self.told > MAX_TOLD) {
+            let guest_phys_addr = layout.guest_phys_addr;
+            return Err(MemoryError::NoPagerAddress { guest_phys_addr });
+        }
         let (memory, regions) = memory.receiving(&self.missing, &mut self.pager_end, &is_new)?;
-        for (layout, region) in layouts.zip(&regions) {
+        for (layout, region) in layouts.iter().zip(&regions) {
             let guest_phys_addr = layout.guest_phys_addr;
             self.first_bytes.insert(guest_phys_addr, region.first_byte);
         }

@@ -512,6 +512,7 @@ impl DeviceState {
         if regions.is_empty() {
             return Err(Refusal::EmptyMemoryTable);
         }
+        self.postcopy_stays_away(attachment);
         let layouts: Vec<_> = regions.iter().map(|(layout, _)| *layout).collect();
         let shared = attachment.set_memory(regions).map_err(Refusal::Memory);
         let shared = shared.and_then(|lost| {
@@ -527,6 +528,7 @@ impl DeviceState {
         file: OwnedFd,
         attachment: &mut dyn Attachment,
     ) -> Handled {
+        self.postcopy_stays_away(attachment);
         let shared = if self.session.memory.len() < MAX_MEMORY_SLOTS {
             let added = attachment.add_region(layout, file);
             added.map_err(Refusal::Memory)

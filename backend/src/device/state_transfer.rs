@@ -1,7 +1,7 @@
 //! A port's state in the switch, through a pipe that its front-end has the other end of (vhost-user: Migrating back-end state).
 //!
 //! An attachment begins a transfer on the device thread and hears of its end through a bell; the bytes are carried, made and taken in on
-//! a thread of the transfer's own. Kept true: a port has one such thread at most, all ports together [`MAX_TRANSFERS`]; no call on a
+//! a thread of the transfer's own. Kept true: a port has one such thread at most, all ports together `MAX_TRANSFERS`; no call on a
 //! pipe waits, whatever its flags are, but in a poll that the session's end wakes; no more than [`MAX_STATE_BYTES`] are
 //! carried; a state that did not come whole is not looked at.
 //!

@@ -1,7 +1,7 @@
 //! Memory whose missing pages somebody else provides (userfaultfd(2)), as a process has it that serves nothing else.
 //!
 //! Whoever holds a process's userfaultfd may have any of its memory fault, and fill what was never touched. A front-end gets one, so it must not
-//! be the daemon's: the [`pager`](crate::pager) process calls this, for one port. Kept true: only what [`Window::map`] mapped is touched.
+//! be the daemon's: the [`pager`](crate::pager) process calls this, for one port. Kept true: only what [`Windows::map`] mapped is touched.
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::io;

@@ -17,8 +17,8 @@ use vhost::vhost_user::VhostUserProtocolFeatures as Bits;
 
 use crate::migration::small_memory;
 use crate::rig::{
-    Bystanders, Switch, WITHIN, arrival, exchange, guest_options, named, numbered, one_way, settle,
-    until, verify_arrival, verify_quiet,
+    Bystanders, Switch, WITHIN, arrival, exchange, guest_options, introduce, named, numbered,
+    one_way, settle, until, verify_arrival, verify_quiet,
 };
 
 const PAGE: u64 = 4096;
@@ -166,6 +166,20 @@ fn pagers(switch: &Switch) -> Vec<Pid> {
     .collect()
 }
 
+/// Its own socket and userfaultfd: no other port's connection, no guest's memory but what it maps.
+fn has_nothing_else(pager: Pid) {
+    let folder = format!("/proc/{}/fd", pager.as_raw_nonzero());
+    let open = std::fs::read_dir(folder).unwrap().flatten();
+    let open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let open: BTreeSet<_> = open.map(|file| file.display().to_string()).collect();
+    let count = |kind: &str| open.iter().filter(|file| file.contains(kind)).count();
+    let counts = ["socket:", "userfaultfd", "memfd:"].map(count);
+    assert_eq!(counts, [1, 1, 0], "{open:?}");
+    let maps = read_to_string(format!("/proc/{}/maps", pager.as_raw_nonzero())).unwrap();
+    let guests = maps.lines().filter(|line| line.contains("memfd:")).count();
+    assert!(guests <= 2, "{maps}");
+}
+
 fn no_pager(switch: &Switch) {
     until("the pager to end", || {
         pagers(switch).is_empty().then_some(())
@@ -188,7 +202,10 @@ fn rings_are_served_while_memory_arrives_and_no_page_is_touched_before() {
     let switch = switch();
     let (mut guest, mut peer) = stopped(&switch);
     let mut source = arriving(&switch, &mut guest);
-    assert_eq!(pagers(&switch).len(), 1);
+    let [pager] = pagers(&switch)[..] else {
+        panic!("one pager");
+    };
+    has_nothing_else(pager);
     // What waited is sent from pages that come as they are needed.
     let sent = |switch: &Switch| switch.counters("vm3")["guest_tx_frames"].as_u64().unwrap();
     source.serve(&mut guest, || {
@@ -309,9 +326,10 @@ fn a_pager_that_dies_costs_time_and_no_frame_that_waited() {
 
 #[test]
 fn requests_out_of_turn_are_refused_and_leave_nothing_behind() {
-    let switch = switch();
+    let mut switch = switch();
+    let socket = switch.daemon.socket("vm3");
     let raw = || {
-        let stream = connect(&switch.daemon.socket("vm3"), WITHIN).unwrap();
+        let stream = connect(&socket, WITHIN).unwrap();
         let mut raw = RawFrontend::new(stream);
         let features = ProtocolFeatures::QEMU.bits().to_ne_bytes();
         raw.send(Request::SET_PROTOCOL_FEATURES, &features, &[])
@@ -363,6 +381,73 @@ fn requests_out_of_turn_are_refused_and_leave_nothing_behind() {
             .unwrap();
         assert_ne!(raw.receive_u64(Request::ADD_MEM_REG, WITHIN).unwrap(), 0);
         raw.hang_up();
+    });
+    named(&"more regions than a pager is told of", || {
+        let mut guest = switch.guest("vm2", guest_options());
+        let memory = small_memory();
+        let regions = memory.regions();
+        let region = regions[0].message_region();
+        let words = [
+            0,
+            region.guest_phys_addr,
+            region.memory_size,
+            region.userspace_addr,
+            region.mmap_offset,
+        ];
+        let body = words.map(u64::to_ne_bytes);
+        let mut raw = raw();
+        raw.send(Request::POSTCOPY_ADVISE, &[], &[]).unwrap();
+        raw.receive(WITHIN).unwrap();
+        raw.send_needing_reply(Request::POSTCOPY_LISTEN, &[], &[])
+            .unwrap();
+        assert_eq!(
+            raw.receive_u64(Request::POSTCOPY_LISTEN, WITHIN).unwrap(),
+            0
+        );
+        let file = regions[0].memfd();
+        let mut added = 0;
+        let refused = loop {
+            raw.send(Request::ADD_MEM_REG, body.as_flattened(), &[file.as_fd()])
+                .unwrap();
+            let reply = raw.receive(WITHIN).unwrap();
+            if reply.body.len() == 8 {
+                break added;
+            }
+            added += 1;
+            assert!(added < 5000, "no end of regions");
+            raw.send_needing_reply(Request::REM_MEM_REG, body.as_flattened(), &[])
+                .unwrap();
+            assert_eq!(raw.receive_u64(Request::REM_MEM_REG, WITHIN).unwrap(), 0);
+        };
+        assert!(refused >= 509, "{refused} regions");
+        raw.hang_up();
+        no_pager(&switch);
+        settle(&mut guest);
+    });
+    named(&"an announcement that nothing follows", || {
+        let stream = connect(&switch.daemon.socket("vm3"), WITHIN).unwrap();
+        let mut guest = introduce(guest_options(), stream);
+        guest
+            .session()
+            .raw()
+            .send(Request::POSTCOPY_ADVISE, &[], &[])
+            .unwrap();
+        assert_eq!(
+            guest
+                .session()
+                .raw()
+                .receive(WITHIN)
+                .unwrap()
+                .descriptors
+                .len(),
+            1
+        );
+        guest.start().unwrap();
+        no_pager(&switch);
+        let mut peer = switch.guest("vm2", guest_options());
+        exchange((3, &mut guest), (2, &mut peer));
+        switch.upgrade(&[]);
+        exchange((3, &mut guest), (2, &mut peer));
     });
     named(&"memory before", || {
         let mut guest = switch.guest("vm3", guest_options());

@@ -78,6 +78,15 @@ impl DeviceState {
         self.settle(lost, attachment)
     }
 
+    /// Before memory is shared. If it was announced only, all of it came before the VM: nobody says the end of what has not begun.
+    pub(super) fn postcopy_stays_away(&mut self, attachment: &mut dyn Attachment) {
+        if self.session.postcopy == PostcopyPhase::Advised {
+            self.session.postcopy = PostcopyPhase::None;
+            // No memory was there, so no ring is lost.
+            drop(attachment.all_received());
+        }
+    }
+
     /// The front-end understands faults in all regions.
     pub(super) fn postcopy_ack(&mut self, attachment: &mut dyn Attachment) -> Handled {
         if !self.is_receiving() {
