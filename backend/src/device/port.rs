@@ -1,8 +1,8 @@
 //! One port's socket life: waits for a front-end, serves its session, cleans up, waits again.
 //!
 //! Driven by the device thread's event loop; `thread` makes and removes it, control threads ask it for its status. Kept true: one
-//! session at a time; a request that is answered later is answered before the next is read; bounded work per wake-up, so that a flooding front-end delays nobody; at most one line in the log per second
-//! for all that a front-end can do.
+//! session at a time; a request that is answered later is answered before the next is read; bounded work per wake-up, so that a flooding
+//! front-end delays nobody; at most one line in the log per second for all that a front-end can do.
 //!
 //! ```text
 //!   server: Listening <--session ends-- Session      client: Connecting (100 ms ... 1 s) <--session ends-- Session

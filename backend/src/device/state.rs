@@ -124,7 +124,7 @@ pub enum Refusal {
     Log(AttachError),
     #[error("the front-end's channel for requests of the back-end cannot be used: {0}")]
     BackendChannel(AttachError),
-    #[error("a postcopy migration that is announced after memory was shared")]
+    #[error("a postcopy migration that is announced twice, or after memory was shared")]
     PostcopyTooLate,
     #[error("a postcopy phase that was not announced")]
     PostcopyOutOfTurn,

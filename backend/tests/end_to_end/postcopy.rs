@@ -347,9 +347,9 @@ fn requests_out_of_turn_are_refused_and_leave_nothing_behind() {
     });
     named(&"ADVISE again and again", || {
         let mut raw = raw();
-        for _ in 0..10 {
+        for descriptors in [1, 0, 0, 0] {
             raw.send(Request::POSTCOPY_ADVISE, &[], &[]).unwrap();
-            assert_eq!(raw.receive(WITHIN).unwrap().descriptors.len(), 1);
+            assert_eq!(raw.receive(WITHIN).unwrap().descriptors.len(), descriptors);
         }
         until("one pager", || (pagers(&switch).len() == 1).then_some(()));
         raw.hang_up();

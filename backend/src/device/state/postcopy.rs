@@ -39,7 +39,8 @@ impl DeviceState {
         if !self.acked(VhostUserProtocolFeatures::PAGEFAULT) {
             return Err(Refusal::Unsupported);
         }
-        if self.is_receiving() || !self.session.memory.is_empty() {
+        // Once a session: each costs a process.
+        if self.is_in_postcopy() || !self.session.memory.is_empty() {
             return Ok(Outcome::Refused(
                 Reply::Body(Vec::new()),
                 Refusal::PostcopyTooLate,
@@ -58,10 +59,6 @@ impl DeviceState {
     pub(super) fn postcopy_listen(&mut self, attachment: &mut dyn Attachment) -> Handled {
         if self.session.postcopy != PostcopyPhase::Advised {
             return Err(Refusal::PostcopyOutOfTurn);
-        }
-        // Memory that is mapped was touched, or may be at any time.
-        if !self.session.memory.is_empty() {
-            return Err(Refusal::PostcopyTooLate);
         }
         attachment.receive_from_now_on();
         self.session.postcopy = PostcopyPhase::Receiving;
