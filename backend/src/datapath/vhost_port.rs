@@ -9,6 +9,7 @@ use super::worker::{Command, ControlFrame};
 use super::{DatapathEvent, QueueIndex, Shared};
 use crate::ring::{Direction, EventSink, EventSource, GuestMemory, Ring, RingConfig, RingError};
 use std::sync::Arc;
+use switch_core::DropReason;
 
 /// Starts, changes and stops rings. Each call takes a ring from its worker for a bounded moment.
 pub struct VhostPort {
@@ -52,6 +53,8 @@ impl VhostPort {
         let ring = Ring::start(config, direction, memory)?;
         // Whoever served the ring before may have died between showing used buffers and telling the driver.
         ring.signal_call();
+        let unread = DropReason::RingDiscarded.name();
+        self.queues.drops.add_count(unread, ring.unread().into());
         queue.control(|slot| *slot = Some(ActiveRing::new(ring, features)));
         self.queues.update_active(queue);
         self.watch(queue);

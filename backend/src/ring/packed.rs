@@ -84,6 +84,8 @@ pub struct PackedRing {
     batches: bool,
     /// Kicks were asked for, and not asked off since.
     armed: bool,
+    /// Chains given back unread when it was started.
+    unread: u16,
     record: RingRecord,
 }
 
@@ -133,10 +135,11 @@ impl PackedRing {
             event_idx: has(features, VIRTIO_RING_F_EVENT_IDX),
             batches: has(features, VIRTIO_F_IN_ORDER) && direction == Direction::Readable,
             armed: false,
+            unread: 0,
             record,
         };
-        ring.mark_whole();
         ring.resume(config, origin);
+        ring.mark_whole();
         ring.go_to(ring.state.position);
         ring.suppress_kicks();
         Ok(ring)
@@ -173,6 +176,11 @@ impl PackedRing {
         );
         self.request_kicks();
         self.base()
+    }
+
+    /// As [`Ring::unread`](super::Ring::unread).
+    pub fn unread(&self) -> u16 {
+        self.unread
     }
 
     /// The memory map its addresses are in.
@@ -535,22 +543,24 @@ impl PackedRing {
 
     // Descriptors.
 
-    /// Writes the log's first `count` elements into the ring from `from` on, the first one last, as it shows them all; the state after.
+    /// Writes the log's first `count` elements into the ring from `from` on; the state after. Backwards: the first one shows them all, and what
+    /// a kill leaves of them is their end.
     fn write_used(&self, from: Position, count: u16) -> State {
-        let mut after = State::at(from);
-        for at in 0..count {
+        let after = self.after(from, count);
+        let mut places = (0..count).map(|at| self.record.element(at).places()).sum();
+        for at in (0..count).rev() {
             let element = self.record.element(at);
-            if at > 0 {
-                self.put_used(after.position, element, Ordering::Relaxed);
-            }
-            after = after.past(element, self.size);
+            places -= element.places();
+            let order = match at {
+                0 => Ordering::Release,
+                _ => Ordering::Relaxed,
+            };
+            self.put_used(from.advanced(places, self.size), element, order);
         }
-        self.put_used(from, self.record.element(0), Ordering::Release);
         after
     }
 
-    /// [`Self::write_used`] for elements of one place each: backwards, so that each cache line is written in one go and the one that the
-    /// driver looks at comes last.
+    /// [`Self::write_used`] for elements of one place each: each cache line is written in one go.
     #[inline]
     fn write_lone(&self, from: Position, count: u16) -> State {
         let before_end = count.min(self.size - from.index());
@@ -584,9 +594,8 @@ impl PackedRing {
 
     #[inline(always)]
     fn used_word(&self, position: Position, element: UsedElement) -> u64 {
-        let lap = if position.wrap() { AVAIL | USED } else { 0 };
         // VIRTIO 1.3 §2.8.5: WRITE says that something was written, and without it there is no length.
-        element.without_places() | u64::from(lap | self.direction) << 48
+        element.without_places() | u64::from(used(position.wrap()) | self.direction) << 48
     }
 
     #[inline]
@@ -729,6 +738,12 @@ fn has(features: u64, bit: u32) -> bool {
 #[inline(always)]
 fn offered(wrap: bool) -> u16 {
     if wrap { AVAIL } else { USED }
+}
+
+/// The same of a descriptor that was given back in such a lap.
+#[inline(always)]
+fn used(wrap: bool) -> u16 {
+    if wrap { AVAIL | USED } else { 0 }
 }
 
 /// Where a base says to go on (vhost-user: Vring descriptor indices for packed virtqueues). Chains between its two halves were taken by

@@ -7,6 +7,7 @@ use super::{
     BurstLimit, ChainHead, Direction, DirtyLog, GuestMemory, LogLayout, RegionLayout, Ring,
     RingAddresses, RingConfig,
 };
+use guest_sim::migrate::Dice;
 use guest_sim::ring::{DescriptorTable, Direction as Use, Segment, Virtqueue};
 use guest_sim::{
     Features, GuestMemory as VmMemory, GuestMemoryLayout, NicOptions, PackedDescriptor, Position,
@@ -30,6 +31,8 @@ struct Bench {
     next_token: u32,
     /// Posted and not come back, in order.
     due: VecDeque<u32>,
+    /// The front-end's base is the one that a process answered.
+    base_is_final: bool,
 }
 
 impl Bench {
@@ -51,6 +54,7 @@ impl Bench {
             records: RecordFile::anonymous(1).unwrap(),
             next_token: 0,
             due: VecDeque::new(),
+            base_is_final: false,
         }
     }
 
@@ -93,7 +97,7 @@ impl Bench {
             },
             base,
             origin: base,
-            base_is_final: false,
+            base_is_final: std::mem::take(&mut self.base_is_final),
             record: Some(self.records.ring(0, place.size()).unwrap()),
             features: self.features.bits(),
             kick: None,
@@ -137,6 +141,25 @@ impl Bench {
             self.due.push_back(token);
         }
         self.queue().publish().unwrap();
+    }
+
+    /// What QEMU's virtio-net does while nobody serves a guest-tx ring and the driver kicks: gives back unread whatever is on offer from
+    /// `believed` on, where it takes the device to be (virtqueue_packed_drop_all); where it believes the device to be then.
+    fn discard(&mut self, believed: Position) -> Position {
+        let size = self.queue().memory().size();
+        let raw = self.queue().raw_packed().unwrap();
+        let mut at = believed;
+        while let Some(chain) = raw.chain(at).unwrap() {
+            let used = PackedDescriptor {
+                len: 0,
+                flags: at.used_flags(),
+                address: chain[0].address,
+                ..chain[chain.len() - 1]
+            };
+            raw.set_descriptor(at.offset, used).unwrap();
+            at = at.advance(chain.len() as u16, size);
+        }
+        at
     }
 
     /// What came back, which must be what was posted first: guest-sim checks ids, lengths and places.
@@ -224,6 +247,85 @@ fn a_ring_killed_at_any_store_goes_on_without_loss_or_repetition() {
                     eprintln!("{features}, {direction:?}, {size} entries, {meanwhile:?}");
                     killed_everywhere(features, direction, size, meanwhile);
                 }
+            }
+        }
+    }
+}
+
+fn base(at: Position) -> u32 {
+    u32::from(at.word()) << 16 | u32::from(at.word())
+}
+
+/// Rounds of a driver that posts, of a process that takes some of it and is killed, and of a front-end that then gives back chains by itself,
+/// where it last knew the ring to be.
+fn discarded_meanwhile(features: Features, direction: Direction, size: u16, seed: u64) {
+    const SHAPES: [&[usize]; 6] = [&[1], &[1, 1, 1], &[2, 1], &[1, 2, 1], &[3], &[1, 1]];
+    let mut bench = Bench::new(features, direction, size);
+    let mut dice = Dice::new(seed);
+    let mut believed = Position::START;
+    let mut discarded = 0;
+    for round in 0..400 {
+        for _ in 0..dice.below(4) {
+            bench.post(SHAPES[dice.below(SHAPES.len() as u64) as usize]);
+        }
+        let mut ring = bench.serve_from(base(believed));
+        let heads = take(&mut ring, dice.below(8) as usize);
+        let stores = dice.below(16) as u32;
+        let finished = kill::after(stores, || give_back(&mut ring, &heads, direction)).is_some();
+        let before = believed;
+        if finished && dice.one_in(6) {
+            believed = Position::from_word(ring.base() as u16);
+            ring.stop();
+            bench.records.settled(0).unwrap();
+            bench.base_is_final = true;
+        } else {
+            drop(ring);
+        }
+        // That a ring was stopped is lost with its process. Discarded up to just where it was started before, it looks as if it was not.
+        let stopped = bench.base_is_final;
+        let is_ambiguous = |believed| stopped && believed == before;
+        let mut places = 0;
+        for _ in 0..dice.below(4) {
+            if dice.one_in(2) {
+                bench.reclaim();
+            }
+            bench.post(SHAPES[dice.below(SHAPES.len() as u64) as usize]);
+            // After two laps it would look as if nothing had been discarded.
+            if places < u32::from(size) && dice.one_in(2) {
+                let now = bench.discard(believed);
+                places += believed.distance_to(now, size);
+                believed = now;
+            }
+            if dice.one_in(2) {
+                bench.base_is_final |= is_ambiguous(believed);
+                let stores = dice.below(30) as u32;
+                let _ = kill::after(stores, || drop(bench.serve_from(base(believed))));
+                bench.base_is_final = false;
+            }
+        }
+        bench.base_is_final |= is_ambiguous(believed);
+        discarded += u32::from(places > 0);
+        let mut ring = bench.serve_from(base(believed));
+        let heads = take_all(&mut ring);
+        give_back(&mut ring, &heads, direction);
+        drop(ring);
+        bench.reclaim();
+        assert!(
+            bench.due.is_empty(),
+            "seed {seed}, round {round}: {:?} are lost",
+            bench.due
+        );
+    }
+    assert!(discarded > 20, "{discarded}");
+}
+
+#[test]
+fn a_ring_goes_on_past_what_its_front_end_gave_back_while_nobody_served_it() {
+    for features in [Features::RING_PACKED, IN_ORDER] {
+        for size in [3, 4, 7, 64] {
+            for seed in 0..12 {
+                eprintln!("{features}, {size} entries, seed {seed}");
+                discarded_meanwhile(features, Direction::Readable, size, seed);
             }
         }
     }

@@ -167,6 +167,17 @@ impl RecordFile {
         })
     }
 
+    /// The front-end is told where ring `index` stopped, or makes it begin anew, so it knows better, and the ring may go on without us.
+    pub fn settled(&self, index: u16) -> io::Result<()> {
+        let place = PAGE_BYTES + u64::from(index) * PLACE_BYTES;
+        rustix::io::pwrite(
+            &*self.file,
+            &1_u64.to_ne_bytes(),
+            place + 8 * SETTLED as u64,
+        )?;
+        Ok(())
+    }
+
     /// The port is gone for good: removes the file's name.
     pub fn remove(&self) {
         if let Some(path) = &self.path {
@@ -232,6 +243,13 @@ impl Position {
 
     pub(super) fn wrap(self) -> bool {
         self.0 & 0x8000 != 0
+    }
+
+    /// How many places further `later` is, in a ring of `size`: less than two laps, after which positions come again.
+    pub(super) fn distance_to(self, later: Self, size: u16) -> u32 {
+        let size = u32::from(size);
+        let along = |at: Self| u32::from(at.index()) + if at.wrap() { 0 } else { size };
+        (along(later) + 2 * size - along(self)) % (2 * size)
     }
 
     /// `places` places further in a ring of `size`; at most once around.
@@ -336,6 +354,8 @@ const INODE: usize = 2;
 const OFFSET: usize = 3;
 const SIZE: usize = 4;
 const ORIGIN: usize = 5;
+/// Not 0 once the front-end was told where the ring is: if it does not say ORIGIN after that, the place tells nothing.
+const SETTLED: usize = 6;
 const STATE: usize = 8;
 const LOG: usize = LOG_BYTES as usize / 8;
 
@@ -345,26 +365,33 @@ impl RingRecord {
         self.size
     }
 
-    /// What an earlier life left, if it is about the same ring and was started from the same base.
-    pub(super) fn recall(&self, identity: RingIdentity, origin: Position) -> Option<State> {
+    /// What an earlier life left, if it is about the same ring and may still be true of a front-end that says `origin`; and what that said
+    /// before.
+    pub(super) fn recall(
+        &self,
+        identity: RingIdentity,
+        origin: Position,
+    ) -> Option<(State, Position)> {
         let same = self.load(MAGIC) == PLACE_MAGIC
             && self.load(DEVICE) == identity.device
             && self.load(INODE) == identity.inode
             && self.load(OFFSET) == identity.offset
-            && self.load(SIZE) == u64::from(self.size)
-            && self.load(ORIGIN) == u64::from(origin.0);
+            && self.load(SIZE) == u64::from(self.size);
         if !same {
             return None;
         }
         let state = State::decode(self.load(STATE));
+        let from = Position(self.load(ORIGIN) as u16);
         let in_ring = |position: Position| position.index() < self.size;
         let places = || (0..state.writing).map(|at| u32::from(self.element(at).places()));
-        let plausible = in_ring(state.position)
+        let plausible = in_ring(from)
+            && (self.load(SETTLED) == 0 || from == origin)
+            && in_ring(state.position)
             && in_ring(state.last_used)
             && state.writing <= self.size
             && places().all(|places| places > 0)
             && places().sum::<u32>() <= self.size.into();
-        plausible.then_some(state)
+        plausible.then_some((state, from))
     }
 
     /// Makes the place one for this ring, which is at `position`; its front-end believes that it was started at `origin`.
@@ -376,8 +403,14 @@ impl RingRecord {
         self.store(OFFSET, identity.offset);
         self.store(SIZE, self.size.into());
         self.store(ORIGIN, origin.0.into());
+        self.store(SETTLED, 0);
         self.set_state(State::at(position));
         self.store(MAGIC, PLACE_MAGIC);
+    }
+
+    /// The front-end believes that the ring was started at `origin` now.
+    pub(super) fn set_origin(&self, origin: Position) {
+        self.store(ORIGIN, origin.0.into());
     }
 
     /// The same ring in a map of the memory that says otherwise where it is.

@@ -119,6 +119,14 @@ impl Ring {
         }
     }
 
+    /// Chains that were given back unread when it was started: while nobody served the ring, the front-end gave back some behind them.
+    pub fn unread(&self) -> u16 {
+        match &self.kind {
+            Kind::Split(_) => 0,
+            Kind::Packed(ring) => ring.unread(),
+        }
+    }
+
     /// The memory map its addresses are in.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         match &self.kind {
