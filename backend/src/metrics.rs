@@ -1,8 +1,10 @@
 //! Counters as one snapshot, and the rates between two of them.
 use crate::config::PortName;
-use crate::datapath::{PortCounters, WorkerStats};
+use crate::device::LoggingStatus;
+use crate::datapath::{PortCounters, QueueView, WorkerProfile, WorkerStats};
 use std::sync::OnceLock;
 use std::time::Duration;
+use switch_core::MacStats;
 
 /// Every counter at one moment.
 #[derive(Clone, Debug)]
@@ -13,6 +15,10 @@ pub struct Stats {
     pub ports: Vec<PortStats>,
     /// By worker index.
     pub workers: Vec<WorkerStats>,
+    /// What their batches are like, by worker index.
+    pub profiles: Vec<WorkerProfile>,
+    /// Stations that were learned.
+    pub stations: MacStats,
 }
 
 /// One port's counters.
@@ -22,6 +28,12 @@ pub struct PortStats {
     pub name: PortName,
     /// Its counters.
     pub counters: PortCounters,
+    /// Those of its queues, without what the port had elsewhere.
+    pub queues: Vec<QueueView>,
+    /// How it fares, in one word; `unknown` for one that is being removed.
+    pub state: String,
+    /// The migration that written pages are marked for.
+    pub logging: Option<LoggingStatus>,
 }
 
 /// Clock of this machine's first CPU in MHz, as the kernel gave it when first asked (proc(5), `/proc/cpuinfo`). In a virtual machine

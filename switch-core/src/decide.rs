@@ -21,6 +21,15 @@ pub struct FrameInfo<'a> {
     pub partial_checksum: Option<PartialChecksum>,
 }
 
+/// What a worker's cache of verdicts was asked, and what is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Frames that were decided by the tables.
+    pub misses: u64,
+    /// Flows that are remembered; `None` where that is not counted.
+    pub flows: Option<u64>,
+}
+
 /// Decides what happens to frames, batch by batch. Each worker has its own.
 pub trait Decide {
     /// Begins a batch: ids of the one before are good no longer.
@@ -52,6 +61,11 @@ pub trait Decide {
 
     /// What the verdicts of this batch refer to.
     fn outcomes(&self) -> &Outcomes;
+
+    /// What its cache was asked so far.
+    fn cache_use(&self) -> CacheUse {
+        CacheUse::default()
+    }
 }
 
 impl Decide for Pipeline {
@@ -73,5 +87,12 @@ impl Decide for Pipeline {
     #[inline]
     fn outcomes(&self) -> &Outcomes {
         Self::outcomes(self)
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        CacheUse {
+            misses: self.stats().misses,
+            flows: None,
+        }
     }
 }

@@ -52,7 +52,7 @@ mod verdict;
 mod vlan;
 mod vlan_edit;
 
-pub use decide::{Decide, FrameInfo};
+pub use decide::{CacheUse, Decide, FrameInfo};
 pub use drop_reason::DropReason;
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use mac_table::{MacEntry, MacPage, MacRecord, MacStats, MacsRestored, SourceAction};

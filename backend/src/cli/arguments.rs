@@ -75,6 +75,8 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = watch_seconds)]
         watch: Option<f64>,
     },
+    /// Print everything that is counted, as Prometheus reads it.
+    Metrics,
     /// Show which address was learnt where.
     Fdb,
     /// Replace the running daemon by another version, or by itself with a changed configuration, while guests notice nothing.

@@ -105,6 +105,16 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
         Command::Stats {
             watch: Some(seconds),
         } => watch(client, format, Duration::from_secs_f64(*seconds)).await,
+        Command::Metrics => {
+            let body = client.get("/metrics").await?;
+            io::stdout()
+                .lock()
+                .write_all(&body)
+                .map_err(|source| CliError::Io {
+                    action: "write the metrics",
+                    source,
+                })
+        }
         Command::Stats { watch: None } => {
             let body = client.get("/v1/stats").await?;
             show(client, format, &body, |stats: &StatsReport| {

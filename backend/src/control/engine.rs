@@ -4,11 +4,13 @@ use super::plan::Step;
 use super::port_state::PortStates;
 use crate::config::PortConfig;
 use crate::datapath::{
-    Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
+    Destination, DroppedFrame, MoveError, PortCounters, QueueView, SourceStats, WorkerProfile,
+    WorkerStats,
 };
+use crate::device::LoggingStatus;
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use std::io;
-use switch_core::{MacEntry, Millis};
+use switch_core::{MacEntry, MacStats, Millis};
 
 /// A step that the outside world refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +52,22 @@ pub trait Engine: Send + 'static {
     fn health(&self, id: PortId) -> Option<PortHealth>;
     /// A port's counters; zeros for an unknown one.
     fn counters(&self, id: PortId) -> PortCounters;
+    /// Those of its queues; none for an unknown one.
+    fn queues(&self, _id: PortId) -> Vec<QueueView> {
+        Vec::new()
+    }
+    /// How a port fares in one word, and the migration that written pages are marked for; `None` for an unknown one.
+    fn summary(&self, id: PortId) -> Option<(String, Option<LoggingStatus>)> {
+        self.health(id).map(|health| (health.state, None))
+    }
+    /// What every worker's batches are like.
+    fn worker_profiles(&self) -> Vec<WorkerProfile> {
+        Vec::new()
+    }
+    /// How many stations were learned.
+    fn stations(&self) -> MacStats {
+        MacStats::default()
+    }
     /// The counters of every worker.
     fn worker_stats(&self) -> Vec<WorkerStats>;
     /// Who serves which guest-tx ring or TAP.

@@ -16,10 +16,12 @@ use crate::config::{
 };
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
-    SourceStats, WorkerOptions, WorkerStats,
+    QueueView, SourceStats, WorkerProfile, WorkerOptions, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
-use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
+use crate::device::{
+    DeviceError, DeviceThread, LoggingStatus, PortChange, PortEventSink, VhostPortSpec,
+};
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::tap::{Tap, TapError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +33,7 @@ use switch_core::engine::model::Program as Model;
 use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::l2_entries::{TABLES, has_tables};
 use switch_core::programs::builtin;
-use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
+use switch_core::{MacEntry, MacStats, Millis, Switch, VlanPolicy};
 
 mod handover;
 
@@ -395,6 +397,29 @@ impl Engine for LiveEngine {
 
     fn counters(&self, id: PortId) -> PortCounters {
         self.datapath.counters(id).unwrap_or_default()
+    }
+
+    fn queues(&self, id: PortId) -> Vec<QueueView> {
+        self.datapath.queues(id)
+    }
+
+    fn summary(&self, id: PortId) -> Option<(String, Option<LoggingStatus>)> {
+        if self.taps.contains(&id) {
+            return Some((self.tap_health(id).state, None));
+        }
+        let status = self.devices.status(id)?;
+        Some((status.state.to_string(), status.logging))
+    }
+
+    fn worker_profiles(&self) -> Vec<WorkerProfile> {
+        self.datapath.worker_profiles()
+    }
+
+    fn stations(&self) -> MacStats {
+        match &self.engine {
+            None => self.switch.mac_stats(),
+            Some(engine) => engine.mac_stats(),
+        }
     }
 
     fn worker_stats(&self) -> Vec<WorkerStats> {

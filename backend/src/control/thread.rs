@@ -272,14 +272,23 @@ impl<E: Engine> Control<E> {
     }
 
     fn stats(&self) -> Stats {
-        let port = |(id, port): (PortId, &PortConfig)| PortStats {
-            name: port.name.clone(),
-            counters: self.engine.counters(id),
+        let port = |(id, port): (PortId, &PortConfig)| {
+            let summary = self.engine.summary(id);
+            let (state, logging) = summary.unwrap_or_else(|| ("unknown".to_owned(), None));
+            PortStats {
+                name: port.name.clone(),
+                counters: self.engine.counters(id),
+                queues: self.engine.queues(id),
+                state,
+                logging,
+            }
         };
         Stats {
             uptime: self.started.elapsed(),
             ports: self.table.iter().map(port).collect(),
             workers: self.engine.worker_stats(),
+            profiles: self.engine.worker_profiles(),
+            stations: self.engine.stations(),
         }
     }
 }

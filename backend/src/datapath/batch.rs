@@ -6,7 +6,7 @@
 
 use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Origin};
-use super::cpu_time::{Sampler, now_ns};
+use super::cpu_time::{SAMPLED, Sampler, now_ns};
 use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::{Outbox, PARCELS, Parcel};
 use super::packet_in::{PacketIn, PacketInQueue};
@@ -18,6 +18,7 @@ use super::{DatapathEvent, Shared, guest_tx};
 use crate::ring::{BurstEnd, ChainHead, RingError};
 use arc_swap::Cache;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use switch_core::{
     Decide, DropReason, FrameInfo, HeaderEdit, Millis, Pipeline, PortId, PuntId, Target, Verdict,
@@ -113,6 +114,16 @@ impl<D: Decide> BatchRunner<D> {
     /// Before the worker sleeps: what it knows is told to whoever may ask meanwhile. `true`: there is more, so it is not to sleep yet.
     pub fn rest(&mut self) -> bool {
         self.pipeline.rest()
+    }
+
+    /// Tells what the cache was asked for whoever looks at the counters.
+    pub fn tell_cache_use(&self) {
+        let used = self.pipeline.cache_use();
+        let flows = used.flows.unwrap_or(u64::MAX);
+        self.counters
+            .cache_misses
+            .store(used.misses, Ordering::Relaxed);
+        self.counters.cache_flows.store(flows, Ordering::Relaxed);
     }
 
     /// The time that the next batches happen at.
@@ -276,9 +287,14 @@ impl<D: Decide> BatchRunner<D> {
         if served.frames > 0 {
             self.counters.frames.add(served.frames.into());
             self.counters.batches.add(1);
+            self.counters.batch_frames.record(served.frames.into());
         }
-        if started.is_some() {
-            let busy_ns = Sampler::end(started);
+        if let Some(started) = started {
+            let took_ns = Sampler::elapsed_ns(started);
+            if served.frames > 0 {
+                self.counters.delivery_ns.record(took_ns);
+            }
+            let busy_ns = took_ns * SAMPLED;
             self.counters.busy_ns.add(busy_ns);
             source.busy_ns.add(busy_ns);
         }

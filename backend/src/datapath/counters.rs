@@ -4,6 +4,7 @@
 //! readers on other threads see each number whole, if a moment old. Drops have many writers and are counted elsewhere
 //! ([`super::last_drops`]).
 
+use super::histogram::{Histogram, HistogramView};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,8 +39,61 @@ pub struct QueueCounters {
     pub notifications_sent: Counter,
     /// Batches that the driver did not want to hear of.
     pub notifications_saved: Counter,
+    /// Batches of which a guest-rx ring had no room for a part.
+    pub ring_full: Counter,
     /// Time of workers on batches taken from here, in nanoseconds, from those that were timed ([`super::cpu_time`]).
     pub busy_ns: Counter,
+}
+
+/// One ring's counters at one moment, or those of one direction of a TAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// The queue pair.
+    pub pair: u16,
+    /// Whether the guest sends here.
+    pub is_guest_tx: bool,
+    /// See [`QueueCounters::frames`].
+    pub frames: u64,
+    /// See [`QueueCounters::bytes`].
+    pub bytes: u64,
+    /// See [`QueueCounters::notifications_sent`].
+    pub notifications_sent: u64,
+    /// See [`QueueCounters::notifications_saved`].
+    pub notifications_saved: u64,
+    /// See [`QueueCounters::ring_full`].
+    pub ring_full: u64,
+    /// See [`QueueCounters::busy_ns`].
+    pub busy_ns: u64,
+}
+
+impl QueueCounters {
+    /// A snapshot, of a queue of this pair and direction.
+    pub fn view(&self, pair: u16, is_guest_tx: bool) -> QueueView {
+        QueueView {
+            pair,
+            is_guest_tx,
+            frames: self.frames.get(),
+            bytes: self.bytes.get(),
+            notifications_sent: self.notifications_sent.get(),
+            notifications_saved: self.notifications_saved.get(),
+            ring_full: self.ring_full.get(),
+            busy_ns: self.busy_ns.get(),
+        }
+    }
+}
+
+/// What a worker's batches are like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerProfile {
+    /// Frames of a batch; every batch with frames.
+    pub batch_frames: HistogramView,
+    /// From when the worker saw a batch until all of it was delivered, in nanoseconds; of the batches that were timed
+    /// ([`super::cpu_time`]).
+    pub delivery_ns: HistogramView,
+    /// Frames decided by the tables rather than by the worker's cache.
+    pub cache_misses: u64,
+    /// Flows in that cache; `None` where it does not say.
+    pub cache_flows: Option<u64>,
 }
 
 /// A port's counters, summed over its queues.
@@ -104,6 +158,14 @@ pub struct WorkerCounters {
     pub busy_ns: Counter,
     /// See [`WorkerStats::empty_rounds`].
     pub empty_rounds: Counter,
+    /// See [`WorkerProfile::batch_frames`]: up to 64.
+    pub batch_frames: Histogram<0, 8>,
+    /// See [`WorkerProfile::delivery_ns`]: from a microsecond to 17 milliseconds.
+    pub delivery_ns: Histogram<10, 16>,
+    /// See [`WorkerProfile::cache_misses`].
+    pub cache_misses: AtomicU64,
+    /// See [`WorkerProfile::cache_flows`]; [`u64::MAX`] for none.
+    pub cache_flows: AtomicU64,
     /// See [`WorkerStats::sources`].
     pub sources: AtomicU64,
     /// The thread's id in the kernel, once it runs.
@@ -111,6 +173,17 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
+    /// What its batches are like.
+    pub fn profile(&self) -> WorkerProfile {
+        let flows = self.cache_flows.load(Ordering::Relaxed);
+        WorkerProfile {
+            batch_frames: self.batch_frames.view(),
+            delivery_ns: self.delivery_ns.view(),
+            cache_misses: self.cache_misses.load(Ordering::Relaxed),
+            cache_flows: (flows != u64::MAX).then_some(flows),
+        }
+    }
+
     /// A snapshot, of the worker pinned to `cpu`.
     pub fn stats(&self, cpu: Option<usize>) -> WorkerStats {
         WorkerStats {

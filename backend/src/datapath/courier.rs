@@ -235,6 +235,9 @@ impl Courier {
         if let Some(from) = origin.from {
             active.share.note(from, written.bytes, outcome);
         }
+        if outcome == Outcome::Short {
+            queue.counters.ring_full.add(1);
+        }
         queue.counters.frames.add(written.frames);
         queue.counters.bytes.add(written.bytes);
         notify::publish(&mut active.ring, &queue.counters);

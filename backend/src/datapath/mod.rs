@@ -29,6 +29,7 @@ pub mod flow_hash;
 pub mod frame;
 pub mod guest_rx;
 pub mod guest_tx;
+pub mod histogram;
 pub mod last_drops;
 pub mod loads;
 pub mod notify;
@@ -45,7 +46,7 @@ pub mod vnet_header;
 pub mod worker;
 
 pub use carried::PortTotals;
-pub use counters::{PortCounters, WorkerStats};
+pub use counters::{PortCounters, QueueView, WorkerProfile, WorkerStats};
 pub use last_drops::DroppedFrame;
 pub use loads::SourceStats;
 pub use packet_in::{PacketIn, PacketInQueue};
@@ -492,6 +493,12 @@ impl Datapath {
         self.shared.ports.load().get(id).map(Port::counters)
     }
 
+    /// The counters of a port's queues; none for an unknown port.
+    pub fn queues(&self, id: PortId) -> Vec<QueueView> {
+        let ports = self.shared.ports.load();
+        ports.get(id).map(Port::queues).unwrap_or_default()
+    }
+
     /// Lets a port's counters go on from what it had under an earlier process or on another host. Says whether the port is there.
     pub fn add_totals(&self, id: PortId, totals: &PortTotals) -> bool {
         let ports = self.shared.ports.load();
@@ -598,6 +605,12 @@ impl Datapath {
             .iter()
             .map(|(counters, cpu)| counters.stats(*cpu))
             .collect()
+    }
+
+    /// What every worker's batches are like, by index.
+    pub fn worker_profiles(&self) -> Vec<WorkerProfile> {
+        let counters = self.counters.iter();
+        counters.map(|(counters, _)| counters.profile()).collect()
     }
 
     /// Ends the workers after the batch in hand, and waits for them.

@@ -4,7 +4,7 @@
 //! id, or a queue without a ring.
 
 use super::carried::{CarriedTraffic, PortTotals};
-use super::counters::{PortCounters, QueueCounters};
+use super::counters::{PortCounters, QueueCounters, QueueView};
 use super::last_drops::PortDrops;
 use super::placement::Placement;
 use super::queue::{Queue, QueueIndex};
@@ -191,6 +191,27 @@ impl Port {
         }
         self.carried().add_to(&mut sum);
         sum
+    }
+}
+
+impl Port {
+    /// Counters of its queues, in the order of their pairs.
+    pub fn queues(&self) -> Vec<QueueView> {
+        match self {
+            Self::Vhost(port) => {
+                let queues = port.queues.iter();
+                let view = |queue: &Arc<Queue>| {
+                    let index = queue.index;
+                    queue.counters.view(index.pair(), index.is_guest_tx())
+                };
+                queues.map(view).collect()
+            }
+            Self::Tap(port) => {
+                let to_host = port.to_host.lock();
+                let to_host = to_host.unwrap_or_else(std::sync::PoisonError::into_inner);
+                vec![to_host.view(0, false), port.from_host.view(0, true)]
+            }
+        }
     }
 }
 

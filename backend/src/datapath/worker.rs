@@ -305,12 +305,14 @@ impl<D: Decide> Worker<D> {
                 self.counters
                     .awake_ns
                     .add(now.saturating_sub(awake_since_ns));
+                self.runner.tell_cache_use();
                 awake_since_ns = self.sleep();
                 epoll_at_ns = awake_since_ns;
             } else if now.saturating_sub(epoll_at_ns) >= EPOLL_INTERVAL_NS {
                 self.counters
                     .awake_ns
                     .add(now.saturating_sub(awake_since_ns));
+                self.runner.tell_cache_use();
                 awake_since_ns = now;
                 epoll_at_ns = now;
                 let (polled, all) = self.counts;

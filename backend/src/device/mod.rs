@@ -36,7 +36,7 @@ pub mod status;
 mod thread;
 
 pub use port::HandedPort;
-pub use status::DeviceStatus;
+pub use status::{DeviceStatus, LoggingStatus};
 pub use switch_core::PortId;
 pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 

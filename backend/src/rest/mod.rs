@@ -17,6 +17,7 @@ pub mod admin_socket;
 pub mod body;
 pub mod config;
 pub mod explain;
+mod metrics;
 pub mod port_state;
 pub mod problem;
 pub mod routes;

@@ -17,6 +17,7 @@ mod life;
 mod malformed_frames;
 mod many_ports;
 mod matrix;
+mod metrics;
 mod migration;
 mod migration_log;
 mod multiqueue;

@@ -20,7 +20,7 @@ use super::remembered::{
 use super::runtime::Engine;
 use super::state::Snapshot;
 use crate::conntrack::{ConnId, Refreshed};
-use crate::decide::{Decide, FrameInfo};
+use crate::decide::{CacheUse, Decide, FrameInfo};
 use crate::outcomes::Outcomes;
 use crate::port::PortId;
 use crate::rate_limit::TokenBucket;
@@ -569,5 +569,12 @@ impl Decide for EnginePipeline {
 
     fn outcomes(&self) -> &Outcomes {
         &self.outcomes
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        CacheUse {
+            misses: self.stats.misses,
+            flows: Some(self.cache.stats().flows as u64),
+        }
     }
 }
