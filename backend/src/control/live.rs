@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
-    QueueView, SourceStats, WorkerProfile, WorkerOptions, WorkerStats,
+    QueueView, SourceStats, WorkerOptions, WorkerProfile, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
 use crate::device::{

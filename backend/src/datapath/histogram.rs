@@ -35,7 +35,9 @@ impl<const FIRST: u32, const N: usize> Histogram<FIRST, N> {
     /// What was counted so far.
     pub fn view(&self) -> HistogramView {
         let bounded = self.buckets.iter().take(N.saturating_sub(1));
-        let bounds = bounded.zip(FIRST..).map(|(bucket, power)| (1 << power, bucket.get()));
+        let bounds = bounded
+            .zip(FIRST..)
+            .map(|(bucket, power)| (1 << power, bucket.get()));
         HistogramView {
             bounds: bounds.collect(),
             above: self.buckets.last().map_or(0, Counter::get),

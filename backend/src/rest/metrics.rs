@@ -72,7 +72,8 @@ impl BusyRatios {
             Some(last) => {
                 let span_ns = now.duration_since(last.at).as_nanos() as f64;
                 let spent = busy_ns.iter().zip(&last.busy_ns);
-                let ratio = |(now, before): (&u64, &u64)| now.saturating_sub(*before) as f64 / span_ns;
+                let ratio =
+                    |(now, before): (&u64, &u64)| now.saturating_sub(*before) as f64 / span_ns;
                 // Times are estimates: a worker cannot be more than busy.
                 spent.map(ratio).map(|ratio| ratio.min(1.0)).collect()
             }
@@ -172,17 +173,25 @@ fn families(stats: &Stats, tables: &[ListedTable], busy: &[f64]) -> Vec<MetricFa
     families.extend(of_tables(stats, tables));
     // A name without a series has no place in the format.
     let families = families.into_iter().map(|Family(family)| family);
-    families.filter(|family| !family.get_metric().is_empty()).collect()
+    families
+        .filter(|family| !family.get_metric().is_empty())
+        .collect()
 }
 
 fn of_ports(ports: &[PortStats]) -> Vec<Family> {
     let mut up = Family::gauge("port_up", "Whether frames flow: 1 in state up, else 0.");
-    let mut state = Family::gauge("port_state", "1, labelled with the port's state in one word.");
+    let mut state = Family::gauge(
+        "port_state",
+        "1, labelled with the port's state in one word.",
+    );
     let mut frames = Family::counter(
         "port_frames_total",
         "Frames that a port's guest sent (guest_tx) or was delivered (guest_rx), since the port was added anywhere.",
     );
-    let mut bytes = Family::counter("port_bytes_total", "Their bytes, without virtio-net headers.");
+    let mut bytes = Family::counter(
+        "port_bytes_total",
+        "Their bytes, without virtio-net headers.",
+    );
     let mut drops = Family::counter(
         "port_dropped_frames_total",
         "Frames dropped at a port, each under one reason of docs/drop-reasons.md.",
@@ -199,7 +208,10 @@ fn of_ports(ports: &[PortStats]) -> Vec<Family> {
         "port_migration_pages_marked_total",
         "Pages that were clear before they were marked, in the migration under way.",
     );
-    let mut rate = Family::gauge("port_migration_pages_per_second", "The same a second, of late.");
+    let mut rate = Family::gauge(
+        "port_migration_pages_per_second",
+        "The same a second, of late.",
+    );
     let mut rounds = Family::counter(
         "port_migration_rounds_total",
         "How often the front-end was seen to have read the marks out, in the migration under way.",
@@ -211,8 +223,16 @@ fn of_ports(ports: &[PortStats]) -> Vec<Family> {
         state.add(&[("port", name), ("state", &port.state)], 1.0);
         let counters = &port.counters;
         for (direction, frames_now, bytes_now) in [
-            ("guest_tx", counters.guest_tx_frames, counters.guest_tx_bytes),
-            ("guest_rx", counters.guest_rx_frames, counters.guest_rx_bytes),
+            (
+                "guest_tx",
+                counters.guest_tx_frames,
+                counters.guest_tx_bytes,
+            ),
+            (
+                "guest_rx",
+                counters.guest_rx_frames,
+                counters.guest_rx_bytes,
+            ),
         ] {
             let labels = [("port", name), ("direction", direction)];
             frames.add(&labels, frames_now as f64);
@@ -229,11 +249,16 @@ fn of_ports(ports: &[PortStats]) -> Vec<Family> {
             rounds.add(&only, log.rounds as f64);
         }
     }
-    vec![up, state, frames, bytes, drops, busy, logging, pages, rate, rounds]
+    vec![
+        up, state, frames, bytes, drops, busy, logging, pages, rate, rounds,
+    ]
 }
 
+/// One of a queue's numbers.
+type Count = fn(&QueueView) -> u64;
+
 fn of_queues(ports: &[PortStats]) -> Vec<Family> {
-    let counters: [(&str, &str, fn(&QueueView) -> u64); 5] = [
+    let counters: [(&str, &str, Count); 5] = [
         (
             "queue_frames_total",
             "Frames taken from a guest-tx ring or delivered to a guest-rx ring, since this process serves it.",
@@ -260,7 +285,7 @@ fn of_queues(ports: &[PortStats]) -> Vec<Family> {
             |queue| queue.ring_full,
         ),
     ];
-    let family = |(name, help, count): (&str, &str, fn(&QueueView) -> u64)| {
+    let family = |(name, help, count): (&str, &str, Count)| {
         let mut family = Family::counter(name, help);
         for port in ports {
             for queue in &port.queues {
@@ -286,12 +311,18 @@ fn of_workers(workers: &[WorkerStats], profiles: &[WorkerProfile], busy: &[f64])
     let mut frames = Family::counter("worker_frames_total", "Frames that a worker took.");
     let mut batches = Family::counter("worker_batches_total", "Batches they came in.");
     let mut sleeps = Family::counter("worker_sleeps_total", "Times it slept for want of work.");
-    let mut awake = Family::counter("worker_awake_seconds_total", "Time awake, polling included.");
+    let mut awake = Family::counter(
+        "worker_awake_seconds_total",
+        "Time awake, polling included.",
+    );
     let mut busy_total = Family::counter(
         "worker_busy_seconds_total",
         "Time on batches: an estimate from one in 16.",
     );
-    let mut cpu = Family::counter("worker_cpu_seconds_total", "CPU time of the worker's thread.");
+    let mut cpu = Family::counter(
+        "worker_cpu_seconds_total",
+        "CPU time of the worker's thread.",
+    );
     let mut empty = Family::counter(
         "worker_empty_rounds_total",
         "Rounds over all polled rings that found nothing.",
@@ -305,7 +336,10 @@ fn of_workers(workers: &[WorkerStats], profiles: &[WorkerProfile], busy: &[f64])
         "worker_cache_misses_total",
         "Frames decided by the tables; the others of worker_frames_total were decided by the worker's cache, or refused before.",
     );
-    let mut flows = Family::gauge("worker_cache_flows", "Flows in its cache, where a program keeps them.");
+    let mut flows = Family::gauge(
+        "worker_cache_flows",
+        "Flows in its cache, where a program keeps them.",
+    );
     let mut sizes = Family::new(
         "worker_batch_frames",
         "Frames of a batch.",
@@ -341,8 +375,8 @@ fn of_workers(workers: &[WorkerStats], profiles: &[WorkerProfile], busy: &[f64])
         delivery.add_histogram(&labels, &profile.delivery_ns, 1e-9);
     }
     vec![
-        frames, batches, sleeps, awake, busy_total, cpu, empty, sources, ratio, misses, flows, sizes,
-        delivery,
+        frames, batches, sleeps, awake, busy_total, cpu, empty, sources, ratio, misses, flows,
+        sizes, delivery,
     ]
 }
 
@@ -366,7 +400,10 @@ fn of_tables(stats: &Stats, tables: &[ListedTable]) -> Vec<Family> {
         "MAC addresses that turned up behind another port.",
     );
     moved.add(&[], macs.moved as f64);
-    let mut aged = Family::counter("stations_aged_total", "MAC addresses forgotten for their age.");
+    let mut aged = Family::counter(
+        "stations_aged_total",
+        "MAC addresses forgotten for their age.",
+    );
     aged.add(&[], macs.aged as f64);
     vec![entries, size, stations, most, learned, moved, aged]
 }
