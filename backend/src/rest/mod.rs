@@ -18,6 +18,7 @@ pub mod body;
 pub mod config;
 pub mod explain;
 mod metrics;
+mod page;
 pub mod port_state;
 pub mod problem;
 pub mod routes;

@@ -3,6 +3,7 @@ use super::body::parse;
 use super::config::routes as config_routes;
 use super::explain::routes as explain_routes;
 use super::metrics::routes as metrics_routes;
+use super::page::routes as page_routes;
 use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
@@ -75,6 +76,7 @@ pub fn router(
         .merge(upgrade_routes())
         .merge(config_routes())
         .merge(metrics_routes())
+        .merge(page_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

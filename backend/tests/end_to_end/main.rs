@@ -22,6 +22,7 @@ mod migration;
 mod migration_log;
 mod multiqueue;
 mod offload;
+mod page;
 mod postcopy;
 mod restart;
 mod rig;
