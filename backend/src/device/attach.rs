@@ -142,8 +142,6 @@ pub trait Attachment: Send {
     fn start_ring(&mut self, queue: QueueIndex, start: &RingStart) -> Result<(), AttachError>;
     /// Takes the ring back: when this returns no worker touches it. Its base, if the data path knows one.
     fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32>;
-    /// The front-end is told where the stopped ring is, or makes it begin anew: what is remembered of it may become untrue.
-    fn settle_ring(&mut self, queue: QueueIndex);
     /// Whether a worker has the ring.
     fn is_running(&self, queue: QueueIndex) -> bool;
     /// Lets frames through the ring; sticky across start and stop.
@@ -629,17 +627,6 @@ impl Attachment for DatapathAttachment {
     fn stop_ring(&mut self, queue: QueueIndex) -> Option<u32> {
         self.iotlb.forget_refusals();
         self.port.stop_ring(queue)
-    }
-
-    fn settle_ring(&mut self, queue: QueueIndex) {
-        if let Some(records) = &self.records
-            && let Err(error) = records.settled(queue.0)
-        {
-            log::debug!(
-                "ring {}: its record is not marked as settled: {error}",
-                queue.0
-            );
-        }
     }
 
     fn is_running(&self, queue: QueueIndex) -> bool {

@@ -326,8 +326,6 @@ impl Attachment for RecordingAttachment {
         Some(stop_at.unwrap_or(started.base))
     }
 
-    fn settle_ring(&mut self, _queue: QueueIndex) {}
-
     fn is_running(&self, queue: QueueIndex) -> bool {
         self.recording().running.contains_key(&queue)
     }

@@ -497,7 +497,6 @@ impl DeviceState {
                 ring.origin = None;
                 ring.base_is_final = true;
             }
-            attachment.settle_ring(queue);
         }
         self.forget_unwatched_translations(attachment);
         Outcome::Done
@@ -668,7 +667,6 @@ impl DeviceState {
                     ring.base_is_final = true;
                     ring.origin = None;
                 }
-                attachment.settle_ring(queue);
                 self.log_after_stop(attachment);
                 self.forget_unwatched_translations(attachment);
                 self.base_of(queue)

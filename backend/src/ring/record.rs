@@ -167,17 +167,6 @@ impl RecordFile {
         })
     }
 
-    /// The front-end is told where ring `index` stopped, or makes it begin anew, so it knows better, and the ring may go on without us.
-    pub fn settled(&self, index: u16) -> io::Result<()> {
-        let place = PAGE_BYTES + u64::from(index) * PLACE_BYTES;
-        rustix::io::pwrite(
-            &*self.file,
-            &1_u64.to_ne_bytes(),
-            place + 8 * SETTLED as u64,
-        )?;
-        Ok(())
-    }
-
     /// The port is gone for good: removes the file's name.
     pub fn remove(&self) {
         if let Some(path) = &self.path {
@@ -354,8 +343,6 @@ const INODE: usize = 2;
 const OFFSET: usize = 3;
 const SIZE: usize = 4;
 const ORIGIN: usize = 5;
-/// Not 0 once the front-end was told where the ring is: if it does not say ORIGIN after that, the place tells nothing.
-const SETTLED: usize = 6;
 const STATE: usize = 8;
 const LOG: usize = LOG_BYTES as usize / 8;
 
@@ -365,13 +352,8 @@ impl RingRecord {
         self.size
     }
 
-    /// What an earlier life left, if it is about the same ring and may still be true of a front-end that says `origin`; and what that said
-    /// before.
-    pub(super) fn recall(
-        &self,
-        identity: RingIdentity,
-        origin: Position,
-    ) -> Option<(State, Position)> {
+    /// What an earlier life left, if it is about the same ring; and where the front-end believed that to be started.
+    pub(super) fn recall(&self, identity: RingIdentity) -> Option<(State, Position)> {
         let same = self.load(MAGIC) == PLACE_MAGIC
             && self.load(DEVICE) == identity.device
             && self.load(INODE) == identity.inode
@@ -385,7 +367,6 @@ impl RingRecord {
         let in_ring = |position: Position| position.index() < self.size;
         let places = || (0..state.writing).map(|at| u32::from(self.element(at).places()));
         let plausible = in_ring(from)
-            && (self.load(SETTLED) == 0 || from == origin)
             && in_ring(state.position)
             && in_ring(state.last_used)
             && state.writing <= self.size
@@ -403,7 +384,6 @@ impl RingRecord {
         self.store(OFFSET, identity.offset);
         self.store(SIZE, self.size.into());
         self.store(ORIGIN, origin.0.into());
-        self.store(SETTLED, 0);
         self.set_state(State::at(position));
         self.store(MAGIC, PLACE_MAGIC);
     }

@@ -51,7 +51,7 @@ impl PackedRing {
         let recalled = if config.base_is_final {
             None
         } else {
-            self.record.recall(identity, origin)
+            self.record.recall(identity)
         };
         let Some(state) = recalled.and_then(|(state, from)| self.settle(state, from, origin))
         else {
@@ -101,10 +101,7 @@ impl PackedRing {
                     .max_by_key(|end| position.distance_to(*end, size));
                 return further.map(|position| State { position, ..after });
             }
-            let last_places = state.last_used.distance_to(position, size);
-            let is_inside_last =
-                (1..last_places).contains(&state.last_used.distance_to(from, size));
-            if position == from || is_inside_last {
+            if position == from {
                 // It began where the driver waited, and went on for as long as that offered anything; but for the end of a batch in its way.
                 let batch = position.distance_to(after.position, size);
                 let is_in_batch = position.distance_to(origin, size) < batch;
