@@ -8,6 +8,7 @@
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
 //! * [`port_state`]: what is known of a port, as bytes;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
+//! * [`metrics`]: everything that is counted, and [`web_page`]: all of it in a browser;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
@@ -18,7 +19,6 @@ pub mod body;
 pub mod config;
 pub mod explain;
 mod metrics;
-mod page;
 pub mod port_state;
 pub mod problem;
 pub mod routes;
@@ -26,6 +26,7 @@ pub mod server;
 pub mod services;
 pub mod tables;
 mod upgrade;
+mod web_page;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};

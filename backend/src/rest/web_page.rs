@@ -11,11 +11,14 @@ use axum::routing::get;
 /// A file's media type and bytes.
 type File = (&'static str, &'static str);
 
-const INDEX: File = ("text/html; charset=utf-8", include_str!("page/index.html"));
-const STYLE: File = ("text/css; charset=utf-8", include_str!("page/page.css"));
+const INDEX: File = (
+    "text/html; charset=utf-8",
+    include_str!("web_page/index.html"),
+);
+const STYLE: File = ("text/css; charset=utf-8", include_str!("web_page/page.css"));
 const SCRIPT: File = (
     "text/javascript; charset=utf-8",
-    include_str!("page/page.js"),
+    include_str!("web_page/page.js"),
 );
 
 /// Paths that are answered to anyone who can connect: they tell nothing of this switch.
