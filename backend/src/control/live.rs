@@ -4,6 +4,7 @@
 use super::PortId;
 use super::clock::monotonic_now;
 use super::engine::{Engine, Kept, PortHealth, StepError};
+use super::events::{Event, EventBus};
 use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
 use super::port_state::signed::StateKey;
@@ -19,6 +20,7 @@ use crate::datapath::{
     SourceStats, WorkerOptions, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
+use crate::device::status::LoggingStatus;
 use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::tap::{Tap, TapError};
@@ -31,7 +33,7 @@ use switch_core::engine::model::Program as Model;
 use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::l2_entries::{TABLES, has_tables};
 use switch_core::programs::builtin;
-use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
+use switch_core::{MacEntry, MacMoves, Millis, Switch, VlanPolicy};
 
 mod handover;
 
@@ -127,6 +129,8 @@ pub struct LiveEngine {
     services: Option<ServicesHandle>,
     /// What an upgrade hands over besides; none: it cannot be done.
     beside: Option<Beside>,
+    /// Where what happens to ports is told.
+    told: Arc<OnceLock<EventBus>>,
 }
 
 impl LiveEngine {
@@ -141,7 +145,9 @@ impl LiveEngine {
         let vlans = Vlans::of(engine.as_ref(), &switch)?;
         let stopped = Arc::new(StoppedStations::default());
         let learned = (Arc::clone(&switch), engine.clone());
-        let devices = DeviceThread::start_with(forget_stations(learned, Arc::clone(&stopped)))?;
+        let told = Arc::new(OnceLock::new());
+        let forget = forget_stations(learned, Arc::clone(&stopped));
+        let devices = DeviceThread::start_with(tell_too(Arc::clone(&told), forget))?;
         let lost_uplinks = LostUplinks::default();
         let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
         let options = WorkerOptions {
@@ -166,6 +172,7 @@ impl LiveEngine {
             offers: FrozenOffers::default(),
             services: None,
             beside: None,
+            told,
         })
     }
 
@@ -425,6 +432,26 @@ impl Engine for LiveEngine {
         }
     }
 
+    fn tell(&mut self, events: EventBus) {
+        // Once: there is one control thread.
+        let _ = self.told.set(events);
+    }
+
+    fn migrations(&self) -> Vec<(PortId, LoggingStatus)> {
+        self.devices.migrations()
+    }
+
+    fn lost_uplinks(&self) -> BTreeMap<PortId, String> {
+        lock(&self.lost_uplinks).clone()
+    }
+
+    fn mac_moves(&mut self) -> MacMoves {
+        match &self.engine {
+            None => self.switch.take_mac_moves(),
+            Some(engine) => engine.take_mac_moves(),
+        }
+    }
+
     fn tick(&mut self) {
         self.switch.expire(monotonic_now());
         self.datapath.rebalance();
@@ -459,6 +486,7 @@ fn forget_stations(
     Arc::new(move |event| {
         let (port, now) = (event.port, monotonic_now());
         match event.change {
+            PortChange::LoggingBegan | PortChange::LoggingEnded { .. } => {}
             PortChange::Up | PortChange::Left => stopped.set(port, Vec::new(), now),
             PortChange::Down { .. } if stopped.keeps(port) => {
                 let learned = switch.take_port(port, now);
@@ -474,6 +502,30 @@ fn forget_stations(
                     engine.flush_port(port);
                 }
             }
+        }
+    })
+}
+
+/// Tells everybody who listens, after `before`. Called on the device thread.
+fn tell_too(told: Arc<OnceLock<EventBus>>, before: PortEventSink) -> PortEventSink {
+    Arc::new(move |event| {
+        let port = event.name.clone();
+        let happened = match &event.change {
+            PortChange::Up => Some(Event::PortUp { port }),
+            PortChange::Down { reason } => Some(Event::PortDown {
+                port,
+                reason: reason.clone(),
+            }),
+            PortChange::LoggingBegan => Some(Event::MigrationStarted { port }),
+            PortChange::LoggingEnded { took_ms } => Some(Event::MigrationEnded {
+                port,
+                took_ms: *took_ms,
+            }),
+            PortChange::Left => None,
+        };
+        before(event);
+        if let Some((events, happened)) = told.get().zip(happened) {
+            events.publish(happened);
         }
     })
 }

@@ -80,11 +80,13 @@ pub struct VhostPortSpec {
     pub offer: Option<Offer>,
 }
 
-/// A port came up or went down.
+/// A port came up or went down, or its VM migrates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortEvent {
     /// Which.
     pub port: PortId,
+    /// Its name.
+    pub name: String,
     /// What happened.
     pub change: PortChange,
 }
@@ -101,6 +103,13 @@ pub enum PortChange {
     },
     /// Its front-end left, and the next may be another VM's.
     Left,
+    /// What its rings write is marked for a migration from now on.
+    LoggingBegan,
+    /// It is not any more.
+    LoggingEnded {
+        /// For how long it was.
+        took_ms: u64,
+    },
 }
 
 /// Hears of [`PortEvent`]s, on the device thread; must not block.
