@@ -1,7 +1,7 @@
 //! Counters as one snapshot, and the rates between two of them.
 use crate::config::PortName;
 use crate::datapath::{PortCounters, QueueView, WorkerProfile, WorkerStats};
-use crate::device::LoggingStatus;
+use crate::device::status::LoggingStatus;
 use std::sync::OnceLock;
 use std::time::Duration;
 use switch_core::MacStats;

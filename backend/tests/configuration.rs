@@ -96,15 +96,11 @@ fn flags_go_over_the_file() {
         workers: Some(2),
         cpus: Some(vec![0, 2]),
         admin: Some("/tmp/other.sock".into()),
-        ring_state: None,
-        program: None,
-        state_dir: None,
-        services: None,
-        device_state_key_file: None,
         ports: vec![
             "name=vm1,type=vhost-user,socket=/run/flag.sock".into(),
             "name=vm9,type=vhost-user,socket=/run/vm9.sock".into(),
         ],
+        ..Overrides::default()
     };
     let configuration = load_text(THE_ISSUES_EXAMPLE, overrides).unwrap();
     assert_eq!(

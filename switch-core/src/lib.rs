@@ -28,6 +28,8 @@ pub mod engine;
 pub mod l2_entries;
 pub mod maglev;
 pub mod meter;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod parse;
 pub mod programs;
 pub mod segment;
@@ -55,7 +57,9 @@ mod vlan_edit;
 pub use decide::{CacheUse, Decide, FrameInfo};
 pub use drop_reason::DropReason;
 pub use mac::{InvalidMacAddress, MacAddress};
-pub use mac_table::{MacEntry, MacPage, MacRecord, MacStats, MacsRestored, SourceAction};
+pub use mac_table::{
+    MacEntry, MacMove, MacMoves, MacPage, MacRecord, MacStats, MacsRestored, SourceAction,
+};
 pub use outcomes::{
     CopiesId, EditListId, MAX_COPIES_PER_BATCH, MAX_COPIES_PER_FRAME, Outcomes, PuntId,
 };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::flow_key::FlowKey;
-use crate::mac_table::{Limits, MacEntry, MacStats, MacStore};
+use crate::mac_table::{Limits, MacEntry, MacMoves, MacStats, MacStore};
 use crate::port::PortId;
 use crate::port_tables::PortTables;
 use crate::program::{FieldSet, Learning, Program, Step};
@@ -156,6 +156,11 @@ impl Switch {
     /// The stations known now. Read in pieces between which the table may change.
     pub fn mac_entries(&self, now: Millis) -> Vec<MacEntry> {
         self.macs.entries(now)
+    }
+
+    /// The stations that have moved to another port since this was last asked.
+    pub fn take_mac_moves(&self) -> MacMoves {
+        self.macs.take_moves()
     }
 
     /// What the MAC table has done so far.

@@ -3,7 +3,7 @@ use super::table_arguments::{
     ConnectionCommand, CounterCommand, ExplainArguments, FLOW_SYNTAX, GroupCommand, MeterCommand,
     MulticastCommand, ProgramCommand, TableCommand,
 };
-use crate::config::{DEFAULT_ADMIN_SOCKET, Overrides};
+use crate::config::{DEFAULT_ADMIN_SOCKET, Overrides, RemoteFlags};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -31,15 +31,38 @@ Example: name=vm1,type=vhost-user,socket=/run/ringswitch/vm1.sock,queue_pairs=2,
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringswitch", version, after_help = EXIT_CODES)]
 pub struct Arguments {
-    /// The daemon's admin socket [default: $RINGSWITCH_ADMIN, or /run/ringswitch/admin.sock].
-    #[arg(long, global = true, value_name = "SOCKET")]
-    pub admin: Option<String>,
+    /// How the daemon is reached.
+    #[command(flatten)]
+    pub reach: Reach,
     /// Print the daemon's JSON as it is, for programs.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How the daemon is reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Reach {
+    /// The daemon's admin socket [default: $RINGSWITCH_ADMIN, or /run/ringswitch/admin.sock].
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub admin: Option<String>,
+    /// A daemon that listens on TCP, such as https://host1:8443, instead of an admin socket [default: $RINGSWITCH_URL].
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "admin")]
+    pub url: Option<String>,
+    /// With --url: the file with the token [default: $RINGSWITCH_TOKEN_FILE]. Of `run` and `check`: the tokens of clients over TCP.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<String>,
+    /// With --url: the CA that the daemon's certificate is of, a PEM file [default: $RINGSWITCH_CA].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<String>,
+    /// With --url: a certificate that proves who asks, a PEM file [default: $RINGSWITCH_CERT].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub cert: Option<String>,
+    /// With --url: the key of that certificate, a PEM file [default: $RINGSWITCH_KEY].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key: Option<String>,
 }
 
 /// What to do.
@@ -279,28 +302,77 @@ pub struct Settings {
     /// The key that signs what migrates of ports with device_state=true, the same file on every host [default: none].
     #[arg(long, value_name = "FILE")]
     pub device_state_key_file: Option<String>,
+    /// The admin interface over TCP.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
 }
 
-impl Arguments {
+/// Environment variables for what its flags leave out.
+pub const URL_VARIABLE: &str = "RINGSWITCH_URL";
+/// See [`URL_VARIABLE`].
+pub const TOKEN_FILE_VARIABLE: &str = "RINGSWITCH_TOKEN_FILE";
+/// See [`URL_VARIABLE`].
+pub const CA_VARIABLE: &str = "RINGSWITCH_CA";
+/// See [`URL_VARIABLE`].
+pub const CERT_VARIABLE: &str = "RINGSWITCH_CERT";
+/// See [`URL_VARIABLE`].
+pub const KEY_VARIABLE: &str = "RINGSWITCH_KEY";
+
+impl Reach {
     /// The admin socket that a client connects to.
     pub fn admin_socket(&self) -> PathBuf {
-        let variable = || std::env::var_os(ADMIN_VARIABLE).filter(|value| !value.is_empty());
-        match &self.admin {
-            Some(path) => path.into(),
-            None => variable()
-                .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.into())
-                .into(),
+        said(self.admin.as_ref(), ADMIN_VARIABLE)
+            .unwrap_or_else(|| DEFAULT_ADMIN_SOCKET.to_owned())
+            .into()
+    }
+
+    /// The daemon to reach over TCP; `None`: the one on the admin socket. A flag goes over a variable.
+    pub fn url(&self) -> Option<String> {
+        match (&self.url, &self.admin) {
+            (None, Some(_)) => None,
+            (url, _) => said(url.as_ref(), URL_VARIABLE),
         }
+    }
+
+    /// The file with the token.
+    pub fn token_file(&self) -> Option<PathBuf> {
+        said(self.token_file.as_ref(), TOKEN_FILE_VARIABLE).map(Into::into)
+    }
+
+    /// The CA of the daemon's certificate.
+    pub fn ca(&self) -> Option<PathBuf> {
+        said(self.ca.as_ref(), CA_VARIABLE).map(Into::into)
+    }
+
+    /// The client's own certificate.
+    pub fn cert(&self) -> Option<PathBuf> {
+        said(self.cert.as_ref(), CERT_VARIABLE).map(Into::into)
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Option<PathBuf> {
+        said(self.key.as_ref(), KEY_VARIABLE).map(Into::into)
     }
 }
 
+fn said(flag: Option<&String>, variable: &str) -> Option<String> {
+    let variable = || {
+        std::env::var(variable)
+            .ok()
+            .filter(|value| !value.is_empty())
+    };
+    flag.cloned().or_else(variable)
+}
+
 impl Settings {
-    /// What the flags say over the file. `admin` is the global `--admin`.
-    pub fn overrides(&self, admin: Option<String>) -> Overrides {
+    /// What the flags say over the file, those that other commands have too among them.
+    pub fn overrides(&self, global: &Reach) -> Overrides {
         Overrides {
             workers: self.workers,
             cpus: self.cpus.clone(),
-            admin,
+            admin: global.admin.clone(),
+            token_file: global.token_file.clone(),
+            remote: self.remote.clone(),
             ring_state: self.ring_state.clone(),
             program: self.program.clone(),
             state_dir: self.state_dir.clone(),
@@ -348,7 +420,7 @@ mod tests {
         let Command::Run(settings) = &arguments.command else {
             panic!("not run")
         };
-        let overrides = settings.overrides(arguments.admin.clone());
+        let overrides = settings.overrides(&arguments.reach);
         assert_eq!(settings.config, Some("a.toml".into()));
         assert_eq!(overrides.ports, ["name=a", "name=b"]);
         assert_eq!(
@@ -366,7 +438,7 @@ mod tests {
             "ringswitch port --admin /a.sock list",
         ] {
             assert_eq!(
-                parse(text).unwrap().admin_socket(),
+                parse(text).unwrap().reach.admin_socket(),
                 PathBuf::from("/a.sock"),
                 "{text}"
             );

@@ -1,14 +1,14 @@
-//! One HTTP request over the admin socket, on a connection of its own.
+//! One HTTP request to a daemon, on a connection of its own.
+use super::arguments::Reach;
+use super::reach::{Place, ReachError};
 use crate::rest::problem::Problem;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixStream;
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,11 +21,14 @@ const BYTES: &str = "application/octet-stream";
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers on the socket.
-    #[error("cannot reach the daemon on {}: {source}; {advice}", .socket.display())]
+    /// What was said of the daemon's place cannot be used.
+    #[error(transparent)]
+    Reach(Box<ReachError>),
+    /// Nobody answers there.
+    #[error("cannot reach the daemon on {place}: {source}; {advice}")]
     Unreachable {
-        /// The admin socket.
-        socket: PathBuf,
+        /// The admin socket or URL.
+        place: String,
         /// Why.
         source: io::Error,
         /// What to do.
@@ -35,10 +38,12 @@ pub enum ClientError {
     #[error("{}", problem_text(.0))]
     Refused(Box<Problem>),
     /// What answers is not a Ringswitch daemon, or it broke off.
-    #[error("the answer on {} cannot be used: {reason}; check that a ringswitch of this version serves it", .socket.display())]
+    #[error(
+        "the answer on {place} cannot be used: {reason}; check that a ringswitch of this version serves it"
+    )]
     Answer {
-        /// The admin socket.
-        socket: PathBuf,
+        /// The admin socket or URL.
+        place: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -62,18 +67,18 @@ fn problem_text(problem: &Problem) -> String {
     format!("{update}{field}{}{remedy}", problem.detail)
 }
 
-/// The daemon behind an admin socket.
-#[derive(Clone, Debug)]
+/// A daemon that can be asked.
+#[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
 }
 
 impl Client {
-    /// A client of the daemon on `socket`.
-    pub fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.to_owned(),
-        }
+    /// A client of the daemon that the arguments mean.
+    pub fn new(reach: &Reach) -> Result<Self, ClientError> {
+        Ok(Self {
+            place: Place::of(reach)?,
+        })
     }
 
     /// GETs `path` and returns the body of a successful answer.
@@ -133,16 +138,18 @@ impl Client {
         path: &str,
         (body, media_type): (Bytes, &str),
     ) -> Result<Bytes, ClientError> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, "localhost")
-            .header(CONTENT_TYPE, media_type)
-            .body(Full::new(body))
-            .map_err(|error| self.unusable(error))?;
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.unreachable(error))?;
+            .header(HOST, &self.place.authority)
+            .header(CONTENT_TYPE, media_type);
+        if let Some(token) = &self.place.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request.body(Full::new(body));
+        let request = request.map_err(|error| self.unusable(error))?;
+        let stream = self.place.connect().await;
+        let stream = stream.map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unusable(error))?;
@@ -173,27 +180,16 @@ impl Client {
 
     fn unusable(&self, reason: impl ToString) -> ClientError {
         ClientError::Answer {
-            socket: self.socket.clone(),
+            place: self.place.to_string(),
             reason: reason.to_string(),
         }
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
-        let advice = match source.kind() {
-            io::ErrorKind::NotFound => {
-                "start it with `ringswitch run`, or name its socket with --admin"
-            }
-            io::ErrorKind::ConnectionRefused => {
-                "it has ended without removing its socket: start it again"
-            }
-            io::ErrorKind::PermissionDenied => "run this as the daemon's user, mostly root",
-            io::ErrorKind::TimedOut => "it is overloaded or stopped: look at its log",
-            _ => "name its socket with --admin",
-        };
         ClientError::Unreachable {
-            socket: self.socket.clone(),
+            place: self.place.to_string(),
+            advice: self.place.advice(&source),
             source,
-            advice,
         }
     }
 }

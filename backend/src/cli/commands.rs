@@ -1,5 +1,5 @@
 //! Each subcommand: ask the daemon, then print. `run` and `check` need none.
-use super::arguments::{Arguments, Command, PortCommand, Settings, WorkerCommand};
+use super::arguments::{Arguments, Command, PortCommand, Reach, Settings, WorkerCommand};
 use super::client::{Client, ClientError};
 use super::exit::CliError;
 use super::{render, table_commands};
@@ -25,12 +25,13 @@ pub enum Format {
 /// Does what the arguments say.
 pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
     match &arguments.command {
-        Command::Run(settings) => run(settings, arguments.admin.clone()),
+        Command::Run(settings) => run(settings, &arguments.reach),
         Command::Check(settings) => {
-            let checked = load(settings, arguments.admin.clone())?;
+            let checked = load(settings, &arguments.reach)?;
             checked.switch.program.load()?;
             daemon::lifecycle::initial_services(&checked.switch).map_err(DaemonError::from)?;
             daemon::lifecycle::state_key(&checked.switch).map_err(DaemonError::from)?;
+            daemon::lifecycle::remote(&checked.switch).map_err(DaemonError::from)?;
             print(&format!(
                 "ok: {} ports, {} workers\n",
                 checked.ports.len(),
@@ -53,7 +54,7 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
             } else {
                 Format::Text
             };
-            let client = Client::new(&arguments.admin_socket());
+            let client = Client::new(&arguments.reach)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
@@ -66,21 +67,21 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
     }
 }
 
-fn load(settings: &Settings, admin: Option<String>) -> Result<Configuration, CliError> {
+fn load(settings: &Settings, reach: &Reach) -> Result<Configuration, CliError> {
     let online = config::load::online_cpus().map_err(|source| CliError::Io {
         action: "read the list of online CPUs",
         source,
     })?;
     Ok(config::load(
         settings.config.as_deref(),
-        settings.overrides(admin),
+        settings.overrides(reach),
         &online,
     )?)
 }
 
-fn run(settings: &Settings, admin: Option<String>) -> Result<(), CliError> {
+fn run(settings: &Settings, reach: &Reach) -> Result<(), CliError> {
     daemon::logging::start();
-    match daemon::run(&load(settings, admin)?)? {
+    match daemon::run(&load(settings, reach)?)? {
         Ending::Drained | Ending::HandedOver => Ok(()),
         Ending::CutShort => Err(CliError::CutShort),
     }

@@ -3,6 +3,7 @@ use super::client::ClientError;
 use crate::config::edit::EditFault;
 use crate::config::{ConfigError, InvalidField, ProgramFault};
 use crate::daemon::DaemonError;
+use crate::rest::RemoteError;
 use std::io;
 use std::path::PathBuf;
 
@@ -59,9 +60,17 @@ impl CliError {
     /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Argument(_) | Self::Program(_) | Self::NoFile => 2,
+            Self::Config(_)
+            | Self::Argument(_)
+            | Self::Program(_)
+            | Self::NoFile
+            | Self::Client(ClientError::Reach(_)) => 2,
             Self::Differs => 4,
-            Self::Daemon(DaemonError::Program(_) | DaemonError::ServicesFile(_)) => 2,
+            Self::Daemon(
+                DaemonError::Program(_)
+                | DaemonError::ServicesFile(_)
+                | DaemonError::Remote(RemoteError::Tokens(_) | RemoteError::Tls(_)),
+            ) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Daemon(_)
             | Self::CutShort

@@ -5,7 +5,8 @@
 //! * [`arguments`]: what can be said;
 //! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
 //! * [`exit`]: what every error means for the exit code;
-//! * [`client`]: one HTTP request over the admin socket;
+//! * [`reach`]: where the daemon is, and how one gets there;
+//! * [`client`]: one HTTP request to it;
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
 //! * [`services`]: those of services, [`port_state`]: those of ports' states; [`config_commands`]: what runs beside the configuration file;
@@ -19,6 +20,7 @@ pub mod exit;
 pub mod load;
 pub mod port_state;
 pub mod program;
+pub mod reach;
 pub mod render;
 pub mod render_tables;
 pub mod services;

@@ -36,6 +36,20 @@ pub struct FileSwitch {
     pub cpus: Option<Spanned<Vec<i64>>>,
     /// The admin socket.
     pub admin: Option<Spanned<String>>,
+    /// The group whose members may use it.
+    pub admin_group: Option<Spanned<String>>,
+    /// Where the admin interface is reached over TCP.
+    pub listen: Option<Spanned<String>>,
+    /// The tokens that its clients have.
+    pub token_file: Option<Spanned<String>>,
+    /// The daemon's certificate there.
+    pub tls_cert: Option<Spanned<String>>,
+    /// Its key.
+    pub tls_key: Option<Spanned<String>>,
+    /// Whose certificates clients may do everything with.
+    pub tls_client_ca: Option<Spanned<String>>,
+    /// Whose certificates clients may read with.
+    pub tls_read_client_ca: Option<Spanned<String>>,
     /// Where the positions of packed rings are kept.
     pub ring_state: Option<Spanned<String>>,
     /// What the switch does with frames: `l2`, `vpc`, or a file.

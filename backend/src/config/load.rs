@@ -4,6 +4,7 @@ use super::file::{File, FilePort, FileSwitch, FileTenant, line_at};
 use super::flags;
 use super::port::{PortConfig, PortFields, PortKind, first_collision};
 use super::program::ProgramSource;
+use super::remote::{RemoteConfig, RemoteFlags, Written, group, remote};
 use super::value::{InvalidField, SocketPath, bounded, folder};
 use super::{DEFAULT_ADMIN_SOCKET, DEFAULT_RING_STATE, PortName};
 use crate::control::MAX_PORTS;
@@ -60,6 +61,10 @@ pub struct SwitchConfig {
     pub cpus: Vec<usize>,
     /// The admin socket.
     pub admin: SocketPath,
+    /// The group, by name or number, whose members may use it too.
+    pub admin_group: Option<String>,
+    /// The same interface over TCP.
+    pub remote: Option<RemoteConfig>,
     /// The folder in which the positions of packed rings are kept.
     pub ring_state: PathBuf,
     /// What the switch does with frames.
@@ -157,6 +162,10 @@ pub struct Overrides {
     pub cpus: Option<Vec<i64>>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--token-file`.
+    pub token_file: Option<String>,
+    /// `--listen` and its like.
+    pub remote: RemoteFlags,
     /// `--ring-state`.
     pub ring_state: Option<String>,
     /// `--program`.
@@ -367,9 +376,9 @@ fn port_from_flag(text: &str) -> Result<SourcedPort, ConfigError> {
 }
 
 /// One value of `[switch]` with its place, the flag's before the file's.
-struct Sourced<T> {
-    origin: Origin,
-    value: T,
+pub(super) struct Sourced<T> {
+    pub(super) origin: Origin,
+    pub(super) value: T,
 }
 
 fn pick<T>(
@@ -442,6 +451,43 @@ fn switch_config(
     let Sourced { origin, value } = admin;
     let admin = SocketPath::parse("admin", &value)
         .map_err(|invalid| ConfigError::Invalid { origin, invalid })?;
+    let admin_group = pick(
+        ("--admin-group", overrides.remote.admin_group.clone()),
+        file.admin_group,
+        place,
+    )
+    .map(|Sourced { origin, value }| {
+        group(&value).map_err(|invalid| ConfigError::Invalid { origin, invalid })
+    })
+    .transpose()?;
+    let flags = overrides.remote.clone();
+    let over_tcp = [
+        ("listen", "--listen", flags.listen, file.listen),
+        (
+            "token_file",
+            "--token-file",
+            overrides.token_file.clone(),
+            file.token_file,
+        ),
+        ("tls_cert", "--tls-cert", flags.tls_cert, file.tls_cert),
+        ("tls_key", "--tls-key", flags.tls_key, file.tls_key),
+        (
+            "tls_client_ca",
+            "--tls-client-ca",
+            flags.tls_client_ca,
+            file.tls_client_ca,
+        ),
+        (
+            "tls_read_client_ca",
+            "--tls-read-client-ca",
+            flags.tls_read_client_ca,
+            file.tls_read_client_ca,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(key, flag, flagged, filed)| Some((key, pick((flag, flagged), filed, place)?)))
+    .collect::<Written>();
+    let over_tcp = remote(over_tcp)?;
     let ring_state = pick(
         ("--ring-state", overrides.ring_state.clone()),
         file.ring_state,
@@ -509,6 +555,8 @@ fn switch_config(
         workers,
         cpus,
         admin,
+        admin_group,
+        remote: over_tcp,
         ring_state,
         program,
         state_dir,

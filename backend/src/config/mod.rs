@@ -8,6 +8,7 @@
 //! * [`port`]: the fields of one port, from whichever source (file, flag, REST), to a [`PortConfig`];
 //! * [`value`]: the single values: names, socket paths, VLAN ids, and the bounds of each;
 //! * [`connections`]: bounds and timeouts of connection tracking;
+//! * [`remote`]: the admin interface over TCP;
 //! * [`program`]: which program the switch runs, and the reading of its file;
 //! * [`mod@load`]: file and flags together to one [`Configuration`], checked as a whole;
 //! * [`edit`]: the way back: ports put into the text of a file and taken out of it, comments kept.
@@ -21,6 +22,7 @@ pub mod flags;
 pub mod load;
 pub mod port;
 pub mod program;
+pub mod remote;
 pub mod value;
 
 pub use load::{
@@ -29,6 +31,7 @@ pub use load::{
 };
 pub use port::{PortConfig, PortFields, PortKind, VlanFields};
 pub use program::{ProgramFault, ProgramSource};
+pub use remote::{RemoteConfig, RemoteFlags, TlsFiles};
 pub use value::{InterfaceName, InvalidField, Mtu, PortName, QueuePairs, SocketPath};
 
 /// Where the admin socket is when nobody says otherwise.

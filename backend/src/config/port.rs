@@ -9,25 +9,27 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use switch_core::{VlanId, VlanPolicy, VlanSet};
+use utoipa::ToSchema;
 
 /// The fields of a port as written, types checked but nothing else. As JSON: a port in requests, and in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortFields {
-    /// `name`.
+    /// `name`: 1 to 63 letters, digits, `.`, `_` and `-`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// `type`.
+    /// `type`: `vhost-user`, `tap` or `stream`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// `socket`, for vhost-user and stream.
+    /// `socket`, for vhost-user and stream: an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// `mode`, for vhost-user and stream.
+    /// `mode`, for vhost-user and stream: `server` or `client`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// `queue_pairs`, for vhost-user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 64)]
     pub queue_pairs: Option<i64>,
     /// `packed`, for vhost-user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,8 +40,9 @@ pub struct PortFields {
     /// `interface`, for TAP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// `mtu`.
+    /// `mtu`, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 68, maximum = 9216)]
     pub mtu: Option<i64>,
     /// `vlan`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,19 +50,27 @@ pub struct PortFields {
 }
 
 /// The fields of `vlan` as written: `{ access = 10 }` or `{ trunk = [10, 20], native = 1 }`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VlanFields {
     /// `access`: the one VLAN of an untagged port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4094)]
     pub access: Option<i64>,
     /// `trunk`: the VLANs that cross tagged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<VlanNumber>>)]
     pub trunk: Option<Vec<i64>>,
     /// `native`: the VLAN of a trunk's untagged frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4094)]
     pub native: Option<i64>,
 }
+
+/// The number of a VLAN, for the schema.
+#[derive(ToSchema)]
+#[schema(minimum = 1, maximum = 4094)]
+pub struct VlanNumber(#[allow(dead_code)] i64);
 
 /// A port as it shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 use super::config_diff::ConfigView;
 use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
+use super::events::EventBus;
 use super::port_state::{NamedPort, PortStates};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortName};
@@ -168,11 +169,17 @@ pub enum CommandError {
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     commands: SyncSender<Command>,
+    events: EventBus,
 }
 
 impl ControlHandle {
-    pub(super) fn new(commands: SyncSender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(commands: SyncSender<Command>, events: EventBus) -> Self {
+        Self { commands, events }
+    }
+
+    /// What happens: to be listened to, and to be told.
+    pub fn events(&self) -> &EventBus {
+        &self.events
     }
 
     /// Answers when the control thread does.

@@ -1,5 +1,6 @@
 //! Everything control can do to the outside world, so that tests can put a recording double in its place.
 use super::PortId;
+use super::events::EventBus;
 use super::plan::Step;
 use super::port_state::PortStates;
 use crate::config::PortConfig;
@@ -7,10 +8,11 @@ use crate::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, QueueView, SourceStats, WorkerProfile,
     WorkerStats,
 };
-use crate::device::LoggingStatus;
+use crate::device::status::LoggingStatus;
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
+use std::collections::BTreeMap;
 use std::io;
-use switch_core::{MacEntry, MacStats, Millis};
+use switch_core::{MacEntry, MacMoves, MacStats, Millis};
 
 /// A step that the outside world refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +88,20 @@ pub trait Engine: Send + 'static {
     /// Where what is known of ports comes from and goes to; `None`: nothing can be carried over.
     fn port_states(&self) -> Option<PortStates> {
         None
+    }
+    /// Where to tell what happens to ports, from now on.
+    fn tell(&mut self, _events: EventBus) {}
+    /// Ports whose writes are marked for a migration, and how that goes.
+    fn migrations(&self) -> Vec<(PortId, LoggingStatus)> {
+        vec![]
+    }
+    /// Ports whose interface is gone, and why.
+    fn lost_uplinks(&self) -> BTreeMap<PortId, String> {
+        BTreeMap::new()
+    }
+    /// Stations that have moved to another port since the last time.
+    fn mac_moves(&mut self) -> MacMoves {
+        MacMoves::default()
     }
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.
     fn tick(&mut self);

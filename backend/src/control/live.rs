@@ -4,6 +4,7 @@
 use super::PortId;
 use super::clock::monotonic_now;
 use super::engine::{Engine, Kept, PortHealth, StepError};
+use super::events::{Event, EventBus};
 use super::frozen_offers::FrozenOffers;
 use super::plan::Step;
 use super::port_state::signed::StateKey;
@@ -20,8 +21,9 @@ use crate::datapath::{
     Program, QueueView, SourceStats, WorkerOptions, WorkerProfile, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
+use crate::device::status::LoggingStatus;
 use crate::device::{
-    DeviceError, DeviceThread, LoggingStatus, PortChange, PortEventSink, SocketMode, VhostPortSpec,
+    DeviceError, DeviceThread, PortChange, PortEventSink, SocketMode, VhostPortSpec,
 };
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::stream::ports::{StreamPorts, StreamSpec};
@@ -35,7 +37,7 @@ use switch_core::engine::model::Program as Model;
 use switch_core::engine::runtime::Engine as TableEngine;
 use switch_core::l2_entries::{TABLES, has_tables};
 use switch_core::programs::builtin;
-use switch_core::{MacEntry, MacStats, Millis, Switch, VlanPolicy};
+use switch_core::{MacEntry, MacMoves, MacStats, Millis, Switch, VlanPolicy};
 
 mod handover;
 
@@ -132,6 +134,8 @@ pub struct LiveEngine {
     services: Option<ServicesHandle>,
     /// What an upgrade hands over besides; none: it cannot be done.
     beside: Option<Beside>,
+    /// Where what happens to ports is told.
+    told: Arc<OnceLock<EventBus>>,
 }
 
 impl LiveEngine {
@@ -146,7 +150,9 @@ impl LiveEngine {
         let vlans = Vlans::of(engine.as_ref(), &switch)?;
         let stopped = Arc::new(StoppedStations::default());
         let learned = (Arc::clone(&switch), engine.clone());
-        let port_events = forget_stations(learned, Arc::clone(&stopped));
+        let told = Arc::new(OnceLock::new());
+        let forget = forget_stations(learned, Arc::clone(&stopped));
+        let port_events = tell_too(Arc::clone(&told), forget);
         let devices = DeviceThread::start_with(Arc::clone(&port_events))?;
         let streams = StreamPorts::new(&devices, port_events);
         let lost_uplinks = LostUplinks::default();
@@ -175,6 +181,7 @@ impl LiveEngine {
             offers: FrozenOffers::default(),
             services: None,
             beside: None,
+            told,
         })
     }
 
@@ -474,6 +481,26 @@ impl Engine for LiveEngine {
         }
     }
 
+    fn tell(&mut self, events: EventBus) {
+        // Once: there is one control thread.
+        let _ = self.told.set(events);
+    }
+
+    fn migrations(&self) -> Vec<(PortId, LoggingStatus)> {
+        self.devices.migrations()
+    }
+
+    fn lost_uplinks(&self) -> BTreeMap<PortId, String> {
+        lock(&self.lost_uplinks).clone()
+    }
+
+    fn mac_moves(&mut self) -> MacMoves {
+        match &self.engine {
+            None => self.switch.take_mac_moves(),
+            Some(engine) => engine.take_mac_moves(),
+        }
+    }
+
     fn tick(&mut self) {
         self.switch.expire(monotonic_now());
         self.datapath.rebalance();
@@ -509,6 +536,7 @@ fn forget_stations(
     Arc::new(move |event| {
         let (port, now) = (event.port, monotonic_now());
         match event.change {
+            PortChange::LoggingBegan | PortChange::LoggingEnded { .. } => {}
             PortChange::Up | PortChange::Left => stopped.set(port, Vec::new(), now),
             PortChange::Down { .. } if stopped.keeps(port) => {
                 let learned = switch.take_port(port, now);
@@ -540,6 +568,30 @@ fn stream_spec(
         mode,
         mtu: port.mtu.map(Mtu::get),
     }
+}
+
+/// Tells everybody who listens, after `before`. Called on the device thread.
+fn tell_too(told: Arc<OnceLock<EventBus>>, before: PortEventSink) -> PortEventSink {
+    Arc::new(move |event| {
+        let port = event.name.clone();
+        let happened = match &event.change {
+            PortChange::Up => Some(Event::PortUp { port }),
+            PortChange::Down { reason } => Some(Event::PortDown {
+                port,
+                reason: reason.clone(),
+            }),
+            PortChange::LoggingBegan => Some(Event::MigrationStarted { port }),
+            PortChange::LoggingEnded { took_ms } => Some(Event::MigrationEnded {
+                port,
+                took_ms: *took_ms,
+            }),
+            PortChange::Left => None,
+        };
+        before(event);
+        if let Some((events, happened)) = told.get().zip(happened) {
+            events.publish(happened);
+        }
+    })
 }
 
 fn no_state_key() -> StepError {

@@ -11,6 +11,7 @@
 //! * [`plan`]: from the ports there are to the ports there shall be, as a list of steps, a value;
 //! * [`execute`]: carries a plan out through an [`Engine`], and back again when a step fails;
 //! * [`engine`]: everything control can do to the outside world, as one trait;
+//! * [`events`]: what happens, told to whoever listens; `watch`: what is looked for once a second;
 //! * [`clock`]: what time it is;
 //! * [`tables`]: what operators put into the program's tables, beside all this on a thread of its own;
 //! * [`services`]: what answers the frames that a program sends to the controller, on another;
@@ -24,6 +25,7 @@ pub mod command;
 pub mod config_diff;
 pub mod desired_ports;
 pub mod engine;
+pub mod events;
 pub mod execute;
 pub mod frames;
 pub mod frozen_offers;
@@ -35,6 +37,7 @@ pub mod port_table;
 pub mod services;
 pub mod tables;
 pub mod thread;
+mod watch;
 
 pub use command::{
     AddOutcome, CommandError, ControlHandle, DropView, FdbEntry, PortView, SourceView, WorkersView,

@@ -8,6 +8,7 @@
 use super::command::{AddOutcome, CommandError, PortView};
 use super::config_diff::{ConfigView, RunningPort};
 use super::engine::{Engine, PortHealth};
+use super::events::Event;
 use super::execute::execute;
 use super::plan::{self, Change, PlanError};
 use super::tables::StoreError;
@@ -122,6 +123,9 @@ impl<E: Engine> Control<E> {
         }
         self.waiting.remove(&name);
         log::info!("port {name} added");
+        self.events.publish(Event::PortAdded {
+            port: name.to_string(),
+        });
         self.show_port(&name).map(AddOutcome::Added)
     }
 
@@ -151,6 +155,9 @@ impl<E: Engine> Control<E> {
         self.waiting.remove(name);
         self.name_is_free(name);
         log::info!("port {name} removed");
+        self.events.publish(Event::PortRemoved {
+            port: name.to_string(),
+        });
         Ok(())
     }
 

@@ -8,12 +8,14 @@ use super::command::{
 };
 use super::desired_ports::DesiredPorts;
 use super::engine::{Engine, Kept};
+use super::events::EventBus;
 use super::execute::ExecuteError;
 use super::plan::PlanError;
 use super::port_changes::WaitingPort;
 use super::port_state::{NamedPort, PortStates};
 use super::port_table::PortTable;
 use super::tables::Tables;
+use super::watch::Watched;
 use crate::config::{PortConfig, PortName, SocketPath};
 use crate::datapath::{Destination, DroppedFrame, SourceStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
@@ -65,6 +67,8 @@ pub(super) struct Control<E> {
     pub(super) admin: SocketPath,
     /// Which gives port names their ids, where there are tables; otherwise ids are those of the plan.
     pub(super) tables: Option<Tables>,
+    pub(super) events: EventBus,
+    pub(super) watched: Watched,
     started: Instant,
 }
 
@@ -84,8 +88,12 @@ impl ControlThread {
             waiting: BTreeMap::new(),
             admin,
             tables,
+            events: EventBus::default(),
+            watched: Watched::default(),
             started: Instant::now(),
         };
+        let events = control.events.clone();
+        control.engine.tell(events.clone());
         if let Err(error) = control.bring_up() {
             control.engine.stop();
             return Err(error);
@@ -96,7 +104,7 @@ impl ControlThread {
             .spawn(move || control.run(&commands))
             .map_err(|error| StartError::Thread(error.to_string()))?;
         Ok(Self {
-            handle: ControlHandle::new(sender),
+            handle: ControlHandle::new(sender, events),
             thread,
         })
     }
@@ -136,6 +144,7 @@ impl<E: Engine> Control<E> {
             }
             if Instant::now() >= next_tick {
                 self.engine.tick();
+                self.watch();
                 next_tick = Instant::now() + TICK;
             }
             if Instant::now() >= next_retry {

@@ -18,7 +18,7 @@ use crate::control::services::{
 use crate::control::tables::{InPlace, Store, StoreError, Tables, TablesOptions};
 use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
 use crate::handover::take::{self, TakeError};
-use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
+use crate::rest::{AdminSocket, ClaimError, Limits, Remote, RemoteError, Turn, router, serve_all};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,6 +78,9 @@ pub enum DaemonError {
     /// The key that signs what migrates of ports.
     #[error(transparent)]
     StateKey(#[from] KeyError),
+    /// The admin interface over TCP.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// The process before.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -104,9 +107,10 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?;
+    let remote = remote(&configuration.switch)?;
     let begun = begin(configuration)?;
     // From here on a signal is caught: one that comes during the start is served right after it.
-    let (signals, listener) = {
+    let (signals, listener, remote) = {
         let _runtime = runtime.enter();
         let signals = Signals::catch().map_err(DaemonError::Runtime)?;
         let listener = begun
@@ -114,7 +118,8 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
             .listener()
             .and_then(tokio::net::UnixListener::from_std)
             .map_err(DaemonError::Runtime)?;
-        (signals, listener)
+        let remote = remote.map(|remote| turn(remote, begun.handed.is_some()));
+        (signals, listener, remote.transpose()?)
     };
     let Begun {
         admin,
@@ -166,7 +171,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     );
     notify::service_manager("READY=1");
     let ending = runtime.block_on(serve_until_signal(
-        listener,
+        (listener, remote),
         router(control.handle(), tables.clone(), services),
         (control.handle(), signals, &left),
     ));
@@ -219,8 +224,10 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
                     DaemonError::Take(TakeError::Refused(format!("services: {error}")))
                 })?;
                 let names = taken.names;
+                let admin = AdminSocket::adopt(taken.admin, switch.admin.as_path());
+                admin.admit(switch.admin_group.as_deref())?;
                 return Ok(Begun {
-                    admin: AdminSocket::adopt(taken.admin, switch.admin.as_path()),
+                    admin,
                     live: taken.live,
                     engine,
                     table: taken.table,
@@ -232,7 +239,7 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
             Err(error) => return Err(error.into()),
         }
     }
-    let admin = AdminSocket::claim(switch.admin.as_path())?;
+    let admin = AdminSocket::claim(switch.admin.as_path(), switch.admin_group.as_deref())?;
     let engine = start_engine(switch)?;
     Ok(Begun {
         admin,
@@ -368,6 +375,20 @@ pub fn initial_services(
     Ok(Some(config))
 }
 
+/// The admin interface over TCP, if there is one: its files are read and checked.
+pub fn remote(switch: &SwitchConfig) -> Result<Option<Remote>, RemoteError> {
+    switch.remote.as_ref().map(Remote::read).transpose()
+}
+
+/// Listens, unless another process still does, which hands everything over.
+fn turn(remote: Remote, is_handed_over: bool) -> Result<(Remote, Turn), RemoteError> {
+    if is_handed_over {
+        return Ok((remote, Turn::AfterAnother));
+    }
+    let listener = remote.listen()?;
+    Ok((remote, Turn::Listening(listener)))
+}
+
 fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
     let port = configuration
         .ports
@@ -405,7 +426,7 @@ impl Signals {
 }
 
 async fn serve_until_signal(
-    listener: tokio::net::UnixListener,
+    listeners: (tokio::net::UnixListener, Option<(Remote, Turn)>),
     router: axum::Router,
     (control, mut signals, left): (ControlHandle, Signals, &Notify),
 ) -> Ending {
@@ -419,7 +440,7 @@ async fn serve_until_signal(
             () = left.notified() => has_left = true,
         }
     };
-    serve(listener, router, Limits::default(), stop).await;
+    serve_all(listeners, router, Limits::default(), stop).await;
     if has_left {
         return Ending::HandedOver;
     }

@@ -37,7 +37,7 @@ pub mod status;
 pub(crate) mod thread;
 
 pub use port::HandedPort;
-pub use status::{DeviceStatus, LoggingStatus};
+pub use status::DeviceStatus;
 pub use switch_core::PortId;
 pub use thread::{DeviceThread, Frozen, MAX_QUEUE_PAIRS};
 
@@ -81,11 +81,13 @@ pub struct VhostPortSpec {
     pub offer: Option<Offer>,
 }
 
-/// A port came up or went down.
+/// A port came up or went down, or its VM migrates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortEvent {
     /// Which.
     pub port: PortId,
+    /// Its name.
+    pub name: String,
     /// What happened.
     pub change: PortChange,
 }
@@ -102,6 +104,13 @@ pub enum PortChange {
     },
     /// Its front-end left, and the next may be another VM's.
     Left,
+    /// What its rings write is marked for a migration from now on.
+    LoggingBegan,
+    /// It is not any more.
+    LoggingEnded {
+        /// For how long it was.
+        took_ms: u64,
+    },
 }
 
 /// Hears of [`PortEvent`]s, on the device thread; must not block.

@@ -23,7 +23,7 @@ use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
 use super::state::{Answer, Asked, DeviceState, Handled};
 use super::status::{
-    ConnectionCounters, DeviceStatus, LastMessage, Logging, Surroundings, describe,
+    ConnectionCounters, DeviceStatus, LastMessage, Logging, LoggingStatus, Surroundings, describe,
 };
 use super::{PortChange, PortEvent, PortEventSink, PortId, SocketMode, VhostPortSpec};
 use crate::datapath::{DatapathEvent, QueueIndex};
@@ -136,11 +136,17 @@ impl Port {
         })
     }
 
+    /// How the migration of its VM goes, while there is one.
+    pub fn migration(&mut self) -> Option<LoggingStatus> {
+        let logging = self.logging.as_mut()?;
+        let counts = self.attachment.log_counts()?;
+        Some(logging.status(&counts))
+    }
+
     /// For `port show`.
     pub fn status(&mut self) -> DeviceStatus {
         let counts = self.attachment.log_counts();
-        let logging = self.logging.as_mut().zip(counts.as_ref());
-        let logging = logging.map(|(logging, counts)| logging.status(counts));
+        let logging = self.migration();
         let last_message = self
             .connected
             .as_ref()
@@ -496,17 +502,26 @@ impl Port {
     fn tell(&self, change: PortChange) {
         (self.events)(PortEvent {
             port: self.id,
+            name: self.name.clone(),
             change,
         });
     }
 
     /// Keeps since when the migration log is on.
     fn note_logging(&mut self) {
-        match (self.device.is_logging(), &self.logging) {
-            (true, None) => self.logging = Some(Logging::since(Instant::now())),
-            (false, Some(_)) => self.logging = None,
+        let change = match (self.device.is_logging(), &self.logging) {
+            (true, None) => {
+                self.logging = Some(Logging::since(Instant::now()));
+                PortChange::LoggingBegan
+            }
+            (false, Some(logging)) => {
+                let took_ms = logging.since_ms();
+                self.logging = None;
+                PortChange::LoggingEnded { took_ms }
+            }
             _ => return,
-        }
+        };
+        self.tell(change);
         if self.may_log() {
             let state = if self.logging.is_some() { "on" } else { "off" };
             log::info!("{}: the migration log is {state}", self.name);

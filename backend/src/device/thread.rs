@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::features::PackedOffer;
 use super::port::{HandedPort, Port};
 use super::state::DeviceState;
-use super::status::DeviceStatus;
+use super::status::{DeviceStatus, LoggingStatus};
 use super::{DeviceError, PortEventSink, PortId, VhostPortSpec};
 use crate::datapath::{Datapath, DatapathEvent};
 use crate::handover::descriptors::{Incoming, Outgoing};
@@ -248,6 +248,18 @@ impl DeviceThread {
             .get(&id)
             .map(|served| Arc::clone(&served.port))?;
         Some(lock(&port).status())
+    }
+
+    /// The ports whose VMs migrate, and how that goes.
+    pub fn migrations(&self) -> Vec<(PortId, LoggingStatus)> {
+        let ports: Vec<_> = self
+            .ports()
+            .iter()
+            .map(|(id, served)| (*id, Arc::clone(&served.port)))
+            .collect();
+        let migration =
+            |(id, port): (PortId, Arc<Mutex<Port>>)| Some((id, lock(&port).migration()?));
+        ports.into_iter().filter_map(migration).collect()
     }
 
     /// Removes every port, with sessions, sockets and rings, and ends the thread. Again: nothing.

@@ -2,7 +2,7 @@
 //!
 //! Claimed once at start, before anything else changes. A path is only ever taken from a socket that nobody answers on, and removed at exit only
 //! while it is still our own.
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::fs::{FlockOperation, Gid, Mode, chmod, chown, fchmod, flock};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
@@ -42,6 +42,11 @@ pub enum ClaimError {
     /// The directory stays locked.
     #[error("{} is locked by another process for over 2 s; find it with `lslocks`", .0.display())]
     Locked(PathBuf),
+    /// There is no such group.
+    #[error(
+        "there is no group {0:?} for the admin socket; name one of /etc/group, or its number, with --admin-group"
+    )]
+    NoGroup(String),
     /// The operating system refused.
     #[error("cannot {action} {}: {source}; choose a path that may be written with --admin", .path.display())]
     Io {
@@ -68,8 +73,10 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Makes the directory when absent, replaces a dead instance's socket, and listens with mode 0600.
-    pub fn claim(path: &Path) -> Result<Self, ClaimError> {
+    /// Makes the directory when absent, replaces a dead instance's socket, and listens with mode 0600, or 0660 with a group.
+    pub fn claim(path: &Path, group: Option<&str>) -> Result<Self, ClaimError> {
+        // Nothing is made for a group that there is not.
+        group.map(group_id).transpose()?;
         let failed = |action| {
             move |source| ClaimError::Io {
                 action,
@@ -98,11 +105,32 @@ impl AdminSocket {
         }
         let listener = listen_at(path).map_err(failed("listen on"))?;
         let made = std::fs::symlink_metadata(path).map_err(failed("look at"))?;
-        Ok(Self {
+        let claimed = Self {
             listener,
             path: path.to_owned(),
             identity: (made.dev(), made.ino()),
-        })
+        };
+        claimed.admit(group)?;
+        Ok(claimed)
+    }
+
+    /// Opens the socket to the members of a group, or to nobody but the daemon's user.
+    pub fn admit(&self, group: Option<&str>) -> Result<(), ClaimError> {
+        let failed = |error: Errno| ClaimError::Io {
+            action: "change the group of",
+            path: self.path.clone(),
+            source: error.into(),
+        };
+        let found = std::fs::symlink_metadata(&self.path);
+        // A path that somebody took or removed is nothing of ours to change.
+        if !found.is_ok_and(|now| (now.dev(), now.ino()) == self.identity) {
+            return Ok(());
+        }
+        // Closed while it changes hands.
+        chmod(&self.path, Mode::from_raw_mode(0o600)).map_err(failed)?;
+        let Some(group) = group else { return Ok(()) };
+        chown(&self.path, None, Some(group_id(group)?)).map_err(failed)?;
+        chmod(&self.path, Mode::from_raw_mode(0o660)).map_err(failed)
     }
 
     /// Takes over the socket that another process listens on, wherever that is: a path that is configured otherwise since holds from the next
@@ -135,6 +163,23 @@ impl Drop for AdminSocket {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
+}
+
+/// A group's number, from its number or its name in /etc/group.
+fn group_id(group: &str) -> Result<Gid, ClaimError> {
+    let number = |text: &str| text.parse().ok().filter(|id| *id != u32::MAX);
+    let named = || {
+        let groups = std::fs::read_to_string("/etc/group").ok()?;
+        // group(5): name:password:number:members
+        groups.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let is_named = fields.next() == Some(group);
+            is_named.then(|| number(fields.nth(1)?)).flatten()
+        })
+    };
+    let id = number(group).or_else(named);
+    id.map(Gid::from_raw)
+        .ok_or_else(|| ClaimError::NoGroup(group.to_owned()))
 }
 
 fn lock_directory(directory: &Path) -> Result<File, ClaimError> {
@@ -219,16 +264,39 @@ mod tests {
     fn the_socket_is_for_its_owner_alone_and_its_directory_is_made() {
         let folder = folder();
         let path = folder.as_path().join("made/admin.sock");
-        let _socket = AdminSocket::claim(&path).unwrap();
+        let _socket = AdminSocket::claim(&path, None).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_group_may_use_it_too() {
+        let folder = folder();
+        let path = folder.as_path().join("admin.sock");
+        let look = || {
+            let found = std::fs::metadata(&path).unwrap();
+            (found.permissions().mode() & 0o777, found.gid())
+        };
+        // Whoever runs this may at least give it to a group of its own.
+        let own = std::fs::metadata(folder.as_path()).unwrap().gid();
+        let socket = AdminSocket::claim(&path, Some(&own.to_string())).unwrap();
+        assert_eq!(look(), (0o660, own));
+        socket.admit(None).unwrap();
+        assert_eq!(look().0, 0o600);
+        drop(socket);
+        assert_eq!(group_id("root").unwrap(), Gid::ROOT);
+        for group in ["no-such-group", "-1", "4294967295"] {
+            let refused = AdminSocket::claim(&path, Some(group));
+            assert!(matches!(refused, Err(ClaimError::NoGroup(_))), "{group}");
+            assert!(!path.exists());
+        }
     }
 
     #[test]
     fn it_is_removed_when_dropped() {
         let folder = folder();
         let path = folder.as_path().join("admin.sock");
-        drop(AdminSocket::claim(&path).unwrap());
+        drop(AdminSocket::claim(&path, None).unwrap());
         assert!(!path.exists());
     }
 
@@ -237,7 +305,7 @@ mod tests {
         let folder = folder();
         let path = folder.as_path().join("admin.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let _socket = AdminSocket::claim(&path).unwrap();
+        let _socket = AdminSocket::claim(&path, None).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -245,8 +313,8 @@ mod tests {
     fn a_live_instances_socket_is_left_alone_and_its_process_named() {
         let folder = folder();
         let path = folder.as_path().join("admin.sock");
-        let _live = AdminSocket::claim(&path).unwrap();
-        let error = AdminSocket::claim(&path).unwrap_err();
+        let _live = AdminSocket::claim(&path, None).unwrap();
+        let error = AdminSocket::claim(&path, None).unwrap_err();
         let expected = format!(
             "another ringswitch (pid {}) serves {}",
             std::process::id(),
@@ -260,7 +328,7 @@ mod tests {
     fn a_live_instance_too_busy_to_accept_is_live_still() {
         let folder = folder();
         let path = folder.as_path().join("admin.sock");
-        let _live = AdminSocket::claim(&path).unwrap();
+        let _live = AdminSocket::claim(&path, None).unwrap();
         let address = SocketAddrUnix::new(path.as_path()).unwrap();
         let mut waiting = vec![];
         loop {
@@ -271,7 +339,7 @@ mod tests {
             }
         }
         assert!(matches!(
-            AdminSocket::claim(&path),
+            AdminSocket::claim(&path, None),
             Err(ClaimError::Live { pid: None, .. })
         ));
     }
@@ -285,7 +353,10 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         for path in [&file, &link, &folder.as_path().to_owned()] {
             assert!(
-                matches!(AdminSocket::claim(path), Err(ClaimError::NotASocket(_))),
+                matches!(
+                    AdminSocket::claim(path, None),
+                    Err(ClaimError::NotASocket(_))
+                ),
                 "{}",
                 path.display()
             );
@@ -297,7 +368,7 @@ mod tests {
     fn a_path_that_another_took_meanwhile_is_not_removed() {
         let folder = folder();
         let path = folder.as_path().join("admin.sock");
-        let socket = AdminSocket::claim(&path).unwrap();
+        let socket = AdminSocket::claim(&path, None).unwrap();
         std::fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(socket);

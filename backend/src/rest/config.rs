@@ -4,28 +4,54 @@ use super::routes::Admin;
 use super::wire::{ConfigDiff, ConfigReport};
 use crate::config::ConfigFile;
 use crate::control::ControlHandle;
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Paths below `/v1/config`.
-pub fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/v1/config", get(report))
-        .route("/v1/config/diff", get(diff))
-        .route("/v1/config/saved", post(saved))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default()
+        .routes(routes!(report))
+        .routes(routes!(diff))
+        .routes(routes!(saved))
 }
 
+/// What runs, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/config",
+    responses(
+        (status = 200, body = ConfigReport, description = "What runs")
+    )
+)]
 async fn report(State(control): State<ControlHandle>) -> Result<Json<ConfigReport>, Problem> {
     Ok(Json(control.config().await?.into()))
 }
 
+/// What runs otherwise than the configuration file has it.
+#[utoipa::path(
+    get,
+    path = "/v1/config/diff",
+    responses(
+        (status = 200, body = ConfigDiff, description = "Every difference")
+    )
+)]
 async fn diff(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>, Problem> {
     Ok(Json(control.config().await?.into()))
 }
 
 /// Reads the file again, beside the thread that serves everybody: what it has now is what ports are compared with.
+#[utoipa::path(
+    post,
+    path = "/v1/config/saved",
+    responses(
+        (status = 200, body = ConfigDiff, description = "What differs still"),
+        (status = 409, description = "The daemon was started without a configuration file"),
+        (status = 422, description = "The file is refused")
+    )
+)]
 async fn saved(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>, Problem> {
     let Some(path) = control.config().await?.file else {
         return Err(Problem::new(

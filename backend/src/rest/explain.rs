@@ -3,18 +3,19 @@ use super::body::parse;
 use super::problem::Problem;
 use super::routes::{Admin, port_name};
 use super::tables::TheTables;
-use super::wire::{ExplainBody, Explained, LastDrops, Reason, ReasonList, TracedFrame};
+use super::wire::{ExplainBody, Explained, LastDrops, PortPath, Reason, ReasonList, TracedFrame};
 use crate::config::PortName;
 use crate::control::frames::encoding::{from_base64, from_hex, to_hex};
 use crate::control::frames::{MAX_FRAME_BYTES, capture, flow};
 use crate::control::{ControlHandle, PortId};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use switch_core::DropReason;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 /// Largest request: a capture of some hundred frames, and a batch to try.
 pub const MAX_EXPLAIN_BYTES: usize = 1024 * 1024;
@@ -22,16 +23,24 @@ pub const MAX_EXPLAIN_BYTES: usize = 1024 * 1024;
 pub const MAX_EXPLAINED: usize = 100;
 
 /// Paths below `/v1` that explain.
-pub fn routes() -> Router<Admin> {
-    Router::new()
-        .route(
-            "/v1/explain",
-            post(explain).layer(DefaultBodyLimit::max(MAX_EXPLAIN_BYTES)),
-        )
-        .route("/v1/ports/{name}/last-drops", get(last_drops))
-        .route("/v1/drop-reasons", get(reasons))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default()
+        .routes(routes!(explain).layer(DefaultBodyLimit::max(MAX_EXPLAIN_BYTES)))
+        .routes(routes!(last_drops))
+        .routes(routes!(reasons))
 }
 
+/// What would happen to a frame, step by step.
+#[utoipa::path(
+    post,
+    path = "/v1/explain",
+    request_body = ExplainBody,
+    responses(
+        (status = 200, body = Explained, description = "The way of each frame"),
+        (status = 404, description = "There is no such port, or no program with tables"),
+        (status = 409, description = "The batch to try cannot be; nothing has changed")
+    )
+)]
 async fn explain(
     State(control): State<ControlHandle>,
     TheTables(tables): TheTables,
@@ -101,6 +110,15 @@ fn frames_of(request: &ExplainBody) -> Result<Vec<Vec<u8>>, Problem> {
     }
 }
 
+/// The latest frames that were dropped at a port.
+#[utoipa::path(
+    get,
+    path = "/v1/ports/{name}/last-drops",
+    params(PortPath),
+    responses(
+        (status = 200, body = LastDrops, description = "Newest first")
+    )
+)]
 async fn last_drops(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
@@ -115,6 +133,14 @@ async fn port_id(control: &ControlHandle, name: PortName) -> Result<PortId, Prob
     Ok(control.show_port(name).await.map(|view| view.id)?)
 }
 
+/// Every reason to drop a frame, with what to do about it.
+#[utoipa::path(
+    get,
+    path = "/v1/drop-reasons",
+    responses(
+        (status = 200, body = ReasonList, description = "Every reason")
+    )
+)]
 async fn reasons() -> Json<ReasonList> {
     Json(all_reasons())
 }

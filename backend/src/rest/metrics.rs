@@ -8,30 +8,34 @@ use super::routes::Admin;
 use crate::datapath::histogram::HistogramView;
 use crate::datapath::{QueueView, WorkerProfile, WorkerStats};
 use crate::metrics::{PortStats, Stats};
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TEXT_FORMAT, TextEncoder};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use switch_core::engine::control::ListedTable;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// `/metrics`.
-pub fn routes() -> Router<Admin> {
-    let ratios = Arc::new(BusyRatios::default());
-    Router::new().route(
-        "/metrics",
-        get(move |State(admin): State<Admin>| scrape(admin, ratios)),
-    )
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default().routes(routes!(scrape))
 }
 
-async fn scrape(admin: Admin, ratios: Arc<BusyRatios>) -> Result<impl IntoResponse, Problem> {
+/// Everything that is counted, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "In Prometheus' text format, version 0.0.4")
+    )
+)]
+async fn scrape(State(admin): State<Admin>) -> Result<impl IntoResponse, Problem> {
     let stats = admin.control.stats().await?;
     let tables = admin.tables.map(|tables| tables.tables());
-    let ratios = ratios.of(&stats.workers);
+    let ratios = admin.busy_ratios.of(&stats.workers);
     let families = families(&stats, &tables.unwrap_or_default(), &ratios);
     let mut text = Vec::new();
     TextEncoder::new()
@@ -48,7 +52,7 @@ const RATIO_WINDOW: Duration = Duration::from_secs(1);
 
 /// What part of their time workers were busy with batches since the scrape before.
 #[derive(Debug, Default)]
-struct BusyRatios(Mutex<Option<Measured>>);
+pub struct BusyRatios(Mutex<Option<Measured>>);
 
 #[derive(Debug)]
 struct Measured {

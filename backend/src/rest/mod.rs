@@ -1,34 +1,45 @@
-//! The REST interface: HTTP/1.1 over the admin socket.
+//! The REST interface: HTTP/1.1 over the admin socket, and over TCP where that is asked for.
 //!
 //! In the order a request flows:
 //!
 //! * [`admin_socket`]: the socket's life: claiming its path, replacing a dead instance's, its removal;
+//! * [`remote`]: the same interface over TCP, with [`tls`]; [`access`]: who may do what there;
 //! * [`server`]: connections, bounded in number and in time;
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
+//! * [`events`]: what happens, as it happens;
 //! * [`port_state`]: what is known of a port, as bytes;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`metrics`]: everything that is counted, and [`web_page`]: all of it in a browser;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
+//! * [`page`]: how much of a list is asked for;
+//! * [`openapi`]: all of it as a document for programs;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
 //!
 //! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
+pub mod access;
 pub mod admin_socket;
 pub mod body;
 pub mod config;
+pub mod events;
 pub mod explain;
 mod metrics;
+pub mod openapi;
+pub mod page;
 pub mod port_state;
 pub mod problem;
+pub mod remote;
 pub mod routes;
 pub mod server;
 pub mod services;
 pub mod tables;
+pub mod tls;
 mod upgrade;
 mod web_page;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};
+pub use remote::{Remote, RemoteError};
 pub use routes::router;
-pub use server::{Limits, serve};
+pub use server::{Limits, Turn, serve, serve_all};

@@ -1,33 +1,40 @@
 //! A port's state as bytes: read, and given to a port.
+use super::openapi::Octets;
 use super::problem::Problem;
 use super::routes::{Admin, port_name};
+use super::wire::PortPath;
 use crate::control::port_state::{BlobError, Conflicts, ImportError, Imported, MAX_BYTES, blob};
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// The media type: its format is `control::port_state::blob`'s.
 const MEDIA_TYPE: &str = "application/octet-stream";
 
 /// Paths of ports' states.
-pub fn routes() -> Router<Admin> {
-    Router::new().route("/v1/ports/{name}/state", get(export).put(import))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default().routes(routes!(export, import))
 }
 
 /// How a state is imported.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct How {
+    /// What becomes of entries that are there and say something else.
+    #[param(inline)]
     conflicts: ConflictsText,
 }
 
 /// See [`Conflicts`].
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ConflictsText {
     #[default]
@@ -36,6 +43,16 @@ enum ConflictsText {
     Keep,
 }
 
+/// What the switch knows of a port.
+#[utoipa::path(
+    get,
+    path = "/v1/ports/{name}/state",
+    params(PortPath),
+    responses(
+        (status = 200, body = Octets, content_type = "application/octet-stream", description = "The state, to be given to another port"),
+        (status = 413, description = "It is larger than 64 MiB")
+    )
+)]
 async fn export(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
@@ -48,6 +65,17 @@ async fn export(
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], bytes).into_response())
 }
 
+/// Gives a port what another had: all of it or nothing.
+#[utoipa::path(
+    put,
+    path = "/v1/ports/{name}/state",
+    params(PortPath, How),
+    request_body(content = Octets, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = Imported, description = "What was done with it"),
+        (status = 409, description = "Something is there and says something else; nothing has changed")
+    )
+)]
 async fn import(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,

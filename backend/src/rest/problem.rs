@@ -12,9 +12,10 @@ use switch_core::engine::control::{WriteError, WriteErrorKind};
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// A problem details object. Its `type` is `about:blank`, so that `title` is the status in words (RFC 9457 §4.2.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// The status in words.
     pub title: String,

@@ -1,15 +1,19 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::body::parse;
 use super::config::routes as config_routes;
+use super::events::{MAX_STREAMS, routes as events_routes};
 use super::explain::routes as explain_routes;
-use super::metrics::routes as metrics_routes;
+use super::metrics::{BusyRatios, routes as metrics_routes};
+use super::openapi;
 use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
 use super::upgrade::routes as upgrade_routes;
 use super::web_page::routes as page_routes;
-use super::wire::{Fdb, Health, MoveRequest, Moved, Port, PortList, StatsReport, WorkerList};
+use super::wire::{
+    Fdb, Health, MoveRequest, Moved, Port, PortList, PortPath, StatsReport, WorkerList,
+};
 use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
@@ -19,10 +23,11 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Largest request body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -36,6 +41,10 @@ pub struct Admin {
     pub tables: Option<Tables>,
     /// What answers its frames for the controller.
     pub services: Option<ServicesHandle>,
+    /// For streams of events: so many at one time.
+    pub streams: Arc<Semaphore>,
+    /// What workers' busy ratios are measured against.
+    pub busy_ratios: Arc<BusyRatios>,
     /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
     pub large_bodies: Arc<Semaphore>,
 }
@@ -59,31 +68,56 @@ pub fn router(
         control,
         tables,
         services,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        busy_ratios: Arc::default(),
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
-    Router::new()
-        .route("/healthz", get(health))
-        .route("/v1/ports", get(list_ports).post(add_port))
-        .route("/v1/ports/{name}", get(show_port).delete(remove_port))
-        .route("/v1/ports/{name}/move", post(move_port))
-        .route("/v1/workers", get(list_workers))
-        .route("/v1/stats", get(stats))
-        .route("/v1/fdb", get(fdb))
-        .merge(tables_routes())
-        .merge(explain_routes())
-        .merge(services_routes())
-        .merge(port_state_routes())
-        .merge(upgrade_routes())
-        .merge(config_routes())
-        .merge(metrics_routes())
+    let (routes, document) = every_route().split_for_parts();
+    routes
         .merge(page_routes())
+        .route(
+            "/openapi.json",
+            openapi::served(openapi::text(&document).into()),
+        )
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(admin)
 }
 
-/// Healthy means that the control thread answers; a worker that dies takes the process with it.
+/// The interface as an OpenAPI document, of which docs/openapi.json is a copy.
+pub fn openapi() -> String {
+    openapi::text(every_route().get_openapi())
+}
+
+/// Every path that is described.
+fn every_route() -> OpenApiRouter<Admin> {
+    OpenApiRouter::with_openapi(openapi::opening())
+        .routes(routes!(health))
+        .routes(routes!(list_ports, add_port))
+        .routes(routes!(show_port, remove_port))
+        .routes(routes!(move_port))
+        .routes(routes!(list_workers))
+        .routes(routes!(stats))
+        .routes(routes!(fdb))
+        .merge(tables_routes())
+        .merge(explain_routes())
+        .merge(services_routes())
+        .merge(port_state_routes())
+        .merge(upgrade_routes())
+        .merge(config_routes())
+        .merge(events_routes())
+        .merge(metrics_routes())
+}
+
+/// Whether the daemon is at work: the control thread answers; a worker that dies takes the process with it.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    responses(
+        (status = 200, body = Health, description = "The control thread answers")
+    )
+)]
 async fn health(State(control): State<ControlHandle>) -> Result<Json<Health>, Problem> {
     control.ping().await?;
     Ok(Json(Health {
@@ -92,6 +126,14 @@ async fn health(State(control): State<ControlHandle>) -> Result<Json<Health>, Pr
     }))
 }
 
+/// Every port.
+#[utoipa::path(
+    get,
+    path = "/v1/ports",
+    responses(
+        (status = 200, body = PortList, description = "Every port, by id")
+    )
+)]
 async fn list_ports(State(control): State<ControlHandle>) -> Result<Json<PortList>, Problem> {
     let ports = control.list_ports().await?;
     Ok(Json(PortList {
@@ -99,6 +141,17 @@ async fn list_ports(State(control): State<ControlHandle>) -> Result<Json<PortLis
     }))
 }
 
+/// Adds a port. The same port again changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/ports",
+    request_body = PortFields,
+    responses(
+        (status = 201, body = Port, description = "The port is there now"),
+        (status = 200, body = Port, description = "The very same port was there already"),
+        (status = 409, description = "Another port has this name, socket or interface, or there are 1024 ports; nothing has changed")
+    )
+)]
 async fn add_port(
     State(control): State<ControlHandle>,
     headers: HeaderMap,
@@ -117,6 +170,15 @@ async fn add_port(
     })
 }
 
+/// One port.
+#[utoipa::path(
+    get,
+    path = "/v1/ports/{name}",
+    params(PortPath),
+    responses(
+        (status = 200, body = Port, description = "The port")
+    )
+)]
 async fn show_port(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
@@ -125,6 +187,15 @@ async fn show_port(
     Ok(Json(view.into()))
 }
 
+/// Removes a port.
+#[utoipa::path(
+    delete,
+    path = "/v1/ports/{name}",
+    params(PortPath),
+    responses(
+        (status = 204, description = "Nothing of the port is left")
+    )
+)]
 async fn remove_port(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
@@ -133,6 +204,16 @@ async fn remove_port(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Has a port, or one of its queue pairs, served by another worker.
+#[utoipa::path(
+    post,
+    path = "/v1/ports/{name}/move",
+    params(PortPath),
+    request_body = MoveRequest,
+    responses(
+        (status = 200, body = Moved, description = "What was meant, and where it is now")
+    )
+)]
 async fn move_port(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
@@ -146,14 +227,38 @@ async fn move_port(
     }))
 }
 
+/// The workers and what they serve.
+#[utoipa::path(
+    get,
+    path = "/v1/workers",
+    responses(
+        (status = 200, body = WorkerList, description = "Every worker, and every source")
+    )
+)]
 async fn list_workers(State(control): State<ControlHandle>) -> Result<Json<WorkerList>, Problem> {
     Ok(Json(control.list_workers().await?.into()))
 }
 
+/// The counters of ports and workers.
+#[utoipa::path(
+    get,
+    path = "/v1/stats",
+    responses(
+        (status = 200, body = StatsReport, description = "Every counter")
+    )
+)]
 async fn stats(State(control): State<ControlHandle>) -> Result<Json<StatsReport>, Problem> {
     Ok(Json(control.stats().await?.into()))
 }
 
+/// Learnt addresses.
+#[utoipa::path(
+    get,
+    path = "/v1/fdb",
+    responses(
+        (status = 200, body = Fdb, description = "Every learnt address")
+    )
+)]
 async fn fdb(State(control): State<ControlHandle>) -> Result<Json<Fdb>, Problem> {
     let entries = control.fdb().await?;
     Ok(Json(Fdb {

@@ -5,21 +5,22 @@ use super::routes::Admin;
 use super::wire::{LeaseList, Neighbor, NeighborList, ServicesReport, ServicesSet};
 use crate::control::services::document::{self, MAX_DOCUMENT_BYTES};
 use crate::control::services::{DocumentFault, ServicesError, ServicesHandle};
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::get;
-use axum::{Json, Router};
 use switch_core::service::ServicesConfig;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Paths below `/v1/services`.
-pub fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/v1/services", get(config).put(set_config))
-        .route("/v1/services/leases", get(leases))
-        .route("/v1/services/neighbors", get(neighbors))
-        .route("/v1/services/stats", get(stats))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default()
+        .routes(routes!(config, set_config))
+        .routes(routes!(leases))
+        .routes(routes!(neighbors))
+        .routes(routes!(stats))
 }
 
 /// The services of a daemon that has some.
@@ -39,11 +40,29 @@ impl FromRequestParts<Admin> for TheServices {
     }
 }
 
+/// What the switch answers by itself.
+#[utoipa::path(
+    get,
+    path = "/v1/services",
+    responses(
+        (status = 200, body = ServicesConfig, description = "The configuration in effect"),
+        (status = 404, description = "The daemon's program has no services")
+    )
+)]
 async fn config(TheServices(services): TheServices) -> Json<ServicesConfig> {
     Json(services.config())
 }
 
 /// Reads, checks, stores and sets beside the thread that serves everybody; of such bodies only a few are in memory at one time.
+#[utoipa::path(
+    put,
+    path = "/v1/services",
+    request_body = ServicesConfig,
+    responses(
+        (status = 200, body = ServicesSet, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "The daemon's program has no services")
+    )
+)]
 async fn set_config(
     State(admin): State<Admin>,
     TheServices(services): TheServices,
@@ -77,11 +96,29 @@ async fn set_config(
     Ok(Json(done))
 }
 
+/// DHCP leases.
+#[utoipa::path(
+    get,
+    path = "/v1/services/leases",
+    responses(
+        (status = 200, body = LeaseList, description = "Leases and offers"),
+        (status = 404, description = "The daemon's program has no services")
+    )
+)]
 async fn leases(TheServices(services): TheServices) -> Json<LeaseList> {
     let leases = services.leases();
     Json(LeaseList::new(&leases, &|port| services.port_name(port)))
 }
 
+/// Neighbours of router interfaces.
+#[utoipa::path(
+    get,
+    path = "/v1/services/neighbors",
+    responses(
+        (status = 200, body = NeighborList, description = "Neighbours of router interfaces"),
+        (status = 404, description = "The daemon's program has no services")
+    )
+)]
 async fn neighbors(TheServices(services): TheServices) -> Json<NeighborList> {
     let name_of = |port| services.port_name(port);
     let neighbors = services.neighbors();
@@ -93,6 +130,15 @@ async fn neighbors(TheServices(services): TheServices) -> Json<NeighborList> {
     })
 }
 
+/// Counters of the services.
+#[utoipa::path(
+    get,
+    path = "/v1/services/stats",
+    responses(
+        (status = 200, body = ServicesReport, description = "Counters of the services"),
+        (status = 404, description = "The daemon's program has no services")
+    )
+)]
 async fn stats(TheServices(services): TheServices) -> Json<ServicesReport> {
     let (stats, frames) = services.stats();
     Json(ServicesReport::new(&stats, frames))

@@ -1,67 +1,54 @@
 //! The program, its tables, and what belongs to them: paths and methods. A change becomes one batch; nothing is decided here.
 use super::body::{not_what_was_asked, parse, refuse_other_media};
+use super::page;
 use super::problem::Problem;
 use super::routes::{Admin, MAX_BODY_BYTES};
 use super::wire::{
-    AsideList, Batch, BatchDone, ConnectionList, CountRow, CounterList, Discarded, EntryBody,
-    EntryNameBody, EntryPage, GroupBody, GroupList, MeterList, MulticastBody, MulticastList, Page,
-    ProgramInfo, TableList,
+    AsideList, Batch, BatchDone, ConnectionList, ConnectionsPage, CountRow, CounterList,
+    CounterPath, CountersPage, Discarded, EntriesPage, EntryBody, EntryNameBody, EntryPage,
+    GroupBody, GroupList, GroupPath, MeterList, MeterPath, MulticastBody, MulticastList,
+    MulticastPath, ProgramInfo, TableList, TablePath,
 };
 use crate::control::tables::{MAX_BATCH_UPDATES, StoreError, Tables, Written};
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use axum::{Json, Router};
 use switch_core::engine::control::{MeterRate, Update};
 use switch_core::engine::model::ActionCall;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Largest body of a batch.
 pub const MAX_BATCH_BYTES: usize = 64 * 1024 * 1024;
-/// Most rows of one answer.
-pub const MAX_PAGE: usize = 10_000;
-const DEFAULT_PAGE: usize = 1_000;
 
 type Body1 = Result<Bytes, BytesRejection>;
 type PathOf<T> = Result<Path<T>, PathRejection>;
 
 /// Paths below `/v1` that are about the program.
-pub fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/v1/program", get(program))
-        .route("/v1/program/p4info", get(p4info))
-        .route("/v1/tables", get(list))
-        .route("/v1/tables/batch", post(batch))
-        .route("/v1/tables/{table}", get(show))
-        .route("/v1/tables/{table}/count", get(count))
-        .route("/v1/tables/{table}/clear", post(clear))
-        .route(
-            "/v1/tables/{table}/entries",
-            get(entries)
-                .post(insert)
-                .put(put_entry)
-                .patch(modify)
-                .delete(delete),
-        )
-        .route(
-            "/v1/tables/{table}/default",
-            put(set_default).delete(reset_default),
-        )
-        .route("/v1/aside", get(aside).delete(discard_aside))
-        .route("/v1/groups", get(groups))
-        .route("/v1/groups/{selector}/{group}", put(set_group))
-        .route("/v1/multicast", get(multicast))
-        .route("/v1/multicast/{group}", put(set_multicast))
-        .route("/v1/meters", get(meters))
-        .route(
-            "/v1/meters/{meter}/{index}",
-            put(set_meter).delete(reset_meter),
-        )
-        .route("/v1/counters/{counter}", get(counters))
-        .route("/v1/connections", get(connections))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default()
+        .routes(routes!(program))
+        .routes(routes!(p4info))
+        .routes(routes!(list))
+        .routes(routes!(batch))
+        .routes(routes!(show))
+        .routes(routes!(count))
+        .routes(routes!(clear))
+        .routes(routes!(entries, insert, put_entry, modify, delete))
+        .routes(routes!(set_default, reset_default))
+        .routes(routes!(aside, discard_aside))
+        .routes(routes!(groups))
+        .routes(routes!(set_group))
+        .routes(routes!(multicast))
+        .routes(routes!(set_multicast))
+        .routes(routes!(meters))
+        .routes(routes!(set_meter, reset_meter))
+        .routes(routes!(counters))
+        .routes(routes!(connections))
 }
 
 /// The tables of a daemon that has some.
@@ -81,6 +68,15 @@ impl FromRequestParts<Admin> for TheTables {
     }
 }
 
+/// The program that runs.
+#[utoipa::path(
+    get,
+    path = "/v1/program",
+    responses(
+        (status = 200, body = ProgramInfo, description = "The program"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn program(TheTables(tables): TheTables) -> Json<ProgramInfo> {
     let program = tables.program();
     Json(ProgramInfo {
@@ -95,6 +91,15 @@ async fn program(TheTables(tables): TheTables) -> Json<ProgramInfo> {
     })
 }
 
+/// The program as P4Info.
+#[utoipa::path(
+    get,
+    path = "/v1/program/p4info",
+    responses(
+        (status = 200, body = String, content_type = "text/plain; charset=utf-8", description = "P4Info in protobuf text form"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn p4info(TheTables(tables): TheTables) -> impl IntoResponse {
     (
         [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
@@ -102,6 +107,15 @@ async fn p4info(TheTables(tables): TheTables) -> impl IntoResponse {
     )
 }
 
+/// The tables of the program.
+#[utoipa::path(
+    get,
+    path = "/v1/tables",
+    responses(
+        (status = 200, body = TableList, description = "Every table"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn list(TheTables(tables): TheTables) -> Result<Json<TableList>, Problem> {
     Ok(Json(TableList {
         aside: tables.aside().map_err(unreadable)?.len(),
@@ -110,6 +124,15 @@ async fn list(TheTables(tables): TheTables) -> Result<Json<TableList>, Problem> 
     }))
 }
 
+/// One table.
+#[utoipa::path(
+    get,
+    path = "/v1/tables/{table}",
+    params(TablePath),
+    responses(
+        (status = 200, body = super::wire::Table, description = "The table")
+    )
+)]
 async fn show(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -117,6 +140,15 @@ async fn show(
     Ok(Json(existing(&tables, name)?.into()))
 }
 
+/// How many entries a table has.
+#[utoipa::path(
+    get,
+    path = "/v1/tables/{table}/count",
+    params(TablePath),
+    responses(
+        (status = 200, body = CountRow, description = "How many")
+    )
+)]
 async fn count(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -128,14 +160,23 @@ async fn count(
     }))
 }
 
+/// Entries of a table, by ascending handle.
+#[utoipa::path(
+    get,
+    path = "/v1/tables/{table}/entries",
+    params(TablePath, EntriesPage),
+    responses(
+        (status = 200, body = EntryPage, description = "A page of them")
+    )
+)]
 async fn entries(
     TheTables(tables): TheTables,
     name: PathOf<String>,
-    page: Result<Query<Page>, QueryRejection>,
+    page: Result<Query<EntriesPage>, QueryRejection>,
 ) -> Result<Json<EntryPage>, Problem> {
     let table = existing(&tables, name)?.name;
-    let Page { after, limit, .. } = parsed_page(page)?;
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    let EntriesPage { after, limit } = page::query(page)?;
+    let limit = page::limit(limit)?;
     let entries = tables.entries(&table, after, limit)?;
     let next = entries
         .last()
@@ -147,6 +188,18 @@ async fn entries(
     }))
 }
 
+/// Adds an entry.
+#[utoipa::path(
+    post,
+    path = "/v1/tables/{table}/entries",
+    params(TablePath),
+    request_body = EntryBody,
+    responses(
+        (status = 201, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn insert(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -158,6 +211,18 @@ async fn insert(
     Ok((StatusCode::CREATED, done).into_response())
 }
 
+/// Adds an entry, or gives the one that is there another action.
+#[utoipa::path(
+    put,
+    path = "/v1/tables/{table}/entries",
+    params(TablePath),
+    request_body = EntryBody,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn put_entry(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -168,6 +233,18 @@ async fn put_entry(
     write_one(&tables, Update::Put(entry)).await
 }
 
+/// Gives an entry another action.
+#[utoipa::path(
+    patch,
+    path = "/v1/tables/{table}/entries",
+    params(TablePath),
+    request_body = EntryBody,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn modify(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -178,6 +255,18 @@ async fn modify(
     write_one(&tables, Update::Modify(entry)).await
 }
 
+/// Removes an entry.
+#[utoipa::path(
+    delete,
+    path = "/v1/tables/{table}/entries",
+    params(TablePath),
+    request_body = EntryNameBody,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn delete(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -188,6 +277,18 @@ async fn delete(
     write_one(&tables, Update::Delete(named)).await
 }
 
+/// Removes every entry of a table, but those of the program.
+#[utoipa::path(
+    post,
+    path = "/v1/tables/{table}/clear",
+    params(TablePath),
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
+        (status = 422, description = "The table cannot be changed by itself")
+    )
+)]
 async fn clear(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -196,6 +297,18 @@ async fn clear(
     write_one(&tables, Update::Clear { table }).await
 }
 
+/// Sets what happens when no entry matches.
+#[utoipa::path(
+    put,
+    path = "/v1/tables/{table}/default",
+    params(TablePath),
+    request_body = ActionCall,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn set_default(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -207,6 +320,18 @@ async fn set_default(
     write_one(&tables, Update::SetDefault { table, default }).await
 }
 
+/// What happens when no entry matches is what the program says again.
+#[utoipa::path(
+    delete,
+    path = "/v1/tables/{table}/default",
+    params(TablePath),
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
+        (status = 422, description = "It cannot be changed")
+    )
+)]
 async fn reset_default(
     TheTables(tables): TheTables,
     name: PathOf<String>,
@@ -217,6 +342,16 @@ async fn reset_default(
 
 /// Many updates at once. A small body is read at once; of large ones only a few are in memory at one time, and they are read as JSON
 /// beside the thread that serves everybody.
+#[utoipa::path(
+    post,
+    path = "/v1/tables/batch",
+    request_body = Batch,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn batch(
     State(admin): State<Admin>,
     TheTables(tables): TheTables,
@@ -288,24 +423,63 @@ fn update_at_fault(body: &[u8]) -> Option<(usize, serde_json::Error)> {
     read.find_map(|(index, update): (usize, Result<Update, _>)| Some((index, update.err()?)))
 }
 
+/// Stored entries and settings that do not fit the program.
+#[utoipa::path(
+    get,
+    path = "/v1/aside",
+    responses(
+        (status = 200, body = AsideList, description = "What does not fit"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn aside(TheTables(tables): TheTables) -> Result<Json<AsideList>, Problem> {
     Ok(Json(AsideList {
         aside: tables.aside().map_err(unreadable)?,
     }))
 }
 
+/// Forgets them.
+#[utoipa::path(
+    delete,
+    path = "/v1/aside",
+    responses(
+        (status = 200, body = Discarded, description = "It is forgotten"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn discard_aside(TheTables(tables): TheTables) -> Result<Json<Discarded>, Problem> {
     Ok(Json(Discarded {
         discarded: tables.discard_aside().await?,
     }))
 }
 
+/// Weighted groups.
+#[utoipa::path(
+    get,
+    path = "/v1/groups",
+    responses(
+        (status = 200, body = GroupList, description = "Those that have members"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn groups(TheTables(tables): TheTables) -> Json<GroupList> {
     Json(GroupList {
         groups: tables.groups(),
     })
 }
 
+/// Sets the members of a weighted group.
+#[utoipa::path(
+    put,
+    path = "/v1/groups/{selector}/{group}",
+    params(GroupPath),
+    request_body = GroupBody,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn set_group(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
@@ -322,12 +496,33 @@ async fn set_group(
     write_one(&tables, update).await
 }
 
+/// Multicast groups.
+#[utoipa::path(
+    get,
+    path = "/v1/multicast",
+    responses(
+        (status = 200, body = MulticastList, description = "Those that have ports"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn multicast(TheTables(tables): TheTables) -> Json<MulticastList> {
     Json(MulticastList {
         groups: tables.multicast(),
     })
 }
 
+/// Sets the ports of a multicast group.
+#[utoipa::path(
+    put,
+    path = "/v1/multicast/{group}",
+    params(MulticastPath),
+    request_body = MulticastBody,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn set_multicast(
     TheTables(tables): TheTables,
     path: PathOf<u16>,
@@ -339,12 +534,33 @@ async fn set_multicast(
     write_one(&tables, Update::SetMulticast { group, ports }).await
 }
 
+/// Rates of meters.
+#[utoipa::path(
+    get,
+    path = "/v1/meters",
+    responses(
+        (status = 200, body = MeterList, description = "Those that have a rate"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn meters(TheTables(tables): TheTables) -> Json<MeterList> {
     Json(MeterList {
         meters: tables.meters(),
     })
 }
 
+/// Sets the rate of a meter.
+#[utoipa::path(
+    put,
+    path = "/v1/meters/{meter}/{index}",
+    params(MeterPath),
+    request_body = MeterRate,
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
+    )
+)]
 async fn set_meter(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
@@ -356,6 +572,18 @@ async fn set_meter(
     write_one(&tables, Update::SetMeter { meter, index, rate }).await
 }
 
+/// Takes the rate of a meter away.
+#[utoipa::path(
+    delete,
+    path = "/v1/meters/{meter}/{index}",
+    params(MeterPath),
+    responses(
+        (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
+        (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
+        (status = 422, description = "There is no such one")
+    )
+)]
 async fn reset_meter(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
@@ -365,14 +593,23 @@ async fn reset_meter(
     write_one(&tables, Update::SetMeter { meter, index, rate }).await
 }
 
+/// Counters of the program.
+#[utoipa::path(
+    get,
+    path = "/v1/counters/{counter}",
+    params(CounterPath, CountersPage),
+    responses(
+        (status = 200, body = CounterList, description = "Those that are not zero")
+    )
+)]
 async fn counters(
     TheTables(tables): TheTables,
     name: PathOf<String>,
-    page: Result<Query<Page>, QueryRejection>,
+    page: Result<Query<CountersPage>, QueryRejection>,
 ) -> Result<Json<CounterList>, Problem> {
     let name = text(name)?;
-    let Page { from, limit, .. } = parsed_page(page)?;
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    let CountersPage { from, limit } = page::query(page)?;
+    let limit = page::limit(limit)?;
     let counters = tables.counters(&name, from.unwrap_or(0), limit);
     let counters = counters.ok_or_else(|| {
         Problem::new(
@@ -385,11 +622,21 @@ async fn counters(
     Ok(Json(CounterList { counters }))
 }
 
+/// Tracked connections.
+#[utoipa::path(
+    get,
+    path = "/v1/connections",
+    params(ConnectionsPage),
+    responses(
+        (status = 200, body = ConnectionList, description = "Tracked connections"),
+        (status = 404, description = "The daemon runs no program with tables")
+    )
+)]
 async fn connections(
     TheTables(tables): TheTables,
-    page: Result<Query<Page>, QueryRejection>,
+    page: Result<Query<ConnectionsPage>, QueryRejection>,
 ) -> Result<Json<ConnectionList>, Problem> {
-    let limit = parsed_page(page)?.limit.unwrap_or(DEFAULT_PAGE);
+    let limit = page::limit(page::query(page)?.limit)?;
     Ok(Json(ConnectionList {
         connections: tables.connections(limit),
     }))
@@ -437,22 +684,6 @@ fn parsed_path<T>(path: PathOf<T>) -> Result<T, Problem> {
         Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())
             .remedy("write names in UTF-8, percent-encoded, and numbers in digits")
     })
-}
-
-fn parsed_page(page: Result<Query<Page>, QueryRejection>) -> Result<Page, Problem> {
-    let Query(page) = page.map_err(|rejection| {
-        Problem::new(StatusCode::BAD_REQUEST, rejection.body_text())
-            .remedy("use after, from and limit, each a whole number")
-    })?;
-    match page.limit {
-        Some(limit) if !(1..=MAX_PAGE).contains(&limit) => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!("{limit} is out of bounds"),
-        )
-        .about("limit")
-        .remedy(format!("use 1 to {MAX_PAGE}, and ask for the next page"))),
-        _ => Ok(page),
-    }
 }
 
 #[allow(clippy::needless_pass_by_value)] // As map_err calls it.

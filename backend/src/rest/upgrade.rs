@@ -5,23 +5,34 @@ use super::routes::Admin;
 use super::wire::{UpgradeReport, UpgradeStart};
 use crate::control::ControlHandle;
 use crate::handover::give::UpgradeRequest;
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
-use axum::{Json, Router};
 use std::path::PathBuf;
 use std::time::Duration;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// How long the new process may take, unless said otherwise, and at most: less than a request may.
 const PATIENCE_MS: (i64, i64) = (5_000, 10_000);
 
 /// `/v1/upgrade`.
-pub fn routes() -> Router<Admin> {
-    Router::new().route("/v1/upgrade", post(upgrade))
+pub fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default().routes(routes!(upgrade))
 }
 
+/// Replaces the running daemon by another version.
+#[utoipa::path(
+    post,
+    path = "/v1/upgrade",
+    request_body = UpgradeStart,
+    responses(
+        (status = 200, body = UpgradeReport, description = "Another process serves everything"),
+        (status = 409, description = "The new process did not take over; this one goes on")
+    )
+)]
 async fn upgrade(
     State(control): State<ControlHandle>,
     headers: HeaderMap,

@@ -2,11 +2,13 @@
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
 pub mod config;
+pub mod paths;
 pub mod services;
 pub mod tables;
 pub mod upgrade;
 
 pub use self::config::*;
+pub use self::paths::*;
 pub use self::services::*;
 pub use self::tables::*;
 pub use self::upgrade::*;
@@ -17,16 +19,17 @@ use crate::device::SocketMode;
 use crate::metrics::{Stats, cpu_mhz};
 use serde::{Deserialize, Serialize};
 use switch_core::{DropReason, VlanId};
+use utoipa::ToSchema;
 
 /// `GET /v1/ports`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PortList {
     /// By id.
     pub ports: Vec<Port>,
 }
 
 /// `GET /v1/ports/{name}`: a port as it is configured and as it fares.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Port {
     /// Its name.
     pub name: String,
@@ -68,13 +71,14 @@ pub struct Port {
     pub reason: Option<String>,
     /// vhost-user and stream only: the whole state of the device, or of the socket, for diagnosis. Its fields may change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub device: Option<serde_json::Value>,
     /// Its counters.
     pub counters: Counters,
 }
 
 /// Counters of one port, from its guest's viewpoint.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Frames its guest sent.
     pub guest_tx_frames: u64,
@@ -96,7 +100,7 @@ pub struct Counters {
 }
 
 /// Frames dropped for one reason.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Drop {
     /// The reason's stable name.
     pub reason: String,
@@ -111,7 +115,7 @@ pub struct Drop {
 }
 
 /// `GET /v1/stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StatsReport {
     /// Since the daemon started, read with the counters: what rates are measured against.
     pub uptime_us: u64,
@@ -125,7 +129,7 @@ pub struct StatsReport {
 }
 
 /// One port's line of `GET /v1/stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PortCountersReport {
     /// The port.
     pub name: String,
@@ -135,7 +139,7 @@ pub struct PortCountersReport {
 }
 
 /// One worker's counters.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Worker {
     /// Its index.
     pub worker: usize,
@@ -164,26 +168,27 @@ pub struct Worker {
 }
 
 /// Body of `POST /v1/ports/{name}/move`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveRequest {
     /// The queue pair; absent: all of the port's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair: Option<u16>,
     /// The worker, which serves it from now on, whatever the load; absent: where it is, until its load says otherwise.
+    #[schema(maximum = 63)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<usize>,
 }
 
 /// Its answer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Moved {
     /// What was meant, and where it is now.
     pub sources: Vec<SourceRow>,
 }
 
 /// `GET /v1/workers`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WorkerList {
     /// By index.
     pub workers: Vec<Worker>,
@@ -195,7 +200,7 @@ pub struct WorkerList {
 }
 
 /// One guest-tx ring, TAP or stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SourceRow {
     /// The port's name.
     pub port: String,
@@ -214,14 +219,14 @@ pub struct SourceRow {
 }
 
 /// `GET /v1/fdb`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Fdb {
     /// Every learnt address.
     pub entries: Vec<FdbRow>,
 }
 
 /// One learnt address.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct FdbRow {
     /// `null`: that of ports without a VLAN.
     pub vlan: Option<u16>,
@@ -234,7 +239,7 @@ pub struct FdbRow {
 }
 
 /// `GET /healthz`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// `ok`.
     pub status: String,

@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 mod command_line;
 mod durability;
+mod events;
 mod fake_engine;
 mod kills;
 mod l2_tables;
 mod process;
 mod real_engine;
 mod recorder;
+mod remote;
 mod rest;
+mod rest_conformance;
 mod run_time_ports;
 mod services;
 mod table_command_line;

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use switch_core::{DropReason, MacAddress, MacEntry, Millis, VlanId};
+use switch_core::{DropReason, MacAddress, MacEntry, MacMove, MacMoves, Millis, VlanId};
 use tokio::sync::oneshot;
 use vmm_sys_util::tempdir::TempDir;
 
@@ -31,7 +31,7 @@ impl Record {
     }
 }
 
-/// Refuses to open ports whose name starts with `refused`; every other step succeeds.
+/// Refuses to open ports whose name starts with `refused`; every other step succeeds. Once there is a port `mover`, stations move.
 struct RecordingEngine(Record);
 
 impl Engine for RecordingEngine {
@@ -112,6 +112,24 @@ impl Engine for RecordingEngine {
         };
         // The last is of a port that is gone.
         vec![entry(10, 1, 0), entry(0, 2, 0), entry(10, 3, 999)]
+    }
+    fn mac_moves(&mut self) -> MacMoves {
+        let moved = |from, to| MacMove {
+            vlan: VlanId::new(10),
+            mac: MacAddress([0x52, 0x54, 0, 0, 0, 1]),
+            from: PortId::new(from).unwrap(),
+            to: PortId::new(to).unwrap(),
+        };
+        let has_mover =
+            |step: &Step| matches!(step, Step::Open { port, .. } if port.name.as_str() == "mover");
+        if !self.0.steps().iter().any(has_mover) {
+            return MacMoves::default();
+        }
+        // The last is behind a port that is gone.
+        MacMoves {
+            moves: vec![moved(0, 1), moved(0, 999)],
+            lost: 3,
+        }
     }
     fn tick(&mut self) {}
     fn stop(&mut self) {}

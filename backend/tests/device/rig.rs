@@ -128,6 +128,8 @@ impl Rig {
             .filter_map(|event| match event.change {
                 PortChange::Up => Some("up"),
                 PortChange::Down { .. } => Some("down"),
+                PortChange::LoggingBegan => Some("logging"),
+                PortChange::LoggingEnded { .. } => Some("not logging"),
                 PortChange::Left => None,
             })
             .collect()

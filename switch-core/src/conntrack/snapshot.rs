@@ -16,6 +16,7 @@ use crate::time::Millis;
 
 /// What became of connections that were to be restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConnsRestored {
     /// In the table now.
     pub taken: u64,

@@ -22,6 +22,7 @@ pub trait PortNames {
 
 /// An entry of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TableEntry {
     /// The table.
@@ -55,6 +56,7 @@ fn is_zero(number: &u32) -> bool {
 
 /// Which entry of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EntryName {
     /// The table.
@@ -69,6 +71,7 @@ pub struct EntryName {
 
 /// One change. A batch of them takes effect whole or not at all, and no frame sees half of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Update {
     /// A new entry; refused when it is there.
@@ -122,6 +125,7 @@ pub enum Update {
 
 /// A member of a weighted group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GroupMember {
     /// Its share, against those of the others; 1 to 65535.
@@ -137,6 +141,7 @@ fn one() -> u16 {
 
 /// A rate. At least one of bytes and frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MeterRate {
     /// Bytes of frames a second.
@@ -186,6 +191,7 @@ pub enum WriteErrorKind {
 
 /// What was seen of an entry since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EntryCounters {
     /// Frames that it decided on.
     pub frames: u64,
@@ -231,6 +237,7 @@ pub struct ListedTable {
 
 /// What would happen to a frame, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Trace {
     /// Each step, in order.
     pub steps: Vec<TraceStep>,
@@ -242,6 +249,7 @@ pub struct Trace {
 
 /// A step of a frame's way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "step")]
 pub enum TraceStep {
     /// The parser was in this state.
@@ -292,12 +300,14 @@ pub enum TraceStep {
 
 /// Where a frame ends up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Outcome {
     /// Nowhere.
     Drop {
         /// Why.
         #[serde(serialize_with = "reason_name")]
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
         reason: DropReason,
         /// What that means.
         meaning: &'static str,
@@ -320,6 +330,7 @@ fn reason_name<S: serde::Serializer>(
 
 /// A copy that leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TracedCopy {
     /// The port, `controller: reason`, or `drop: reason` where the frame itself is dropped and copies of it are not.
     pub to: String,

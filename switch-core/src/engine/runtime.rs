@@ -26,7 +26,7 @@ use super::state::{
 };
 use super::validate::ValidProgram;
 use crate::conntrack::{Conntrack, ConntrackConfig, FragmentTable};
-use crate::mac_table::{Limits, MacStats, MacStore};
+use crate::mac_table::{Limits, MacMoves, MacStats, MacStore};
 use crate::maglev::{Member, MemberId, TableSize, WeightedGroup};
 use crate::meter::{Meter, MeterConfig};
 use crate::port::PortId;
@@ -1308,6 +1308,11 @@ impl Engine {
     /// The stations known now.
     pub fn mac_entries(&self, now: Millis) -> Vec<crate::mac_table::MacEntry> {
         self.state.macs.entries(now)
+    }
+
+    /// The stations that have moved to another port since this was last asked.
+    pub fn take_mac_moves(&self) -> MacMoves {
+        self.state.macs.take_moves()
     }
 
     /// What the table of stations has done so far.

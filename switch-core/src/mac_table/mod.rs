@@ -12,6 +12,7 @@
 mod by_count;
 mod epochs;
 mod list;
+mod moves;
 mod snapshot;
 mod table;
 
@@ -25,6 +26,7 @@ use crate::time::Millis;
 use crate::vlan::{BroadcastDomain, VlanId};
 
 pub(crate) use epochs::{EpochBucket, MacEpochs};
+pub use moves::{MacMove, MacMoves};
 pub use snapshot::{MacPage, MacRecord, MacsRestored};
 pub use table::SourceAction;
 pub(crate) use table::{Limits, MacTable};
@@ -93,6 +95,11 @@ impl MacStore {
     /// indexes are all checked, so the others go on.
     pub(crate) fn lock(&self) -> MutexGuard<'_, MacTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stations that have moved since the last time.
+    pub(crate) fn take_moves(&self) -> MacMoves {
+        self.lock().take_moves()
     }
 
     /// Removes what has not been seen for the ageing time.

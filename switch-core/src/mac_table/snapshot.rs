@@ -40,6 +40,7 @@ pub struct MacPage {
 
 /// What became of stations that were to be restored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MacsRestored {
     /// Known now.
     pub taken: u64,

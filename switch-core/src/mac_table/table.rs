@@ -16,6 +16,7 @@ use crate::time::Millis;
 use super::by_count::PortsByCount;
 use super::epochs::{EpochBucket, MacEpochs};
 use super::list::{Linked, Links, List, NIL};
+use super::moves::{MacMove, MacMoves, MoveLog};
 use super::snapshot::Restored;
 use super::{MacStats, StationKey};
 
@@ -122,6 +123,7 @@ pub(crate) struct MacTable {
     by_count: PortsByCount,
     epochs: Arc<MacEpochs>,
     stats: MacStats,
+    moves: MoveLog,
 }
 
 impl MacTable {
@@ -140,7 +142,13 @@ impl MacTable {
                 capacity: capacity as u64,
                 ..MacStats::default()
             },
+            moves: MoveLog::new(),
         }
+    }
+
+    /// The stations that have moved since the last time.
+    pub(super) fn take_moves(&mut self) -> MacMoves {
+        self.moves.take()
     }
 
     /// Lets stations be learned on `port`.
@@ -219,7 +227,15 @@ impl MacTable {
             }
         }
         match seen.action {
-            SourceAction::Moved { .. } => self.stats.moved += 1,
+            SourceAction::Moved { from } => {
+                self.stats.moved += 1;
+                self.moves.note(MacMove {
+                    vlan: key.domain().vlan(),
+                    mac: key.mac(),
+                    from,
+                    to: port,
+                });
+            }
             _ => self.stats.learned += 1,
         }
         self.epochs.advance(seen.bucket);

@@ -15,6 +15,7 @@ use switch_core::engine::literal::Literal;
 use switch_core::engine::runtime::Engine;
 use switch_core::engine::seen::EntrySeen;
 use switch_core::{MacRecord, MacsRestored};
+use utoipa::ToSchema;
 
 /// What to do with an entry that is there and does something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub enum Conflicts {
 }
 
 /// What an import has done.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Imported {
     /// What the port was called.
     pub from: String,

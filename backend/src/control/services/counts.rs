@@ -11,7 +11,7 @@ macro_rules! counts {
         }
 
         /// The numbers at one moment.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
         pub struct CountsView {
             $(#[doc = $meaning] #[serde(default)] pub $field: u64,)*
         }

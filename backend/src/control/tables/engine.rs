@@ -8,6 +8,7 @@ use switch_core::engine::control::{
 };
 use switch_core::engine::literal::Literal;
 use switch_core::engine::model::{Format, KeyKind, Program};
+use utoipa::ToSchema;
 
 /// A key field of a table, as far as two ways of writing it can be told to mean the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct KeyShape {
 }
 
 /// A weighted group as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedGroup {
     /// The selector.
     pub selector: String,
@@ -34,7 +35,7 @@ pub struct ListedGroup {
 }
 
 /// A multicast group as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedMulticast {
     /// The group.
     pub group: u16,
@@ -43,7 +44,7 @@ pub struct ListedMulticast {
 }
 
 /// A meter that has a rate, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedMeter {
     /// The array.
     pub meter: String,
@@ -54,7 +55,7 @@ pub struct ListedMeter {
 }
 
 /// A counter that is not zero, as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedCounter {
     /// The array.
     pub counter: String,
@@ -67,7 +68,7 @@ pub struct ListedCounter {
 }
 
 /// A tracked connection as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedConnection {
     /// Its zone.
     pub zone: u32,

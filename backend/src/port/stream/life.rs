@@ -265,6 +265,7 @@ impl Life {
     fn tell(&self, change: PortChange) {
         (self.events)(PortEvent {
             port: self.spec.id,
+            name: self.spec.name.clone(),
             change,
         });
     }

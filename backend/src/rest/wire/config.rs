@@ -4,9 +4,10 @@ use crate::control::PortOrigin;
 use crate::control::config_diff::{ConfigView, Difference, RunningPort};
 use crate::control::desired_ports::PortChange;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /v1/config`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConfigReport {
     /// The configuration file; absent: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,7 +19,7 @@ pub struct ConfigReport {
 }
 
 /// A port that there shall be.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConfiguredPort {
     /// Where it comes from.
     pub origin: PortOrigin,
@@ -30,7 +31,7 @@ pub struct ConfiguredPort {
 }
 
 /// `GET /v1/config/diff`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConfigDiff {
     /// The configuration file; absent: there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +47,7 @@ pub struct ConfigDiff {
 }
 
 /// A port that runs otherwise than the file has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortDifference {
     /// The port.
     pub name: String,
@@ -61,7 +62,7 @@ pub struct PortDifference {
 }
 
 /// A change at run time that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OverriddenChange {
     /// The port.
     pub name: String,
@@ -71,7 +72,7 @@ pub struct OverriddenChange {
 }
 
 /// A port that cannot be opened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortFault {
     /// The port.
     pub name: String,

@@ -5,11 +5,13 @@ use crate::control::services::handle::{Leases, known};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use switch_core::openapi::{IpText, Ipv4Text, Ipv6Text};
 use switch_core::service::{NeighborInfo, NeighborState, ServiceDrop, ServiceStats};
 use switch_core::{MacAddress, Millis, PortId};
+use utoipa::ToSchema;
 
 /// Answer to `PUT /v1/services`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServicesSet {
     /// How many router interfaces there are.
     pub interfaces: usize,
@@ -18,7 +20,7 @@ pub struct ServicesSet {
 }
 
 /// `GET /v1/services/leases`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaseList {
     /// By interface and address.
     pub dhcp4: Vec<Lease4>,
@@ -27,7 +29,7 @@ pub struct LeaseList {
 }
 
 /// A DHCPv4 lease or offer from a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lease4 {
     /// The router interface that serves.
     pub interface: u32,
@@ -36,13 +38,14 @@ pub struct Lease4 {
     /// The client's MAC address.
     pub mac: MacAddress,
     /// The client's address.
+    #[schema(value_type = Ipv4Text)]
     pub address: Ipv4Addr,
     /// How long it still holds, in milliseconds.
     pub expires_in_ms: u64,
 }
 
 /// A DHCPv6 lease or offer from a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lease6 {
     /// The router interface that serves.
     pub interface: u32,
@@ -51,24 +54,26 @@ pub struct Lease6 {
     /// The client's DHCP unique identifier, in hex.
     pub duid: String,
     /// The client's address.
+    #[schema(value_type = Ipv6Text)]
     pub address: Ipv6Addr,
     /// How long it still holds, in milliseconds.
     pub expires_in_ms: u64,
 }
 
 /// `GET /v1/services/neighbors`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NeighborList {
     /// By interface and address.
     pub neighbors: Vec<Neighbor>,
 }
 
 /// A neighbour of a router interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Neighbor {
     /// The router interface.
     pub interface: u32,
     /// The neighbour's address.
+    #[schema(value_type = IpText)]
     pub address: IpAddr,
     /// `known`, `sought`, or `failed`: it does not answer.
     pub state: String,
@@ -83,7 +88,7 @@ pub struct Neighbor {
 }
 
 /// `GET /v1/services/stats`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServicesReport {
     /// What became of frames for the controller.
     pub frames: CountsView,
@@ -94,7 +99,7 @@ pub struct ServicesReport {
 }
 
 /// A reason why a service did not answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceDropRow {
     /// Its name.
     pub reason: String,

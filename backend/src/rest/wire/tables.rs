@@ -12,9 +12,10 @@ use switch_core::engine::control::{
 };
 use switch_core::engine::literal::Literal;
 use switch_core::engine::model::{ActionCall, KeyKind, KeyMatch, Program};
+use utoipa::ToSchema;
 
 /// `GET /v1/program`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ProgramInfo {
     /// Its name.
     pub name: String,
@@ -22,12 +23,13 @@ pub struct ProgramInfo {
     pub description: String,
     /// The P4Runtime id of each table.
     pub table_ids: BTreeMap<String, u32>,
-    /// The program itself.
+    /// The program itself: docs/program.schema.json is its schema.
+    #[schema(value_type = Object)]
     pub program: Program,
 }
 
 /// `GET /v1/tables`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TableList {
     /// In the program's order.
     pub tables: Vec<Table>,
@@ -38,7 +40,7 @@ pub struct TableList {
 }
 
 /// `GET /v1/tables/{table}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Table {
     /// Its name.
     pub name: String,
@@ -60,7 +62,7 @@ pub struct Table {
 }
 
 /// A key field of a table.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TableKey {
     /// What entries call it.
     pub name: String,
@@ -91,7 +93,7 @@ impl From<ListedTable> for Table {
 }
 
 /// `GET /v1/tables/{table}/count`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CountRow {
     /// Entries it has.
     pub entries: usize,
@@ -99,20 +101,8 @@ pub struct CountRow {
     pub size: usize,
 }
 
-/// The query of a listing.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Page {
-    /// Entries after that with this handle.
-    pub after: Option<u64>,
-    /// Of an array: from this index on.
-    pub from: Option<u32>,
-    /// How many.
-    pub limit: Option<usize>,
-}
-
 /// `GET /v1/tables/{table}/entries`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EntryPage {
     /// By ascending handle.
     pub entries: Vec<Entry>,
@@ -122,7 +112,7 @@ pub struct EntryPage {
 }
 
 /// An entry as it is listed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Entry {
     /// Names it until it is deleted.
     pub handle: u64,
@@ -177,7 +167,7 @@ impl From<ListedEntry> for Entry {
 }
 
 /// Body of `POST`, `PUT` and `PATCH /v1/tables/{table}/entries`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EntryBody {
     /// What it matches.
@@ -219,7 +209,7 @@ impl EntryBody {
 }
 
 /// Body of `DELETE /v1/tables/{table}/entries`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EntryNameBody {
     /// What it matches.
@@ -242,7 +232,7 @@ impl EntryNameBody {
 }
 
 /// Body of `POST /v1/tables/batch`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
     /// In order.
@@ -250,7 +240,7 @@ pub struct Batch {
 }
 
 /// The answer to every change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchDone {
     /// How many updates took effect: all of them.
     pub updates: usize,
@@ -259,28 +249,28 @@ pub struct BatchDone {
 }
 
 /// `GET /v1/aside`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AsideList {
     /// What does not fit the program.
     pub aside: Vec<Aside>,
 }
 
 /// `DELETE /v1/aside`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Discarded {
     /// How much that was.
     pub discarded: usize,
 }
 
 /// `GET /v1/groups`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct GroupList {
     /// Those that have members.
     pub groups: Vec<ListedGroup>,
 }
 
 /// Body of `PUT /v1/groups/{selector}/{group}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupBody {
     /// None: the group is empty.
@@ -288,14 +278,14 @@ pub struct GroupBody {
 }
 
 /// `GET /v1/multicast`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MulticastList {
     /// Those that have ports.
     pub groups: Vec<ListedMulticast>,
 }
 
 /// Body of `PUT /v1/multicast/{group}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MulticastBody {
     /// By name or number; none: the group is empty.
@@ -303,28 +293,28 @@ pub struct MulticastBody {
 }
 
 /// `GET /v1/meters`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MeterList {
     /// Those that have a rate.
     pub meters: Vec<ListedMeter>,
 }
 
 /// `GET /v1/counters/{counter}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CounterList {
     /// Those that are not zero.
     pub counters: Vec<ListedCounter>,
 }
 
 /// `GET /v1/connections`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConnectionList {
     /// Tracked connections.
     pub connections: Vec<ListedConnection>,
 }
 
 /// Body of `POST /v1/explain`. Exactly one of `frame`, `flow` and `pcap`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainBody {
     /// The port the frame comes from.
@@ -344,14 +334,14 @@ pub struct ExplainBody {
 }
 
 /// Its answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Explained {
     /// One for each frame.
     pub traces: Vec<TracedFrame>,
 }
 
 /// A frame and its way.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TracedFrame {
     /// The frame in hex.
     pub frame: String,
@@ -361,14 +351,14 @@ pub struct TracedFrame {
 }
 
 /// `GET /v1/ports/{name}/last-drops`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LastDrops {
     /// Newest first.
     pub drops: Vec<LastDrop>,
 }
 
 /// A frame that was dropped.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LastDrop {
     /// Since then.
     pub age_ms: u64,
@@ -402,14 +392,14 @@ impl From<DropView> for LastDrop {
 }
 
 /// `GET /v1/drop-reasons`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReasonList {
     /// Every reason.
     pub reasons: Vec<Reason>,
 }
 
 /// Why frames are dropped.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
     /// Its stable name.
     pub name: String,

@@ -1,9 +1,10 @@
 //! The JSON of an upgrade.
 use crate::handover::give::Upgraded;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Body of `POST /v1/upgrade`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpgradeStart {
     /// Absolute path of the program to start. Absent: the one that runs, as it is on disk now.
@@ -11,11 +12,12 @@ pub struct UpgradeStart {
     pub binary: Option<String>,
     /// How long it may take to be ready, 1 to 10000 ms. Absent: 5000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_000)]
     pub timeout_ms: Option<i64>,
 }
 
 /// What an upgrade came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeReport {
     /// The process that serves everything now.
     pub pid: u32,

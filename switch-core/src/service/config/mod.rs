@@ -16,6 +16,7 @@ pub use check::ServiceConfigError;
 
 /// All that the services are configured with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ServicesConfig {
     /// The router interfaces, each with its own `id`; at most [`ServicesConfig::MAX_INTERFACES`].
@@ -31,6 +32,7 @@ impl ServicesConfig {
 
 /// A router interface: the router's foot in a bridge domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RouterInterface {
     /// The number by which the program's tables name it; from 1 on.
@@ -64,9 +66,11 @@ pub struct RouterInterface {
 
 /// An address that a router interface answers ARP and neighbour solicitations for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProxyEntry {
     /// The address.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::IpText))]
     pub address: IpAddr,
     /// The MAC address that the answer gives; the interface's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +79,7 @@ pub struct ProxyEntry {
 
 /// A range of addresses, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddressRange<A> {
     /// The first address.
@@ -85,28 +90,34 @@ pub struct AddressRange<A> {
 
 /// DHCPv4 on a router interface (RFC 2131, options of RFC 2132).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Dhcp4Config {
     /// The interface's address that serves; its network is the clients'. The first IPv4 address when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Ipv4Text>))]
     pub server: Option<Ipv4Addr>,
     /// Addresses for any client; at most 65,536.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<AddressRange<crate::openapi::Ipv4Text>>))]
     pub pool: Option<AddressRange<Ipv4Addr>>,
     /// Addresses for clients known by their MAC address; at most 4096.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Dhcp4Reservation>,
     /// The default router (option 3); none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Ipv4Text>))]
     pub router: Option<Ipv4Addr>,
     /// DNS servers (option 6); at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Ipv4Text>))]
     pub dns: Vec<Ipv4Addr>,
     /// The domain name (option 15).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain_name: Option<String>,
     /// NTP servers (option 42); at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Ipv4Text>))]
     pub ntp: Vec<Ipv4Addr>,
     /// Static routes (option 121, RFC 3442); at most 16. The default route by `router` is added to them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -121,6 +132,7 @@ pub struct Dhcp4Config {
 
 /// An IPv4 address for one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Dhcp4Reservation {
     /// The client's MAC address.
@@ -129,6 +141,7 @@ pub struct Dhcp4Reservation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The client's address.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Ipv4Text))]
     pub address: Ipv4Addr,
     /// The client's host name (option 12).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,26 +150,31 @@ pub struct Dhcp4Reservation {
 
 /// A route that clients get (RFC 3442).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Dhcp4Route {
     /// The destination.
     pub to: IpPrefix,
     /// The router to it; `0.0.0.0` when it is on the link.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Ipv4Text))]
     pub via: Ipv4Addr,
 }
 
 /// DHCPv6 on a router interface (RFC 8415). Without pool and reservations it only informs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Dhcp6Config {
     /// Addresses for any client; at most 65,536.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<AddressRange<crate::openapi::Ipv6Text>>))]
     pub pool: Option<AddressRange<Ipv6Addr>>,
     /// Addresses for clients known by their MAC address; at most 4096.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Dhcp6Reservation>,
     /// DNS servers (option 23, RFC 3646); at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Ipv6Text>))]
     pub dns: Vec<Ipv6Addr>,
     /// Domains to search (option 24, RFC 3646); at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -170,6 +188,7 @@ pub struct Dhcp6Config {
 
 /// An IPv6 address for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Dhcp6Reservation {
     /// The client's MAC address: the one its frames come from.
@@ -178,11 +197,13 @@ pub struct Dhcp6Reservation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The client's address.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Ipv6Text))]
     pub address: Ipv6Addr,
 }
 
 /// Router advertisements of a router interface (RFC 4861 §6.2.1, RFC 8106).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct RouterAdvertisementConfig {
     /// The longest time between two unasked advertisements, in seconds: 4 to 1800. The shortest is a third of it.
@@ -200,6 +221,7 @@ pub struct RouterAdvertisementConfig {
     pub prefixes: Option<Vec<AdvertisedPrefix>>,
     /// DNS servers (RFC 8106); at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Ipv6Text>))]
     pub dns: Vec<Ipv6Addr>,
 }
 
@@ -219,6 +241,7 @@ impl Default for RouterAdvertisementConfig {
 
 /// A prefix in a router advertisement (RFC 4861 §4.6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AdvertisedPrefix {
     /// The prefix: `"fd00:1::/64"`.
@@ -239,6 +262,7 @@ pub struct AdvertisedPrefix {
 
 /// How much the services keep, and how often they answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceLimits {
     /// Answers to ARP, neighbour discovery, ping and DHCP that a port may cause in a second.
