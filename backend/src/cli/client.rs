@@ -1,7 +1,7 @@
 //! One HTTP request over the admin socket, on a connection of its own.
 use crate::rest::problem::Problem;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,6 +80,51 @@ impl Client {
     /// GETs `path` and returns the body of a successful answer.
     pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// GETs `path` and returns the body of a successful answer as it comes, for as long as it does.
+    pub async fn stream(&self, path: &str) -> Result<Stream, ClientError> {
+        let request = Request::builder()
+            .uri(path)
+            .header(HOST, "localhost")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| self.unusable(error))?;
+        let head = async {
+            let stream = UnixStream::connect(&self.socket)
+                .await
+                .map_err(|error| self.unreachable(error))?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|error| self.unusable(error))?;
+            let connection = tokio::spawn(connection);
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.unusable(error))?;
+            Ok((response, connection))
+        };
+        let (response, connection) = match tokio::time::timeout(TIMEOUT, head).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(self.unreachable(io::ErrorKind::TimedOut.into())),
+        };
+        let status = response.status();
+        let mut stream = Stream {
+            client: self.clone(),
+            body: response.into_body(),
+            connection,
+        };
+        if status.is_success() {
+            return Ok(stream);
+        }
+        let mut problem = Vec::new();
+        while let Some(bytes) = stream.next().await? {
+            problem.extend_from_slice(&bytes);
+            if problem.len() > MAX_ANSWER_BYTES {
+                break;
+            }
+        }
+        Err(self.refusal(status, &problem))
     }
 
     /// POSTs JSON to `path`.
@@ -195,5 +241,38 @@ impl Client {
             source,
             advice,
         }
+    }
+}
+
+/// An answer that goes on.
+#[derive(Debug)]
+pub struct Stream {
+    client: Client,
+    body: Incoming,
+    connection: JoinHandle<hyper::Result<()>>,
+}
+
+impl Stream {
+    /// The next bytes; `None`: the answer is complete. May be given up and called again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(self.client.unusable(format!("it broke off: {error}")));
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }

@@ -3,11 +3,13 @@ use super::PortId;
 use super::plan::Step;
 use super::port_state::PortStates;
 use crate::config::PortConfig;
+use crate::datapath::capture::Captures;
 use crate::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceStats, WorkerStats,
 };
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use std::io;
+use std::sync::Arc;
 use switch_core::{MacEntry, Millis};
 
 /// A step that the outside world refused.
@@ -67,6 +69,10 @@ pub trait Engine: Send + 'static {
     fn fdb(&self) -> Vec<MacEntry>;
     /// Where what is known of ports comes from and goes to; `None`: nothing can be carried over.
     fn port_states(&self) -> Option<PortStates> {
+        None
+    }
+    /// Where captures of ports are started; `None`: nothing can be captured.
+    fn captures(&self) -> Option<Arc<Captures>> {
         None
     }
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.

@@ -14,6 +14,7 @@ use super::tables::l2::VlanEntries;
 use crate::config::{
     InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SwitchConfig,
 };
+use crate::datapath::capture::Captures;
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
     SourceStats, WorkerOptions, WorkerStats,
@@ -416,6 +417,10 @@ impl Engine for LiveEngine {
 
     fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
         (self.datapath.now(), self.datapath.last_drops(id))
+    }
+
+    fn captures(&self) -> Option<Arc<Captures>> {
+        Some(self.datapath.captures())
     }
 
     fn fdb(&self) -> Vec<MacEntry> {

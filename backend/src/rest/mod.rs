@@ -7,6 +7,7 @@
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
 //! * [`port_state`]: what is known of a port, as bytes;
+//! * [`capture`]: a port's frames, as long as somebody reads them;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
@@ -15,6 +16,7 @@
 //! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
 pub mod admin_socket;
 pub mod body;
+mod capture;
 pub mod config;
 pub mod explain;
 pub mod port_state;

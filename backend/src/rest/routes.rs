@@ -1,5 +1,6 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::body::parse;
+use super::capture::routes as capture_routes;
 use super::config::routes as config_routes;
 use super::explain::routes as explain_routes;
 use super::port_state::routes as port_state_routes;
@@ -71,6 +72,7 @@ pub fn router(
         .merge(explain_routes())
         .merge(services_routes())
         .merge(port_state_routes())
+        .merge(capture_routes())
         .merge(upgrade_routes())
         .merge(config_routes())
         .fallback(no_such_path)

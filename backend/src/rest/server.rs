@@ -5,6 +5,7 @@
 use super::problem::Problem;
 use axum::Router;
 use axum::body::Body;
+use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
@@ -20,6 +21,11 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, LocalSet};
+
+/// In a response's extensions: its body goes on for as long as its client reads it, whatever the limit of a connection. Whoever gives such an
+/// answer bounds how many there are, and ends those that nobody reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Lasting;
 
 /// What a client is given.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +59,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// One accepted connection.
 struct Connection {
     task: JoinHandle<()>,
-    /// Whether the daemon is at work on its request, rather than waiting for the client.
-    at_work: Rc<Cell<bool>>,
+    doing: Rc<Doing>,
+}
+
+/// What a connection is doing.
+#[derive(Debug, Default)]
+struct Doing {
+    /// The daemon is at work on its request, rather than waiting for the client.
+    at_work: Cell<bool>,
+    /// It gets a [`Lasting`] answer.
+    lasts: Cell<bool>,
 }
 
 /// Serves until `stop` resolves, then finishes the requests in hand.
@@ -85,12 +99,12 @@ async fn accept_until(
         match accepted {
             Ok((stream, _)) => {
                 make_room(&mut connections, limits.connections);
-                let at_work = Rc::new(Cell::new(false));
+                let doing = Rc::new(Doing::default());
                 let connection =
-                    serve_connection(stream, router.clone(), limits, Rc::clone(&at_work));
+                    serve_connection(stream, router.clone(), limits, Rc::clone(&doing));
                 connections.push_back(Connection {
                     task: tokio::task::spawn_local(connection),
-                    at_work,
+                    doing,
                 });
             }
             Err(error) => {
@@ -111,7 +125,7 @@ fn make_room(connections: &mut VecDeque<Connection>, most: usize) {
     }
     let waiting = connections
         .iter()
-        .position(|connection| !connection.at_work.get())
+        .position(|Connection { doing, .. }| !doing.at_work.get() && !doing.lasts.get())
         .unwrap_or(0);
     if let Some(oldest) = connections.remove(waiting) {
         oldest.task.abort();
@@ -121,7 +135,7 @@ fn make_room(connections: &mut VecDeque<Connection>, most: usize) {
 async fn finish(connections: VecDeque<Connection>) {
     let (in_hand, waiting): (Vec<_>, Vec<_>) = connections
         .into_iter()
-        .partition(|connection| connection.at_work.get());
+        .partition(|connection| connection.doing.at_work.get());
     waiting
         .iter()
         .for_each(|connection| connection.task.abort());
@@ -139,21 +153,23 @@ async fn finish(connections: VecDeque<Connection>) {
     }
 }
 
-async fn serve_connection(
-    stream: UnixStream,
-    router: Router,
-    limits: Limits,
-    at_work: Rc<Cell<bool>>,
-) {
+async fn serve_connection(stream: UnixStream, router: Router, limits: Limits, doing: Rc<Doing>) {
     let router = TowerToHyperService::new(router);
+    let told = Rc::clone(&doing);
     let service = service_fn(move |request: Request<Incoming>| {
-        answer(router.clone(), request, limits.request, Rc::clone(&at_work))
+        answer(router.clone(), request, limits.request, Rc::clone(&told))
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(limits.connection, connection).await {
+    let mut connection = pin!(connection);
+    let ended = match tokio::time::timeout(limits.connection, connection.as_mut()).await {
+        // It is the last answer of its connection, so this ends with it.
+        Err(_) if doing.lasts.get() => Ok(connection.await),
+        ended => ended,
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("a connection on the admin socket ended: {error}"),
         Err(_) => log::debug!(
@@ -167,13 +183,20 @@ async fn answer(
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
     limit: Duration,
-    at_work: Rc<Cell<bool>>,
+    doing: Rc<Doing>,
 ) -> Result<Response<Body>, Infallible> {
-    at_work.set(true);
+    doing.at_work.set(true);
     let response = tokio::time::timeout(limit, router.call(request)).await;
-    at_work.set(false);
+    doing.at_work.set(false);
     Ok(match response {
-        Ok(Ok(response)) => response,
+        Ok(Ok(mut response)) => {
+            if response.extensions().get::<Lasting>().is_some() {
+                doing.lasts.set(true);
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            response
+        }
         Ok(Err(never)) => match never {},
         Err(_) => Problem::new(
             StatusCode::REQUEST_TIMEOUT,
