@@ -27,6 +27,14 @@ A port is written as key=value pairs separated by commas; a comma within a value
   vlan=trunk:ID+ID     trunk of tagged VLANs; native=ID is that of its untagged frames
 Example: name=vm1,type=vhost-user,socket=/run/ringswitch/vm1.sock,queue_pairs=2,vlan=10";
 
+const CAPTURE_SYNTAX: &str = "\
+An expression, as tcpdump has it (docs/cli.md):
+  host 10.0.0.1   net 10.0.0.0/8   port 53   src ..., dst ...   ip, ip6, arp, tcp, udp, icmp, icmp6
+  ether host 52:54:00:00:00:01     vlan, vlan 10                and, or, not, ( )
+  in: from the port's guest        out: for the port's guest    drop, dropped REASON
+Examples: ringswitch port capture vm1 --filter 'tcp port 80 and drop'
+          ringswitch port capture vm1 | wireshark -k -i -";
+
 /// A software switch that serves virtual machines' NICs over vhost-user.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringswitch", version, after_help = EXIT_CODES)]
@@ -194,6 +202,9 @@ pub enum PortCommand {
         /// The port.
         name: String,
     },
+    /// Show the frames of a port as they pass, with what becomes of them, until interrupted: as lines on a terminal, otherwise as pcapng.
+    #[command(after_help = CAPTURE_SYNTAX)]
+    Capture(CaptureArguments),
     /// Write what the switch knows of a port: counters, stations, connections, and the entries that name it.
     Export {
         /// The port.
@@ -215,6 +226,25 @@ pub enum PortCommand {
         #[arg(long)]
         keep: bool,
     },
+}
+
+/// What `port capture` is asked.
+#[derive(Clone, Debug, Args)]
+pub struct CaptureArguments {
+    /// The port.
+    pub name: String,
+    /// Only frames of which this is true.
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Option<String>,
+    /// Write pcapng to this file, readable by nobody else; - is standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// End after so many frames.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Keep at most so many bytes of each frame, 14 to 69632 [default: all].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(14..=69_632))]
+    pub snaplen: Option<u32>,
 }
 
 /// What to do with the configuration.

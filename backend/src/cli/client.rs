@@ -3,17 +3,21 @@ use super::arguments::Reach;
 use super::reach::{Place, ReachError};
 use crate::rest::problem::Problem;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer: a full table of a million addresses has about 100 MiB.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// The head of an answer, and what carries the rest of it.
+type Answering = (Response<Incoming>, JoinHandle<hyper::Result<()>>);
 
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
@@ -86,6 +90,32 @@ impl Client {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
+    /// GETs `path` and returns the body of a successful answer as it comes, for as long as it does.
+    pub async fn stream(&self, path: &str) -> Result<Stream, ClientError> {
+        let head = self.ask(Method::GET, path, (Bytes::new(), JSON));
+        let (response, connection) = match tokio::time::timeout(TIMEOUT, head).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(self.unreachable(io::ErrorKind::TimedOut.into())),
+        };
+        let status = response.status();
+        let mut stream = Stream {
+            client: self.clone(),
+            body: response.into_body(),
+            connection,
+        };
+        if status.is_success() {
+            return Ok(stream);
+        }
+        let mut problem = Vec::new();
+        while let Some(bytes) = stream.next().await? {
+            problem.extend_from_slice(&bytes);
+            if problem.len() > MAX_ANSWER_BYTES {
+                break;
+            }
+        }
+        Err(self.refusal(status, &problem))
+    }
+
     /// POSTs JSON to `path`.
     pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
         self.send(Method::POST, path, body.into()).await
@@ -132,12 +162,13 @@ impl Client {
         }
     }
 
-    async fn exchange(
+    /// Sends a request; the head of its answer, and the task of the connection that the body comes over.
+    async fn ask(
         &self,
         method: Method,
         path: &str,
         (body, media_type): (Bytes, &str),
-    ) -> Result<Bytes, ClientError> {
+    ) -> Result<Answering, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -158,6 +189,16 @@ impl Client {
             .send_request(request)
             .await
             .map_err(|error| self.unusable(error))?;
+        Ok((response, connection))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: (Bytes, &str),
+    ) -> Result<Bytes, ClientError> {
+        let (response, connection) = self.ask(method, path, body).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
             .collect()
@@ -191,5 +232,37 @@ impl Client {
             advice: self.place.advice(&source),
             source,
         }
+    }
+}
+
+/// An answer that goes on.
+pub struct Stream {
+    client: Client,
+    body: Incoming,
+    connection: JoinHandle<hyper::Result<()>>,
+}
+
+impl Stream {
+    /// The next bytes; `None`: the answer is complete. May be given up and called again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(self.client.unusable(format!("it broke off: {error}")));
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }

@@ -212,6 +212,7 @@ async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<
                 format!("port {} is {}\n", port.name, port.state)
             })
         }
+        PortCommand::Capture(asked) => super::capture::capture(asked, client, format).await,
         PortCommand::Export { name, output } => {
             super::port_state::export(name, output.as_deref(), client).await
         }

@@ -10,8 +10,10 @@
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
 //! * [`services`]: those of services, [`port_state`]: those of ports' states; [`config_commands`]: what runs beside the configuration file;
+//! * [`capture`]: a port's frames as they pass;
 //! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
+pub mod capture;
 pub mod client;
 pub mod commands;
 pub mod config_commands;

@@ -8,9 +8,11 @@ use super::events::EventBus;
 use super::port_state::{NamedPort, PortStates};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortName};
+use crate::datapath::capture::{Bell, Capture, CaptureOptions};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use switch_core::{DropReason, MacAddress, VlanId};
 use tokio::sync::oneshot;
@@ -46,6 +48,10 @@ pub enum Command {
     Fdb(Reply<Vec<FdbEntry>>),
     /// A port, and where what is known of it comes from and goes to.
     PortStates(PortName, Reply<(NamedPort, PortStates)>),
+    /// Start a capture of a port.
+    Capture(PortName, CaptureOptions, Bell, Reply<Capture>),
+    /// What ports are called.
+    PortNames(Reply<BTreeMap<PortId, PortName>>),
     /// What runs, and what the configuration file has.
     Config(Reply<ConfigView>),
     /// The configuration file was written anew.
@@ -151,6 +157,9 @@ pub enum CommandError {
     /// What was asked for cannot be made durable.
     #[error("{0}")]
     Store(String),
+    /// It cannot be captured.
+    #[error("{0}")]
+    NotCaptured(String),
     /// As many ports as there can be.
     #[error("there are {MAX_PORTS} ports already, which is the most")]
     Full,
@@ -239,6 +248,22 @@ impl ControlHandle {
         name: PortName,
     ) -> Result<(NamedPort, PortStates), CommandError> {
         self.ask(|reply| Command::PortStates(name, reply)).await
+    }
+
+    /// Starts a capture of a port.
+    pub async fn capture(
+        &self,
+        name: PortName,
+        options: CaptureOptions,
+        bell: Bell,
+    ) -> Result<Capture, CommandError> {
+        self.ask(|reply| Command::Capture(name, options, bell, reply))
+            .await
+    }
+
+    /// What ports are called.
+    pub async fn port_names(&self) -> Result<BTreeMap<PortId, PortName>, CommandError> {
+        self.ask(Command::PortNames).await
     }
 
     /// Every learnt address.

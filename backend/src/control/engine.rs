@@ -4,6 +4,7 @@ use super::events::EventBus;
 use super::plan::Step;
 use super::port_state::PortStates;
 use crate::config::PortConfig;
+use crate::datapath::capture::Captures;
 use crate::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, QueueView, SourceStats, WorkerProfile,
     WorkerStats,
@@ -12,6 +13,7 @@ use crate::device::status::LoggingStatus;
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use switch_core::{MacEntry, MacMoves, MacStats, Millis};
 
 /// A step that the outside world refused.
@@ -102,6 +104,10 @@ pub trait Engine: Send + 'static {
     /// Stations that have moved to another port since the last time.
     fn mac_moves(&mut self) -> MacMoves {
         MacMoves::default()
+    }
+    /// Where captures of ports are started; `None`: nothing can be captured.
+    fn captures(&self) -> Option<Arc<Captures>> {
+        None
     }
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.
     fn tick(&mut self);

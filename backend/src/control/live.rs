@@ -16,6 +16,7 @@ use crate::config::{
     InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SocketPath,
     SwitchConfig,
 };
+use crate::datapath::capture::Captures;
 use crate::datapath::{
     Datapath, DatapathEvent, Destination, DroppedFrame, EventSinkFn, MoveError, PortCounters,
     Program, QueueView, SourceStats, WorkerOptions, WorkerProfile, WorkerStats,
@@ -472,6 +473,10 @@ impl Engine for LiveEngine {
 
     fn last_drops(&self, id: PortId) -> (Millis, Vec<DroppedFrame>) {
         (self.datapath.now(), self.datapath.last_drops(id))
+    }
+
+    fn captures(&self) -> Option<Arc<Captures>> {
+        Some(self.datapath.captures())
     }
 
     fn fdb(&self) -> Vec<MacEntry> {

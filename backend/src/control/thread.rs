@@ -17,6 +17,7 @@ use super::port_table::PortTable;
 use super::tables::Tables;
 use super::watch::Watched;
 use crate::config::{PortConfig, PortName, SocketPath};
+use crate::datapath::capture::{Bell, Capture, CaptureOptions, TooManyCaptures};
 use crate::datapath::{Destination, DroppedFrame, SourceStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::{PortStats, Stats};
@@ -168,6 +169,10 @@ impl<E: Engine> Control<E> {
             Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
             Command::LastDrops(name, reply) => drop(reply.send(self.last_drops(&name))),
             Command::PortStates(name, reply) => drop(reply.send(self.port_states(&name))),
+            Command::Capture(name, options, bell, reply) => {
+                drop(reply.send(self.capture(&name, options, bell)));
+            }
+            Command::PortNames(reply) => drop(reply.send(Ok(self.port_names()))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Config(reply) => drop(reply.send(Ok(self.config()))),
             Command::ConfigSaved(file, reply) => drop(reply.send(self.config_saved(file))),
@@ -265,6 +270,26 @@ impl<E: Engine> Control<E> {
         let name = port.name.clone();
         let states = self.engine.port_states().ok_or(CommandError::Stopping)?;
         Ok((NamedPort { id, name }, states))
+    }
+
+    fn capture(
+        &self,
+        name: &PortName,
+        options: CaptureOptions,
+        bell: Bell,
+    ) -> Result<Capture, CommandError> {
+        let (id, _) = self
+            .table
+            .find(name)
+            .ok_or_else(|| CommandError::NotFound(name.clone()))?;
+        let captures = self.engine.captures().ok_or(CommandError::Stopping)?;
+        let refused = |error: TooManyCaptures| CommandError::NotCaptured(error.to_string());
+        captures.start(id, options, bell).map_err(refused)
+    }
+
+    fn port_names(&self) -> BTreeMap<PortId, PortName> {
+        let named = |(id, port): (PortId, &PortConfig)| (id, port.name.clone());
+        self.table.iter().map(named).collect()
     }
 
     fn fdb(&self) -> Vec<FdbEntry> {

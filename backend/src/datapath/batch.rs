@@ -4,6 +4,7 @@
 //! frames are written. Destinations are served before the source's chains are given back, so that a driver never
 //! reuses a buffer that is still being read.
 
+use super::capture::Onlookers;
 use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Origin};
 use super::cpu_time::{SAMPLED, Sampler, now_ns};
@@ -57,6 +58,8 @@ pub struct BatchRunner<D = Pipeline> {
     batch: Batch,
     delivery: Delivery,
     sampler: Sampler,
+    /// Its buffer in captures.
+    lane: usize,
 }
 
 /// Frames that were decided on, on their way out.
@@ -78,6 +81,7 @@ impl BatchRunner {
 impl<D: Decide> BatchRunner<D> {
     /// Nothing in hand; `pipeline` decides.
     pub fn with_pipeline(shared: Arc<Shared>, counters: Arc<WorkerCounters>, pipeline: D) -> Self {
+        let lane = shared.captures.add_worker();
         Self {
             ports: Cache::new(Arc::clone(&shared.ports)),
             pipeline,
@@ -91,6 +95,7 @@ impl<D: Decide> BatchRunner<D> {
             now: Millis(0),
             batch: Batch::default(),
             sampler: Sampler::default(),
+            lane,
         }
     }
 
@@ -450,14 +455,21 @@ impl<D: Decide> BatchRunner<D> {
             now,
             batch,
             delivery,
+            lane,
             ..
         } = self;
+        let captures = shared.captures.current();
+        let onlookers = captures.map(|sessions| Onlookers::new(sessions, *lane));
         let origin = Origin {
             ports: ports.load(),
             from,
             outcomes: pipeline.outcomes(),
             now: *now,
+            onlookers: onlookers.as_ref(),
         };
+        if let (Some(onlookers), Some(from)) = (&onlookers, from) {
+            onlookers.sent(from, batch, origin.outcomes);
+        }
         if let Some(to) = batch.lone_destination() {
             // What most batches are: all of one guest's frames go to one other.
             let Delivery { run, courier, .. } = delivery;
@@ -478,7 +490,7 @@ impl<D: Decide> BatchRunner<D> {
         while let Some(frame) = batch.frames.get(at) {
             let verdict = frame.verdict;
             match verdict {
-                Verdict::Drop(reason) => origin.drop_at_source((batch, at), reason),
+                Verdict::Drop(reason) => origin.drop_as_decided((batch, at), reason),
                 Verdict::Output { port, edit } => {
                     delivery.add(&origin, batch, port, Parcel { frame: at, edit });
                 }

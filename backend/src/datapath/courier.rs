@@ -1,6 +1,7 @@
 //! Takes frames of a batch to one port: picks its ring, locks it once, writes them all, publishes and notifies once.
 
 use super::Shared;
+use super::capture::{Direction, Onlookers};
 use super::fair_share::Outcome;
 use super::flow_hash::ring_of;
 use super::frame::{Batch, Frame, PLAIN_FRAME_HEADER_BYTES};
@@ -27,12 +28,39 @@ pub struct Origin<'a> {
     pub outcomes: &'a Outcomes,
     /// The time.
     pub now: Millis,
+    /// Those who capture, if there are any.
+    pub onlookers: Option<&'a Onlookers>,
 }
 
 impl Origin<'_> {
-    /// Counts and records a frame of the batch that was dropped, at the port that caused it.
+    /// Counts, records and shows a frame of the batch that was dropped, at the port that caused it.
     #[inline]
-    pub fn drop(&self, at: &PortDrops, (batch, frame): (&Batch, usize), reason: DropReason) {
+    pub fn drop(
+        &self,
+        (port, drops): (PortId, &PortDrops),
+        frame: (&Batch, usize),
+        reason: DropReason,
+    ) {
+        if let Some(onlookers) = self.onlookers {
+            let direction = if self.from == Some(port) {
+                Direction::In
+            } else {
+                Direction::Out
+            };
+            onlookers.dropped((port, direction), frame, reason);
+        }
+        self.note_drop(drops, frame, reason);
+    }
+
+    /// Tells those who capture of a frame that was delivered.
+    #[inline]
+    fn delivered(&self, to: PortId, parcel: (&Batch, Parcel)) {
+        if let Some(onlookers) = self.onlookers {
+            onlookers.delivered(to, self.from, parcel, self.outcomes);
+        }
+    }
+
+    fn note_drop(&self, at: &PortDrops, (batch, frame): (&Batch, usize), reason: DropReason) {
         let dropped = Dropped {
             at: self.now,
             in_port: self.from,
@@ -45,8 +73,19 @@ impl Origin<'_> {
     /// The same, at the port it came from.
     #[inline]
     pub fn drop_at_source(&self, frame: (&Batch, usize), reason: DropReason) {
+        if let Some((from, port)) = self
+            .from
+            .and_then(|from| Some((from, self.ports.get(from)?)))
+        {
+            self.drop((from, port.drops()), frame, reason);
+        }
+    }
+
+    /// The same for a frame that was decided to be dropped: those who capture know already.
+    #[inline]
+    pub fn drop_as_decided(&self, frame: (&Batch, usize), reason: DropReason) {
         if let Some(port) = self.from.and_then(|from| self.ports.get(from)) {
-            self.drop(port.drops(), frame, reason);
+            self.note_drop(port.drops(), frame, reason);
         }
     }
 }
@@ -159,7 +198,7 @@ impl Courier {
         }
         for pending in pending.drain(..) {
             let frame = (&*batch, pending.parcel.frame);
-            origin.drop(&port.drops, frame, DropReason::RxRingNotReady);
+            origin.drop((port.id, &port.drops), frame, DropReason::RxRingNotReady);
         }
         self.pending = pending;
         self.share = share;
@@ -204,13 +243,13 @@ impl Courier {
                     (u64::from(len_bytes) > room_bytes && keeps_length(parcel)).then_some(reason)
                 };
                 if let Some(reason) = refused {
-                    origin.drop(&port.drops, (batch, parcel.frame), reason);
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
                     continue;
                 }
             }
             let frames = (&mut *batch, origin.outcomes);
             match self.writer.write(active, frames, parcel, &mut written) {
-                Ok(()) => {}
+                Ok(()) => origin.delivered(port.id, (batch, parcel)),
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
                         DropReason::RxRingFull => {
@@ -228,10 +267,14 @@ impl Courier {
                         }
                         _ => {}
                     }
-                    origin.drop(&port.drops, (batch, parcel.frame), reason);
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
                 }
                 Err(Undelivered::Broken(error)) => {
-                    origin.drop(&port.drops, (batch, parcel.frame), DropReason::BadChain);
+                    origin.drop(
+                        (port.id, &port.drops),
+                        (batch, parcel.frame),
+                        DropReason::BadChain,
+                    );
                     broken = Some(error);
                 }
             }
@@ -267,8 +310,11 @@ impl Courier {
             let Some(out) = batch.outgoing(parcel, origin.outcomes) else {
                 continue;
             };
-            if let Err(reason) = self.tap_writer.write(&port.tap, out, &mut written) {
-                origin.drop(&port.drops, (batch, parcel.frame), reason);
+            match self.tap_writer.write(&port.tap, out, &mut written) {
+                Ok(()) => origin.delivered(port.id, (batch, parcel)),
+                Err(reason) => {
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
+                }
             }
         }
         let counters = port
@@ -293,8 +339,11 @@ impl Courier {
                 continue;
             };
             let to = (&mut sender, port.max_frame_bytes);
-            if let Err(reason) = self.stream_writer.write(to, out, &mut written) {
-                origin.drop(&port.drops, (batch, parcel.frame), reason);
+            match self.stream_writer.write(to, out, &mut written) {
+                Ok(()) => origin.delivered(port.id, (batch, parcel)),
+                Err(reason) => {
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
+                }
             }
         }
         sender.finish(written);

@@ -316,6 +316,17 @@ pub enum OutgoingEdit<'a> {
     List(&'a EditList),
 }
 
+impl<'a> OutgoingEdit<'a> {
+    /// What `edit` names; `None` when there is no such list.
+    #[inline(always)]
+    pub fn of(edit: HeaderEdit, outcomes: &'a Outcomes) -> Option<Self> {
+        Some(match edit {
+            HeaderEdit::Vlan(edit) => Self::Vlan(edit),
+            HeaderEdit::List(id) => Self::List(outcomes.edit_list(id)?),
+        })
+    }
+}
+
 /// Up to [`BATCH_FRAMES`] frames of one source.
 #[derive(Debug)]
 pub struct Batch {
@@ -365,10 +376,7 @@ impl Batch {
         parcel: Parcel,
         outcomes: &'a Outcomes,
     ) -> Option<Outgoing<'a>> {
-        let edit = match parcel.edit {
-            HeaderEdit::Vlan(edit) => OutgoingEdit::Vlan(edit),
-            HeaderEdit::List(id) => OutgoingEdit::List(outcomes.edit_list(id)?),
-        };
+        let edit = OutgoingEdit::of(parcel.edit, outcomes)?;
         let header = self.headers.get_mut(parcel.frame)?;
         let frame = self.frames.get(parcel.frame)?;
         let payload = frame.rest(&self.arena, &self.local);

@@ -10,7 +10,7 @@
 //! * [`fair_share`]: who may fill a ring that is short of buffers;
 //! * [`guest_rx`], [`tap_rx`] and [`stream_rx`]: one frame to a guest, to the host, or to a guest behind a stream; [`edited`]: its header as it leaves;
 //!   [`software_offload`]: what the receiver does not do;
-//! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why;
+//! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why; [`capture`]: all of it, for who looks on;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
 //! [`queue`], [`stream_port`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
@@ -19,6 +19,7 @@
 
 pub mod balance;
 pub mod batch;
+pub mod capture;
 pub mod carried;
 pub mod counters;
 pub mod courier;
@@ -61,6 +62,7 @@ use crate::port::tap::Tap;
 use crate::ring::RingError;
 use arc_swap::ArcSwap;
 use balance::Move;
+use capture::Captures;
 use carried::CarriedTraffic;
 use counters::{QueueCounters, WorkerCounters};
 use frame::{MAX_FRAME_BYTES, MIN_FRAME_BYTES, VNET_HEADER_BYTES};
@@ -142,6 +144,8 @@ pub struct Shared {
     pub packet_ins: PacketInQueue,
     /// What decides on frames.
     pub program: Program,
+    /// Who looks on.
+    pub captures: Arc<Captures>,
 }
 
 /// What decides on frames.
@@ -165,6 +169,7 @@ impl Shared {
             ports: Arc::default(),
             events,
             packet_ins: PacketInQueue::new(PacketInLimits::default())?,
+            captures: Arc::default(),
         })
     }
 
@@ -427,6 +432,7 @@ impl Datapath {
     pub fn remove_port(&self, id: PortId) {
         let port = self.shared.ports.load().get(id).cloned();
         self.replace(id, None);
+        self.shared.captures.end_port(id);
         match port {
             Some(Port::Vhost(port)) => {
                 for queue in &port.queues {
@@ -552,6 +558,7 @@ impl Datapath {
         if frame.is_empty() {
             return drops.count(reason);
         }
+        capture::dropped_by_control(&self.shared.captures, port, reason, frame);
         let dropped = Dropped {
             at: self.now(),
             in_port: Some(port),
@@ -571,6 +578,11 @@ impl Datapath {
     /// The clock of the data path now, by which it tells when a frame was dropped.
     pub fn now(&self) -> Millis {
         Millis(cpu_time::now_ns() / 1_000_000)
+    }
+
+    /// Where captures are started.
+    pub fn captures(&self) -> Arc<Captures> {
+        Arc::clone(&self.shared.captures)
     }
 
     /// Frames for the control side.

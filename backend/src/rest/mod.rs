@@ -9,6 +9,7 @@
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
 //! * [`events`]: what happens, as it happens;
 //! * [`port_state`]: what is known of a port, as bytes;
+//! * [`capture`]: a port's frames, as long as somebody reads them;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`metrics`]: everything that is counted, and [`web_page`]: all of it in a browser;
 //! * [`body`]: a request's body as typed values;
@@ -21,6 +22,7 @@
 pub mod access;
 pub mod admin_socket;
 pub mod body;
+mod capture;
 pub mod config;
 pub mod events;
 pub mod explain;

@@ -121,6 +121,8 @@ impl From<CommandError> for Problem {
             }
             CommandError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
                 .remedy("look at the disk and at the daemon's log, then start it again"),
+            CommandError::NotCaptured(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+                .remedy("end another capture, then try again"),
             CommandError::Full => {
                 Self::new(StatusCode::CONFLICT, detail).remedy("remove a port first")
             }

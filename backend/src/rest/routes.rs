@@ -1,5 +1,6 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::body::parse;
+use super::capture::routes as capture_routes;
 use super::config::routes as config_routes;
 use super::events::{MAX_STREAMS, routes as events_routes};
 use super::explain::routes as explain_routes;
@@ -108,6 +109,7 @@ fn every_route() -> OpenApiRouter<Admin> {
         .merge(config_routes())
         .merge(events_routes())
         .merge(metrics_routes())
+        .merge(capture_routes())
 }
 
 /// Whether the daemon is at work: the control thread answers; a worker that dies takes the process with it.
