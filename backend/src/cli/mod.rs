@@ -4,6 +4,7 @@
 //!
 //! * [`arguments`]: what can be said;
 //! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
+//! * [`device_arguments`], [`device_commands`]: the virtual-device table;
 //! * [`exit`]: what every error means for the exit code;
 //! * [`client`]: one HTTP request over the admin socket;
 //! * [`commands`]: each subcommand: ask, then print;
@@ -14,6 +15,8 @@ pub mod arguments;
 pub mod client;
 pub mod commands;
 pub mod config_commands;
+pub mod device_arguments;
+pub mod device_commands;
 pub mod entry_text;
 pub mod exit;
 pub mod load;

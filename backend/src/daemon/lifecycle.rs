@@ -17,10 +17,12 @@ use crate::control::services::{
 };
 use crate::control::tables::{InPlace, Store, StoreError, Tables, TablesOptions};
 use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
+use crate::devices::owner::StartDevicesError;
+use crate::devices::{Devices, DevicesOptions};
 use crate::handover::take::{self, TakeError};
 use crate::rest::{AdminSocket, ClaimError, Limits, router, serve};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch_core::Millis;
@@ -78,6 +80,9 @@ pub enum DaemonError {
     /// The key that signs what migrates of ports.
     #[error(transparent)]
     StateKey(#[from] KeyError),
+    /// The device table.
+    #[error(transparent)]
+    Devices(#[from] StartDevicesError),
     /// The process before.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -153,12 +158,18 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         left: Arc::clone(&left),
     });
     let ports = desired.configured().len() + desired.changed().len();
+    let rows = desired.devices();
     let (control, services) = start_control(
         configuration,
         (desired, services),
         (live, table, engine),
         tables.clone(),
     )?;
+    let devices = Devices::start(DevicesOptions {
+        control: control.handle(),
+        rows,
+        folder: run_folder(&configuration.switch),
+    })?;
     log::info!(
         "ready: {ports} ports, {} workers, admin socket {}",
         configuration.switch.workers,
@@ -167,8 +178,13 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     notify::service_manager("READY=1");
     let ending = runtime.block_on(serve_until_signal(
         listener,
-        router(control.handle(), tables.clone(), services),
-        (control.handle(), signals, &left),
+        router(
+            control.handle(),
+            tables.clone(),
+            services,
+            Some(devices.handle()),
+        ),
+        (control.handle(), signals, &left, devices),
     ));
     match ending {
         Ending::Drained => {
@@ -368,6 +384,12 @@ pub fn initial_services(
     Ok(Some(config))
 }
 
+/// Where sockets are put that nobody names.
+fn run_folder(switch: &SwitchConfig) -> PathBuf {
+    let folder = switch.admin.as_path().parent();
+    folder.unwrap_or(Path::new("/")).to_owned()
+}
+
 fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
     let port = configuration
         .ports
@@ -407,7 +429,7 @@ impl Signals {
 async fn serve_until_signal(
     listener: tokio::net::UnixListener,
     router: axum::Router,
-    (control, mut signals, left): (ControlHandle, Signals, &Notify),
+    (control, mut signals, left, devices): (ControlHandle, Signals, &Notify, Devices),
 ) -> Ending {
     let mut has_left = false;
     let stop = async {
@@ -423,6 +445,8 @@ async fn serve_until_signal(
     if has_left {
         return Ending::HandedOver;
     }
+    // So that it does not take a port that is drained for one that is missing. What it waits for it waits for without a thread.
+    devices.stop();
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

@@ -7,6 +7,7 @@
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
 //! * [`port_state`]: what is known of a port, as bytes;
+//! * [`devices`]: which NICs which VM shall have;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
@@ -16,6 +17,7 @@
 pub mod admin_socket;
 pub mod body;
 pub mod config;
+pub mod devices;
 pub mod explain;
 pub mod port_state;
 pub mod problem;

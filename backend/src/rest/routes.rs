@@ -1,6 +1,7 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
 use super::body::parse;
 use super::config::routes as config_routes;
+use super::devices::routes as devices_routes;
 use super::explain::routes as explain_routes;
 use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
@@ -12,6 +13,7 @@ use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
 use crate::control::{AddOutcome, ControlHandle};
+use crate::devices::DevicesHandle;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
@@ -34,6 +36,8 @@ pub struct Admin {
     pub tables: Option<Tables>,
     /// What answers its frames for the controller.
     pub services: Option<ServicesHandle>,
+    /// Which NICs VMs shall have.
+    pub devices: Option<DevicesHandle>,
     /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
     pub large_bodies: Arc<Semaphore>,
 }
@@ -47,16 +51,18 @@ impl FromRef<Admin> for ControlHandle {
 /// Large bodies in memory at one time.
 const LARGE_BODIES: usize = 4;
 
-/// Every route, over the control thread behind `control`, the tables and the services.
+/// Every route, over the control thread behind `control`, the tables, the services and the device table.
 pub fn router(
     control: ControlHandle,
     tables: Option<Tables>,
     services: Option<ServicesHandle>,
+    devices: Option<DevicesHandle>,
 ) -> Router {
     let admin = Admin {
         control,
         tables,
         services,
+        devices,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
     Router::new()
@@ -73,6 +79,7 @@ pub fn router(
         .merge(port_state_routes())
         .merge(upgrade_routes())
         .merge(config_routes())
+        .merge(devices_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
