@@ -16,9 +16,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong us
 const PORT_SYNTAX: &str = "\
 A port is written as key=value pairs separated by commas; a comma within a value is doubled.
   name=NAME            1 to 63 letters, digits, '.', '_', '-' (required)
-  type=TYPE            vhost-user or tap (required)
-  socket=PATH          vhost-user: absolute path of its socket (required)
-  mode=MODE            vhost-user: server (default, Ringswitch listens) or client
+  type=TYPE            vhost-user, stream (QEMU's -netdev stream) or tap (required)
+  socket=PATH          vhost-user, stream: absolute path of its socket (required)
+  mode=MODE            vhost-user, stream: server (default, Ringswitch listens) or client
   queue_pairs=N        vhost-user: 1 to 64 (default 1)
   packed=true          vhost-user: offer packed rings (default false)
   device_state=true    vhost-user: what the switch knows of the port migrates with its VM (default false)
@@ -233,7 +233,7 @@ pub enum ServicesCommand {
 /// What to do with workers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkerCommand {
-    /// List every worker, and every ring and TAP with the worker that serves it, busiest first.
+    /// List every worker, and every ring, TAP and stream with the worker that serves it, busiest first.
     List,
     /// Put a port, or one of its queue pairs, on a worker. It stays there, whatever the load, until --auto or its removal.
     Move {

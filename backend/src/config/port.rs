@@ -20,10 +20,10 @@ pub struct PortFields {
     /// `type`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// `socket`, for vhost-user.
+    /// `socket`, for vhost-user and stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// `mode`, for vhost-user.
+    /// `mode`, for vhost-user and stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// `queue_pairs`, for vhost-user.
@@ -68,7 +68,7 @@ pub struct PortConfig {
     pub name: PortName,
     /// What is at its other end.
     pub kind: PortKind,
-    /// Offered to a guest (`VIRTIO_NET_F_MTU`), set on a TAP; absent: the guest's and the kernel's own choice.
+    /// Offered to a guest (`VIRTIO_NET_F_MTU`), set on a TAP, the longest that a stream's peer is sent; absent: the guest's and the kernel's own choice.
     pub mtu: Option<Mtu>,
     /// Which VLANs it belongs to.
     pub vlan: VlanPolicy,
@@ -95,6 +95,13 @@ pub enum PortKind {
         /// The interface, created when absent; unique among all ports.
         interface: InterfaceName,
     },
+    /// A VM's NIC of any model over QEMU's `-netdev stream`.
+    Stream {
+        /// The UNIX socket, unique among all ports.
+        socket: SocketPath,
+        /// Which side listens.
+        mode: SocketMode,
+    },
 }
 
 impl PortConfig {
@@ -108,16 +115,17 @@ impl PortConfig {
         let kind = required(
             "type",
             fields.kind.clone(),
-            "set it to \"vhost-user\" or \"tap\"",
+            "set it to \"vhost-user\", \"stream\" or \"tap\"",
         )?;
         let kind = match kind.as_str() {
             "vhost-user" => vhost_user(&fields)?,
+            "stream" => stream(&fields)?,
             "tap" => tap(&fields)?,
             other => {
                 return Err(InvalidField::new(
                     "type",
                     format!("{} is not a type of port", quoted(other)),
-                    "use \"vhost-user\" or \"tap\"",
+                    "use \"vhost-user\", \"stream\" or \"tap\"",
                 ));
             }
         };
@@ -136,7 +144,9 @@ impl PortConfig {
     /// What no other port may have, by field: its name, and its socket or interface.
     fn claims(&self) -> [(&'static str, &OsStr); 2] {
         let place = match &self.kind {
-            PortKind::VhostUser { socket, .. } => ("socket", socket.as_path().as_os_str()),
+            PortKind::VhostUser { socket, .. } | PortKind::Stream { socket, .. } => {
+                ("socket", socket.as_path().as_os_str())
+            }
             PortKind::Tap { interface } => ("interface", OsStr::new(interface.as_str())),
         };
         [("name", OsStr::new(self.name.as_str())), place]
@@ -169,10 +179,10 @@ impl PortConfig {
         kind == other.kind
     }
 
-    /// The socket of a vhost-user port.
+    /// The socket of a vhost-user or stream port.
     pub fn socket(&self) -> Option<&SocketPath> {
         match &self.kind {
-            PortKind::VhostUser { socket, .. } => Some(socket),
+            PortKind::VhostUser { socket, .. } | PortKind::Stream { socket, .. } => Some(socket),
             PortKind::Tap { .. } => None,
         }
     }
@@ -206,6 +216,11 @@ impl From<&PortConfig> for PortFields {
             },
             PortKind::Tap { interface } => Self {
                 interface: Some(interface.to_string()),
+                ..fields
+            },
+            PortKind::Stream { socket, mode } => Self {
+                socket: Some(socket.to_string()),
+                mode: (*mode == SocketMode::Client).then(|| "client".to_owned()),
                 ..fields
             },
         }
@@ -246,6 +261,7 @@ impl PortKind {
         match self {
             Self::VhostUser { .. } => "vhost-user",
             Self::Tap { .. } => "tap",
+            Self::Stream { .. } => "stream",
         }
     }
 }
@@ -319,20 +335,9 @@ fn vhost_user(fields: &PortFields) -> Result<PortKind, InvalidField> {
         fields.socket.clone(),
         "give the path of the vhost-user socket",
     )?;
-    let mode = match fields.mode.as_deref() {
-        None | Some("server") => SocketMode::Server,
-        Some("client") => SocketMode::Client,
-        Some(other) => {
-            return Err(InvalidField::new(
-                "mode",
-                format!("{} is not a mode", quoted(other)),
-                "use \"server\" (Ringswitch listens) or \"client\" (the hypervisor listens)",
-            ));
-        }
-    };
     Ok(PortKind::VhostUser {
         socket: SocketPath::parse("socket", &socket)?,
-        mode,
+        mode: socket_mode(fields)?,
         queue_pairs: fields
             .queue_pairs
             .map(QueuePairs::parse)
@@ -341,6 +346,34 @@ fn vhost_user(fields: &PortFields) -> Result<PortKind, InvalidField> {
         packed: fields.packed.unwrap_or_default(),
         device_state: fields.device_state.unwrap_or_default(),
     })
+}
+
+fn stream(fields: &PortFields) -> Result<PortKind, InvalidField> {
+    foreign("interface", &fields.interface, "stream")?;
+    foreign("queue_pairs", &fields.queue_pairs, "stream")?;
+    foreign("packed", &fields.packed, "stream")?;
+    foreign("device_state", &fields.device_state, "stream")?;
+    let socket = required(
+        "socket",
+        fields.socket.clone(),
+        "give the path of the socket that QEMU's -netdev stream has",
+    )?;
+    Ok(PortKind::Stream {
+        socket: SocketPath::parse("socket", &socket)?,
+        mode: socket_mode(fields)?,
+    })
+}
+
+fn socket_mode(fields: &PortFields) -> Result<SocketMode, InvalidField> {
+    match fields.mode.as_deref() {
+        None | Some("server") => Ok(SocketMode::Server),
+        Some("client") => Ok(SocketMode::Client),
+        Some(other) => Err(InvalidField::new(
+            "mode",
+            format!("{} is not a mode", quoted(other)),
+            "use \"server\" (Ringswitch listens) or \"client\" (the hypervisor listens)",
+        )),
+    }
 }
 
 fn tap(fields: &PortFields) -> Result<PortKind, InvalidField> {
@@ -384,6 +417,13 @@ mod tests {
         }
     }
 
+    fn stream_fields() -> PortFields {
+        PortFields {
+            kind: Some("stream".into()),
+            ..vhost_fields()
+        }
+    }
+
     fn tap_fields() -> PortFields {
         PortFields {
             name: Some("host0".into()),
@@ -407,6 +447,29 @@ mod tests {
             }
         );
         assert_eq!((port.mtu, port.vlan), (None, VlanPolicy::Transparent));
+    }
+
+    #[test]
+    fn a_stream_port_is_read_as_it_is_written() {
+        for mode in [None, Some("client".to_owned())] {
+            let fields = PortFields {
+                mode: mode.clone(),
+                ..stream_fields()
+            };
+            let port = PortConfig::from_fields(fields.clone()).unwrap();
+            let expected = match mode {
+                None => SocketMode::Server,
+                Some(_) => SocketMode::Client,
+            };
+            assert_eq!(
+                port.kind,
+                PortKind::Stream {
+                    socket: SocketPath::parse("socket", "/run/vm1.sock").unwrap(),
+                    mode: expected,
+                }
+            );
+            assert_eq!(PortFields::from(&port), fields);
+        }
     }
 
     #[test]
@@ -499,6 +562,48 @@ mod tests {
                 PortFields {
                     interface: Some("tap0".into()),
                     ..vhost_fields()
+                },
+            ),
+            (
+                "socket",
+                PortFields {
+                    socket: None,
+                    ..stream_fields()
+                },
+            ),
+            (
+                "mode",
+                PortFields {
+                    mode: Some("listen".into()),
+                    ..stream_fields()
+                },
+            ),
+            (
+                "queue_pairs",
+                PortFields {
+                    queue_pairs: Some(1),
+                    ..stream_fields()
+                },
+            ),
+            (
+                "packed",
+                PortFields {
+                    packed: Some(false),
+                    ..stream_fields()
+                },
+            ),
+            (
+                "device_state",
+                PortFields {
+                    device_state: Some(false),
+                    ..stream_fields()
+                },
+            ),
+            (
+                "interface",
+                PortFields {
+                    interface: Some("tap0".into()),
+                    ..stream_fields()
                 },
             ),
             (
@@ -619,7 +724,7 @@ mod tests {
         };
         let collision = |ports: &[&PortConfig]| first_collision(ports.iter().copied());
         let (h1, h2) = (named("h1", tap_fields()), named("h2", tap_fields()));
-        let twin = named("vm2", vhost_fields());
+        let twin = named("vm2", stream_fields());
         let namesake = named("vm1", tap_fields());
         for (ports, port, earlier, field) in [
             (vec![&vm1, &namesake], 1, 0, "name"),

@@ -119,6 +119,6 @@ fn offer_of(port: &PortConfig) -> Option<Offer> {
                 false => offer,
             })
         }
-        PortKind::Tap { .. } => None,
+        PortKind::Tap { .. } | PortKind::Stream { .. } => None,
     }
 }

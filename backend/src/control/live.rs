@@ -1,4 +1,4 @@
-//! The [`Engine`] over the real data path, device thread, TAPs and switch.
+//! The [`Engine`] over the real data path, device thread, streams, TAPs and switch.
 //!
 //! Owned by the control thread. The one thing it shares is the list of uplinks that were lost, which a worker writes.
 use super::PortId;
@@ -12,15 +12,19 @@ use super::services::ServicesHandle;
 use super::tables::DefaultTables;
 use super::tables::l2::VlanEntries;
 use crate::config::{
-    InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SwitchConfig,
+    InterfaceName, Mtu, NO_STATE_KEY, PortConfig, PortKind, STATE_KEY_REMEDY, SocketPath,
+    SwitchConfig,
 };
 use crate::datapath::{
-    Datapath, DatapathEvent, Destination, DroppedFrame, MoveError, PortCounters, Program,
-    SourceStats, WorkerOptions, WorkerStats,
+    Datapath, DatapathEvent, Destination, DroppedFrame, EventSinkFn, MoveError, PortCounters,
+    Program, SourceStats, WorkerOptions, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
-use crate::device::{DeviceError, DeviceThread, PortChange, PortEventSink, VhostPortSpec};
+use crate::device::{
+    DeviceError, DeviceThread, PortChange, PortEventSink, SocketMode, VhostPortSpec,
+};
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
+use crate::port::stream::ports::{StreamPorts, StreamSpec};
 use crate::port::tap::{Tap, TapError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,7 +39,7 @@ use switch_core::{MacEntry, Millis, Switch, VlanPolicy};
 
 mod handover;
 
-pub use handover::Beside;
+pub use handover::{Beside, Handed};
 
 /// Uplinks whose device vanished, with the reason.
 type LostUplinks = Arc<Mutex<BTreeMap<PortId, String>>>;
@@ -113,6 +117,7 @@ pub struct LiveEngine {
     vlans: Vlans,
     datapath: Arc<Datapath>,
     devices: Arc<DeviceThread>,
+    streams: StreamPorts,
     taps: BTreeSet<PortId>,
     /// Where packed rings keep their positions.
     ring_state: PathBuf,
@@ -141,9 +146,12 @@ impl LiveEngine {
         let vlans = Vlans::of(engine.as_ref(), &switch)?;
         let stopped = Arc::new(StoppedStations::default());
         let learned = (Arc::clone(&switch), engine.clone());
-        let devices = DeviceThread::start_with(forget_stations(learned, Arc::clone(&stopped)))?;
+        let port_events = forget_stations(learned, Arc::clone(&stopped));
+        let devices = DeviceThread::start_with(Arc::clone(&port_events))?;
+        let streams = StreamPorts::new(&devices, port_events);
         let lost_uplinks = LostUplinks::default();
-        let events = watch_uplinks(Arc::clone(&lost_uplinks), devices.datapath_events());
+        let others = (streams.datapath_events(), devices.datapath_events());
+        let events = sort_events(Arc::clone(&lost_uplinks), others);
         let options = WorkerOptions {
             workers: config.workers,
             cpus: config.cpus.clone(),
@@ -158,6 +166,7 @@ impl LiveEngine {
             vlans,
             datapath,
             devices,
+            streams,
             taps: BTreeSet::new(),
             ring_state: config.ring_state.clone(),
             lost_uplinks,
@@ -309,6 +318,12 @@ impl LiveEngine {
                 self.taps.insert(id);
                 Ok(())
             }
+            PortKind::Stream { socket, mode } => {
+                let spec = stream_spec(id, port, (socket, *mode));
+                self.streams
+                    .add_port(&self.datapath, spec)
+                    .map_err(|error| device_refused(&error))
+            }
         }
     }
 
@@ -339,6 +354,10 @@ impl LiveEngine {
                 lock(&self.lost_uplinks).remove(&id);
                 Ok(())
             }
+            PortKind::Stream { .. } => self
+                .streams
+                .remove_port(id)
+                .map_err(|error| device_refused(&error)),
         }
     }
 
@@ -379,7 +398,11 @@ impl Engine for LiveEngine {
             return Some(self.tap_health(id));
         }
         // The device's state is shown as it is; what it has to say first is part of that.
-        let device = serde_json::to_value(self.devices.status(id)?).ok()?;
+        let device = match self.streams.status(id) {
+            Some(stream) => serde_json::to_value(stream),
+            None => serde_json::to_value(self.devices.status(id)?),
+        };
+        let device = device.ok()?;
         let text = |field: &str| {
             device
                 .get(field)
@@ -446,6 +469,7 @@ impl Engine for LiveEngine {
         // The workers first: while ports go one by one, a guest whose peer is gone already would lose what waits in its ring.
         // Left there, it is what the next instance starts with.
         self.datapath.stop();
+        self.streams.stop();
         self.devices.stop();
     }
 }
@@ -478,6 +502,20 @@ fn forget_stations(
     })
 }
 
+fn stream_spec(
+    id: PortId,
+    port: &PortConfig,
+    (socket, mode): (&SocketPath, SocketMode),
+) -> StreamSpec {
+    StreamSpec {
+        id,
+        name: port.name.to_string(),
+        socket: socket.as_path().to_owned(),
+        mode,
+        mtu: port.mtu.map(Mtu::get),
+    }
+}
+
 fn no_state_key() -> StepError {
     StepError {
         field: "device_state",
@@ -486,15 +524,14 @@ fn no_state_key() -> StepError {
     }
 }
 
-/// Notes lost uplinks here and passes every other event on to the device thread. Called on a worker; the lock is held for one insertion.
-fn watch_uplinks(
-    lost: LostUplinks,
-    devices: Arc<dyn Fn(DatapathEvent) + Send + Sync>,
-) -> Arc<dyn Fn(DatapathEvent) + Send + Sync> {
+/// Notes lost uplinks here and passes every other event on to the device thread, to those whom it concerns. Called on a worker; the lock is
+/// held for one insertion.
+fn sort_events(lost: LostUplinks, (streams, devices): (EventSinkFn, EventSinkFn)) -> EventSinkFn {
     Arc::new(move |event| match event {
         DatapathEvent::UplinkLost { port, reason } => {
             lock(&lost).insert(port, reason);
         }
+        ended @ DatapathEvent::StreamEnded { .. } => streams(ended),
         other => devices(other),
     })
 }

@@ -9,6 +9,8 @@ pub const PANIC_EXIT_CODE: i32 = 101;
 const OWN_DESCRIPTORS: u64 = 64;
 /// Descriptors of a vhost-user port with its guest: listener, timer, connection, and some regions of memory.
 const PORT_DESCRIPTORS: u64 = 8;
+/// Descriptors of a stream port with its peer: listener, timer, eventfd and connection.
+const STREAM_DESCRIPTORS: u64 = 4;
 /// Descriptors of each queue pair: kick, call and error eventfds of two rings.
 const PAIR_DESCRIPTORS: u64 = 6;
 
@@ -45,6 +47,7 @@ fn descriptors_of<'a>(ports: impl Iterator<Item = &'a PortConfig>) -> u64 {
             PORT_DESCRIPTORS + PAIR_DESCRIPTORS * u64::from(queue_pairs.get())
         }
         PortKind::Tap { .. } => 1,
+        PortKind::Stream { .. } => STREAM_DESCRIPTORS,
     };
     OWN_DESCRIPTORS + ports.map(of_port).sum::<u64>()
 }

@@ -7,16 +7,18 @@
 use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Origin};
 use super::cpu_time::{Sampler, now_ns};
-use super::frame::{Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
+use super::frame::{BATCH_FRAMES, Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::{Outbox, PARCELS, Parcel};
 use super::packet_in::{PacketIn, PacketInQueue};
 use super::ports::{PortTable, TapPort};
 use super::queue::{ActiveRing, Queue};
+use super::stream_port::{Inbound, StreamEnd, StreamPort};
 use super::vnet_header::{NetFeatures, Offload};
 use super::worker::ControlFrame;
 use super::{DatapathEvent, Shared, guest_tx};
 use crate::ring::{BurstEnd, ChainHead, RingError};
 use arc_swap::Cache;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use switch_core::{
@@ -36,7 +38,7 @@ pub struct Served {
     pub frames: u32,
     /// Their bytes, without virtio-net headers; more for chains of many pieces next to empty, which take as long to walk.
     pub bytes: u64,
-    /// The batch ended at a bound: more may wait.
+    /// The batch ended at a bound: more may wait. Of a stream without a frame: there may be the rest of one.
     pub more: bool,
     /// What waits cannot be taken yet; the source is watched anew when it can.
     pub is_pending: bool,
@@ -197,7 +199,7 @@ impl<D: Decide> BatchRunner<D> {
         while self.batch.frames.len() < TAP_BATCH_FRAMES && bytes < limit_bytes as usize {
             match port.tap.read(self.batch.local_room()) {
                 Ok(Some(read)) => {
-                    self.add_local(read, |pipeline, info| pipeline.decide(port.id, info));
+                    self.add_read(read, |pipeline, info| pipeline.decide(port.id, info));
                     bytes += read.saturating_sub(VNET_HEADER_BYTES);
                 }
                 Ok(None) => {
@@ -231,12 +233,95 @@ impl<D: Decide> BatchRunner<D> {
         served
     }
 
+    /// One batch from a stream port's peer, as [`Self::run_queue`] runs a guest's: what one read gave, or is left of it.
+    pub fn run_stream(&mut self, port: &StreamPort, limit_bytes: u32) -> Served {
+        let started = self.sampler.start();
+        if port.wants_room() {
+            port.sender().send();
+        }
+        let mut inbound = port.inbound();
+        let Inbound {
+            connection,
+            buffer,
+            unread,
+        } = &mut *inbound;
+        let Some(connection) = connection else {
+            return Served::default();
+        };
+        let (mut next, mut end) = (unread.next(buffer), None);
+        let (mut has_read, mut at_bound) = (false, false);
+        if next == Ok(None) {
+            let room = unread.room(buffer);
+            let room_bytes = room.len();
+            match connection.receive(room) {
+                Ok(Some(0)) => end = Some(StreamEnd::Closed),
+                Ok(Some(read)) => {
+                    (has_read, at_bound) = (true, read == room_bytes);
+                    unread.filled(read);
+                    next = unread.next(buffer);
+                }
+                Ok(None) => {}
+                Err(error) => end = Some(StreamEnd::Socket(error.to_string())),
+            }
+        }
+        self.batch.clear();
+        self.pipeline.begin_batch(self.now);
+        let mut bytes = 0;
+        let decided_from_ns = Self::clock();
+        // Frames stay where they were read until they were delivered.
+        std::mem::swap(&mut self.batch.local, buffer);
+        loop {
+            match next {
+                Ok(Some(place)) => {
+                    bytes += place.len() as u64;
+                    self.add_local((place, 0), |pipeline, info| pipeline.decide(port.id, info));
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    end = Some(error.into());
+                    break;
+                }
+            }
+            if self.batch.frames.len() >= BATCH_FRAMES || bytes >= u64::from(limit_bytes) {
+                at_bound = true;
+                break;
+            }
+            next = unread.next(&self.batch.local);
+        }
+        let tables_ns = self.tables_ns(decided_from_ns);
+        self.forward(Some(port.id));
+        std::mem::swap(&mut self.batch.local, buffer);
+        let frames = self.batch.frames.len() as u32;
+        let served = Served {
+            frames,
+            bytes,
+            more: end.is_none() && (at_bound || (frames == 0 && has_read)),
+            is_pending: false,
+            tables_ns,
+        };
+        port.from_peer.frames.add(frames.into());
+        port.from_peer.bytes.add(bytes);
+        self.batch.clear();
+        if let Some(end) = end
+            && let Some(connection) = port.end(&mut inbound)
+        {
+            (self.shared.events)(DatapathEvent::StreamEnded {
+                port: port.id,
+                connection,
+                end,
+            });
+        }
+        drop(inbound);
+        self.count(served, started, &port.from_peer);
+        served
+    }
+
     /// Switches one frame of the control side as if its port had sent it.
     pub fn run_injected(&mut self, frame: &ControlFrame) {
         let port = frame.port;
         self.pipeline.begin_batch(self.now);
         if let Some(read_bytes) = self.put_local(frame) {
-            self.add_local(read_bytes, |pipeline, info| pipeline.decide(port, info));
+            self.add_read(read_bytes, |pipeline, info| pipeline.decide(port, info));
             self.forward(Some(port));
         }
         self.batch.clear();
@@ -250,7 +335,7 @@ impl<D: Decide> BatchRunner<D> {
         };
         self.pipeline.begin_batch(self.now);
         if let Some(read_bytes) = self.put_local(frame) {
-            self.add_local(read_bytes, |_, _| verdict);
+            self.add_read(read_bytes, |_, _| verdict);
             let added = self.batch.frames.first().map(|frame| frame.verdict);
             match added {
                 // Nobody sent it: its own port tells of it.
@@ -285,27 +370,39 @@ impl<D: Decide> BatchRunner<D> {
     }
 
     /// Adds the frame that lies, after its virtio-net header, in the next `read_bytes` bytes of the batch's buffer.
-    fn add_local(
+    fn add_read(
         &mut self,
         read_bytes: usize,
         judge: impl FnOnce(&mut D, &FrameInfo<'_>) -> Verdict,
     ) {
         let start = self.batch.local_bytes;
         let end = start + read_bytes;
-        let bytes = self.batch.local.get(start..end).unwrap_or_default();
-        let len_bytes = bytes.len().saturating_sub(VNET_HEADER_BYTES);
+        self.add_local((start..end, VNET_HEADER_BYTES), judge);
+        self.batch.local_bytes = end;
+    }
+
+    /// Adds the frame at that place in the batch's buffer, whose first bytes are a virtio-net header of that length, or none.
+    fn add_local(
+        &mut self,
+        (place, vnet_bytes): (Range<usize>, usize),
+        judge: impl FnOnce(&mut D, &FrameInfo<'_>) -> Verdict,
+    ) {
+        let start = place.start;
+        let bytes = self.batch.local.get(place).unwrap_or_default();
+        let len_bytes = bytes.len().saturating_sub(vnet_bytes);
         let Some(header) = self.batch.headers.get_mut(self.batch.frames.len()) else {
             return;
         };
-        let copied = header.fill(VNET_HEADER_BYTES, |room| {
+        let copied = header.fill(vnet_bytes, |room| {
             let len = room.len().min(bytes.len());
             if let (Some(to), Some(from)) = (room.get_mut(..len), bytes.get(..len)) {
                 to.copy_from_slice(from);
             }
             len
         });
-        let vnet = header.vnet(VNET_HEADER_BYTES);
+        let vnet = header.vnet(vnet_bytes);
         let offload = match u32::try_from(len_bytes) {
+            Ok(_) if len_bytes >= MIN_FRAME_BYTES && vnet_bytes == 0 => Ok(Offload::NONE),
             Ok(len) if len_bytes >= MIN_FRAME_BYTES => {
                 Offload::parse(vnet, header.frame(), len, NetFeatures::TAP)
             }
@@ -316,7 +413,7 @@ impl<D: Decide> BatchRunner<D> {
             len_bytes: len_bytes as u32,
             rest_bytes: len_bytes.saturating_sub(copied) as u32,
             rest: Rest::Local {
-                start: (start + VNET_HEADER_BYTES + copied) as u32,
+                start: (start + vnet_bytes + copied) as u32,
             },
             offload: offload.unwrap_or(Offload::NONE),
             verdict: Verdict::Drop(DropReason::FrameTooShort),
@@ -326,7 +423,6 @@ impl<D: Decide> BatchRunner<D> {
             Err(reason) => Verdict::Drop(reason),
         };
         self.batch.frames.push(frame);
-        self.batch.local_bytes = end;
     }
 
     /// Sends every frame of the batch where its verdict says.

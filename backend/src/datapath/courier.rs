@@ -10,6 +10,8 @@ use super::notify;
 use super::outbox::{PARCELS, Parcel};
 use super::ports::{Port, PortTable, TapPort, VhostQueues};
 use super::queue::Queue;
+use super::stream_port::StreamPort;
+use super::stream_rx::StreamWriter;
 use super::tap_rx::{TapWriter, ToHost};
 use std::sync::Arc;
 use switch_core::{DropReason, HeaderEdit, Millis, Outcomes, PortId};
@@ -65,6 +67,7 @@ pub struct Courier {
     /// What of it goes to one of them.
     share: Vec<Parcel>,
     tap_writer: TapWriter,
+    stream_writer: StreamWriter,
 }
 
 impl Courier {
@@ -76,6 +79,7 @@ impl Courier {
             pending: Vec::with_capacity(PARCELS),
             share: Vec::with_capacity(PARCELS),
             tap_writer: TapWriter::default(),
+            stream_writer: StreamWriter::default(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Courier {
         match origin.ports.get(to) {
             Some(Port::Vhost(port)) => self.deliver_to_guest(origin, port, batch, run),
             Some(Port::Tap(port)) => self.deliver_to_tap(origin, port, batch, run),
+            Some(Port::Stream(port)) => self.deliver_to_stream(origin, port, batch, run),
             None => {
                 for parcel in run {
                     origin.drop_at_source((batch, parcel.frame), DropReason::PortGone);
@@ -269,6 +274,27 @@ impl Courier {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         counters.frames.add(written.frames);
         counters.bytes.add(written.bytes);
+    }
+
+    fn deliver_to_stream(
+        &mut self,
+        origin: &Origin<'_>,
+        port: &StreamPort,
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) {
+        let mut sender = port.sender();
+        let mut written = Written::default();
+        for &parcel in run {
+            let Some(out) = batch.outgoing(parcel, origin.outcomes) else {
+                continue;
+            };
+            let to = (&mut sender, port.max_frame_bytes);
+            if let Err(reason) = self.stream_writer.write(to, out, &mut written) {
+                origin.drop(&port.drops, (batch, parcel.frame), reason);
+            }
+        }
+        sender.finish(written);
     }
 }
 

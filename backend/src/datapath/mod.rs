@@ -1,4 +1,4 @@
-//! Where frames move: from guest-tx rings and TAPs, through the switch core, to guest-rx rings and TAPs.
+//! Where frames move: from guest-tx rings, TAPs and streams, through the switch core, to guest-rx rings, TAPs and streams.
 //!
 //! In the order a frame meets them:
 //!
@@ -8,12 +8,12 @@
 //! * (`switch_core::Pipeline` decides)
 //! * [`outbox`]: frames by destination; [`courier`]: one destination, its ring picked ([`flow_hash`]) and locked once;
 //! * [`fair_share`]: who may fill a ring that is short of buffers;
-//! * [`guest_rx`] and [`tap_rx`]: one frame to a guest or to the host; [`edited`]: its header as it leaves;
+//! * [`guest_rx`], [`tap_rx`] and [`stream_rx`]: one frame to a guest, to the host, or to a guest behind a stream; [`edited`]: its header as it leaves;
 //!   [`software_offload`]: what the receiver does not do;
 //! * [`packet_in`]: frames for the control side; [`last_drops`]: what did not arrive, and why;
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
-//! [`queue`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
+//! [`queue`], [`stream_port`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
 //! frames took how long. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
 //! changes, by the [`loads`]. [`Datapath`] is all of it as the control side sees it.
 
@@ -39,6 +39,8 @@ pub mod ports;
 pub mod queue;
 pub mod schedule;
 pub mod software_offload;
+pub mod stream_port;
+pub mod stream_rx;
 pub mod tap_rx;
 mod vhost_port;
 pub mod vnet_header;
@@ -51,6 +53,7 @@ pub use loads::SourceStats;
 pub use packet_in::{PacketIn, PacketInQueue};
 pub use placement::{Destination, SourceId};
 pub use queue::QueueIndex;
+pub use stream_port::{StreamEnd, StreamLink};
 pub use vhost_port::VhostPort;
 
 use crate::port::tap::Tap;
@@ -71,6 +74,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use stream_port::StreamPort;
 use switch_core::engine::pipeline::EnginePipeline;
 use switch_core::engine::runtime::Engine;
 use switch_core::{Decide, DropReason, Millis, Pipeline, PortId, Switch};
@@ -110,6 +114,15 @@ pub enum DatapathEvent {
         port: PortId,
         /// In words.
         reason: String,
+    },
+    /// A stream port's connection has ended: nobody reads or writes it any more.
+    StreamEnded {
+        /// Whose.
+        port: PortId,
+        /// Which of its connections.
+        connection: u64,
+        /// Why.
+        end: StreamEnd,
     },
 }
 
@@ -356,6 +369,17 @@ impl Datapath {
         }
     }
 
+    /// Adds a stream port without a peer. `mtu` bounds what is delivered to it.
+    ///
+    /// # Errors
+    /// When no eventfd can be had.
+    pub fn add_stream_port(&self, id: PortId, mtu: Option<u16>) -> io::Result<StreamLink> {
+        let max_frame_bytes = mtu.map_or(MAX_FRAME_BYTES as u32, max_frame_bytes);
+        let port = Arc::new(StreamPort::new(id, max_frame_bytes)?);
+        self.add(id, Port::Stream(Arc::clone(&port)));
+        Ok(StreamLink::new(port, Arc::clone(&self.workers)))
+    }
+
     /// Reads no TAP from now on, those that are added included: what comes waits in the kernel. When this returns no worker reads one.
     pub fn hold_taps(&self) {
         self.holds_taps.store(true, Ordering::Release);
@@ -384,7 +408,7 @@ impl Datapath {
     pub fn share_tap(&self, id: PortId) -> Option<io::Result<OwnedFd>> {
         match self.shared.ports.load().get(id)? {
             Port::Tap(port) => Some(port.tap.share()),
-            Port::Vhost(_) => None,
+            Port::Vhost(_) | Port::Stream(_) => None,
         }
     }
 
@@ -411,6 +435,10 @@ impl Datapath {
                 }
             }
             Some(Port::Tap(port)) => self.workers.forget(&Source::Tap(port)),
+            Some(Port::Stream(port)) => {
+                port.end(&mut port.inbound());
+                self.workers.forget(&Source::Stream(port));
+            }
             None => {}
         }
         self.settle();

@@ -1,11 +1,12 @@
 //! Which worker serves a source, and how a source changes hands while frames flow.
 //!
-//! Control threads only. A source (a guest-tx ring or a TAP) is told to forget it to the worker that has it, which does so between
+//! Control threads only. A source (a guest-tx ring, a TAP or a stream) is told to forget it to the worker that has it, which does so between
 //! two batches and answers; only then the other is told to serve it, and looks at it at least once whether it is kicked or
 //! not. So frames neither overtake each other nor wait unheard, and the rings themselves never notice.
 
 use super::ports::{Port, PortTable, TapPort};
 use super::queue::Queue;
+use super::stream_port::StreamPort;
 use super::worker::{Command, Mailbox};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;
@@ -43,7 +44,7 @@ impl Placement {
     }
 }
 
-/// A source by name: a queue pair's guest-tx ring; a TAP is its port's pair 0.
+/// A source by name: a queue pair's guest-tx ring; a TAP or a stream is its port's pair 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId {
     /// The port.
@@ -59,6 +60,8 @@ pub enum Source {
     Ring(Arc<Queue>),
     /// A TAP.
     Tap(Arc<TapPort>),
+    /// What a stream port's peer sends.
+    Stream(Arc<StreamPort>),
 }
 
 impl Source {
@@ -70,6 +73,7 @@ impl Source {
                 guest_tx.cloned().map(Self::Ring).collect()
             }
             Port::Tap(port) => vec![Self::Tap(Arc::clone(port))],
+            Port::Stream(port) => vec![Self::Stream(Arc::clone(port))],
         }
     }
 
@@ -89,6 +93,10 @@ impl Source {
                 port: port.id,
                 pair: 0,
             },
+            Self::Stream(port) => SourceId {
+                port: port.id,
+                pair: 0,
+            },
         }
     }
 
@@ -97,6 +105,7 @@ impl Source {
         match self {
             Self::Ring(queue) => &queue.placement,
             Self::Tap(port) => &port.placement,
+            Self::Stream(port) => &port.placement,
         }
     }
 
@@ -105,6 +114,7 @@ impl Source {
         match self {
             Self::Ring(queue) => queue.counters.busy_ns.get(),
             Self::Tap(port) => port.from_host.busy_ns.get(),
+            Self::Stream(port) => port.from_peer.busy_ns.get(),
         }
     }
 
@@ -113,14 +123,17 @@ impl Source {
         match self {
             Self::Ring(queue) => queue.counters.frames.get(),
             Self::Tap(port) => port.from_host.frames.get(),
+            Self::Stream(port) => port.from_peer.frames.get(),
         }
     }
 
-    /// Whether frames are taken from it: a TAP always is read, a ring once its front-end started it.
+    /// Whether frames are taken from it: a TAP always is read, a ring once its front-end started it, a stream while a
+    /// peer is connected.
     pub fn runs(&self) -> bool {
         match self {
             Self::Ring(queue) => queue.control(|slot| slot.is_some()),
             Self::Tap(_) => true,
+            Self::Stream(port) => port.inbound().connection.is_some(),
         }
     }
 
@@ -129,6 +142,7 @@ impl Source {
         match (self, other) {
             (Self::Ring(queue), Self::Ring(other)) => Arc::ptr_eq(queue, other),
             (Self::Tap(port), Self::Tap(other)) => Arc::ptr_eq(port, other),
+            (Self::Stream(port), Self::Stream(other)) => Arc::ptr_eq(port, other),
             _ => false,
         }
     }

@@ -8,6 +8,7 @@ use super::counters::{PortCounters, QueueCounters};
 use super::last_drops::PortDrops;
 use super::placement::Placement;
 use super::queue::{Queue, QueueIndex};
+use super::stream_port::StreamPort;
 use crate::port::tap::Tap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +139,8 @@ pub enum Port {
     Vhost(Arc<VhostQueues>),
     /// The host's network stack.
     Tap(Arc<TapPort>),
+    /// A VM's NIC behind a stream socket.
+    Stream(Arc<StreamPort>),
 }
 
 impl Port {
@@ -147,6 +150,7 @@ impl Port {
         match self {
             Self::Vhost(port) => &port.drops,
             Self::Tap(port) => &port.drops,
+            Self::Stream(port) => &port.drops,
         }
     }
 
@@ -154,6 +158,7 @@ impl Port {
         match self {
             Self::Vhost(port) => &port.carried,
             Self::Tap(port) => &port.carried,
+            Self::Stream(port) => &port.carried,
         }
     }
 
@@ -187,6 +192,10 @@ impl Port {
                         .unwrap_or_else(std::sync::PoisonError::into_inner),
                     false,
                 );
+            }
+            Self::Stream(port) => {
+                add(&mut sum, &port.from_peer, true);
+                add(&mut sum, &port.to_peer, false);
             }
         }
         self.carried().add_to(&mut sum);
@@ -222,7 +231,7 @@ impl PortTable {
     pub fn vhost_ports(&self) -> impl Iterator<Item = &Arc<VhostQueues>> {
         self.0.iter().flatten().filter_map(|port| match port {
             Port::Vhost(port) => Some(port),
-            Port::Tap(_) => None,
+            Port::Tap(_) | Port::Stream(_) => None,
         })
     }
 

@@ -1,4 +1,4 @@
-//! A worker: one thread that polls its guest-tx rings and TAPs, and runs each batch to completion.
+//! A worker: one thread that polls its guest-tx rings, TAPs and streams, and runs each batch to completion.
 //!
 //! ```text
 //!           kick, or a command                    silent for the poll window
@@ -21,6 +21,7 @@ use super::frame::VNET_HEADER_BYTES;
 use super::notify::PollWindow;
 use super::placement::Source;
 use super::schedule::Schedule;
+use crate::port::stream::connection::Connection;
 use crate::ring::{EventSource, sigbus};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
@@ -156,24 +157,61 @@ struct Watched {
     source: Source,
     /// Registered with epoll for as long as it is here.
     kick: Option<Arc<EventSource>>,
+    /// The same of a stream, and whether room in it is watched for.
+    stream: Option<(Arc<Connection>, bool)>,
     polled: bool,
     /// When it last had a frame, as far as the clock was looked at.
     last_frame_ns: u64,
 }
 
 impl Watched {
-    fn watched_fd(&self) -> Option<RawFd> {
-        match &self.source {
-            Source::Ring(_) => self.kick.as_ref().map(|kick| kick.as_raw_fd()),
-            Source::Tap(port) => Some(port.tap.as_raw_fd()),
+    /// What epoll is asked about, with what it is to look for.
+    fn watched_fds(&self) -> impl Iterator<Item = (RawFd, EventSet)> {
+        let (fd, bell) = match &self.source {
+            Source::Ring(_) => (self.kick.as_ref().map(|kick| kick.as_raw_fd()), None),
+            Source::Tap(port) => (Some(port.tap.as_raw_fd()), None),
+            Source::Stream(port) => {
+                let stream = self.stream.as_ref();
+                (
+                    stream.map(|(connection, _)| connection.as_raw_fd()),
+                    Some(port.bell()),
+                )
+            }
+        };
+        let wants_room = self.stream.as_ref().is_some_and(|(_, wanted)| *wanted);
+        let fd = fd.map(|fd| (fd, stream_events(wants_room)));
+        let bell = bell.map(|fd| (fd, stream_events(false)));
+        fd.into_iter().chain(bell)
+    }
+
+    /// Has epoll look for room in a stream's socket for as long as something waits for it.
+    fn watch_for_room(&mut self, token: u32, ops: impl FnOnce(Events)) {
+        let (Source::Stream(port), Some((connection, watched))) = (&self.source, &mut self.stream)
+        else {
+            return;
+        };
+        let wanted = port.wants_room();
+        if std::mem::replace(watched, wanted) != wanted {
+            let fd = connection.as_raw_fd();
+            ops(Events::with_data_raw(fd, token, stream_events(wanted)));
         }
     }
 
-    /// A TAP cannot be asked to be quiet and costs a system call a look, so it waits in epoll as soon as it is empty; a ring
-    /// without kick eventfd can only be polled.
+    /// A TAP or a stream cannot be asked to be quiet and costs a system call a look, so it waits in epoll as soon as it is empty.
+    fn is_file(&self) -> bool {
+        !matches!(self.source, Source::Ring(_))
+    }
+
+    /// A ring without kick eventfd can only be polled.
     fn is_kickless(&self) -> bool {
         matches!(self.source, Source::Ring(_)) && self.kick.is_none()
     }
+}
+
+fn stream_events(wants_room: bool) -> EventSet {
+    let mut events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+    events.set(EventSet::OUT, wants_room);
+    events
 }
 
 /// What epoll found: tokens of sources, by event data.
@@ -333,6 +371,8 @@ impl<D: Decide> Worker<D> {
             sources,
             runner,
             counts,
+            events,
+            doorbells,
             ..
         } = self;
         polled.round(|token, limit_bytes| {
@@ -340,10 +380,15 @@ impl<D: Decide> Worker<D> {
             let served = match &watched.source {
                 Source::Ring(queue) => runner.run_queue(queue, limit_bytes),
                 Source::Tap(port) => runner.run_tap(port, limit_bytes),
+                Source::Stream(port) => {
+                    let served = runner.run_stream(port, limit_bytes);
+                    watched.watch_for_room(token, |room| watch_anew(events, *doorbells, room));
+                    served
+                }
             };
             if served.frames > 0 {
                 watched.last_frame_ns = 0;
-            } else if served.is_pending || matches!(watched.source, Source::Tap(_)) {
+            } else if served.is_pending || (watched.is_file() && !served.more) {
                 watched.polled = false;
                 counts.0 -= 1;
                 return None;
@@ -465,11 +510,21 @@ impl<D: Decide> Worker<D> {
                 let Some(kick) = kick else { return };
                 kick
             }
-            Source::Tap(_) => None,
+            Source::Tap(_) | Source::Stream(_) => None,
+        };
+        let stream = match &source {
+            Source::Stream(port) => {
+                let Some(connection) = port.connection() else {
+                    return;
+                };
+                Some((connection, port.wants_room()))
+            }
+            Source::Ring(_) | Source::Tap(_) => None,
         };
         let watched = Watched {
             source,
             kick,
+            stream,
             polled: false,
             last_frame_ns: 0,
         };
@@ -480,13 +535,11 @@ impl<D: Decide> Worker<D> {
                 self.sources.len() - 1
             }
         };
-        if let (Some(fd), Ok(mut ops)) =
-            (watched.watched_fd(), self.events.event_ops(self.doorbells))
-        {
-            let event =
-                Events::with_data_raw(fd, token as u32, EventSet::IN | EventSet::EDGE_TRIGGERED);
-            if let Err(error) = ops.add(event) {
-                log::error!("a worker cannot watch descriptor {fd}: {error}");
+        if let Ok(mut ops) = self.events.event_ops(self.doorbells) {
+            for (fd, set) in watched.watched_fds() {
+                if let Err(error) = ops.add(Events::with_data_raw(fd, token as u32, set)) {
+                    log::error!("a worker cannot watch descriptor {fd}: {error}");
+                }
             }
         }
         if watched.is_kickless() {
@@ -507,12 +560,11 @@ impl<D: Decide> Worker<D> {
         let Some(watched) = self.sources.get_mut(token).and_then(Option::take) else {
             return;
         };
-        if let (Some(fd), Ok(mut ops)) =
-            (watched.watched_fd(), self.events.event_ops(self.doorbells))
-        {
-            let event = Events::with_data_raw(fd, 0, EventSet::IN);
-            if let Err(error) = ops.remove(event) {
-                log::debug!("descriptor {fd} was no longer watched: {error}");
+        if let Ok(mut ops) = self.events.event_ops(self.doorbells) {
+            for (fd, set) in watched.watched_fds() {
+                if let Err(error) = ops.remove(Events::with_data_raw(fd, 0, set)) {
+                    log::debug!("descriptor {fd} was no longer watched: {error}");
+                }
             }
         }
         let token = token as u32;
@@ -529,5 +581,15 @@ impl<D: Decide> Worker<D> {
         if std::mem::replace(&mut self.losses, losses) != losses {
             self.shared.report_lost_memory();
         }
+    }
+}
+
+/// Has epoll look for something else at a descriptor that it knows.
+fn watch_anew(events: &mut EventManager<Doorbells>, doorbells: SubscriberId, what: Events) {
+    let Ok(ops) = events.event_ops(doorbells) else {
+        return;
+    };
+    if let Err(error) = ops.modify(what) {
+        log::error!("a worker cannot watch descriptor {}: {error}", what.fd());
     }
 }

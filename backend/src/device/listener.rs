@@ -1,14 +1,15 @@
 //! Where connections come from: a listening socket of ours, or a front-end's that we connect to.
 //!
-//! `port` calls it on the device thread; [`Listener::bind`] runs on the control thread that adds the port. Kept true: a path
+//! A port calls it on the device thread; [`Listener::bind`] runs on the control thread that adds the port. Kept true: a path
 //! that is not a dead socket is never removed, and a socket file of ours is removed only while it is still ours.
 
 use super::DeviceError;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -113,6 +114,21 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket = stream_socket()?;
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
+}
+
+/// Whether the other side of a connected socket has closed it, even if bytes of it are still unread.
+pub fn is_hung_up(socket: &impl AsFd) -> bool {
+    let mut sockets = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let polled = poll(&mut sockets, Some(&now));
+    let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+    polled.is_ok()
+        && sockets
+            .iter()
+            .any(|socket| socket.revents().intersects(gone))
 }
 
 /// Whether `path` can name a socket at all; said when the port is added, in both modes.

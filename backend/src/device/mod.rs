@@ -3,7 +3,7 @@
 //! In the order a request meets them, all on the one device thread:
 //!
 //! * `thread`: the event loop that serves every port; what `control` calls.
-//! * `listener`: where connections come from, as a server or as a client.
+//! * `endpoint` and `listener`: where connections come from, as a server or as a client; those of stream ports, too.
 //! * `port`: one port's socket life: one session at a time, reconnects, limits.
 //! * [`session`]: bytes and descriptors to messages, replies to bytes.
 //! * `descriptors`: what came with it, of kinds that never block.
@@ -20,8 +20,9 @@
 pub mod attach;
 pub mod backend_channel;
 pub mod descriptors;
+pub(crate) mod endpoint;
 pub mod features;
-mod listener;
+pub(crate) mod listener;
 pub mod message;
 mod port;
 mod rarp;
@@ -33,7 +34,7 @@ pub mod session;
 pub mod state;
 pub mod state_transfer;
 pub mod status;
-mod thread;
+pub(crate) mod thread;
 
 pub use port::HandedPort;
 pub use status::DeviceStatus;

@@ -16,8 +16,9 @@ mod tests;
 pub use handover::HandedPort;
 
 use super::attach::Attachment;
+use super::endpoint::{ACCEPTS_PER_WAKEUP, Endpoint, RETRY_FIRST, RETRY_LONGEST, Timer};
 use super::features::PackedOffer;
-use super::listener::{self, Listener};
+use super::listener;
 use super::message::RequestCode;
 use super::session::{Received, Session, SessionEnd};
 use super::state::{Answer, Asked, DeviceState, Handled};
@@ -27,10 +28,6 @@ use super::status::{
 use super::{PortChange, PortEvent, PortEventSink, PortId, SocketMode, VhostPortSpec};
 use crate::datapath::{DatapathEvent, QueueIndex};
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -39,12 +36,6 @@ use vmm_sys_util::epoll::EventSet;
 
 /// Reads of a session's socket per wake-up. A message takes two; the rest waits until the other ports had their turn.
 const READS_PER_WAKEUP: usize = 64;
-/// Connections looked at per wake-up.
-const ACCEPTS_PER_WAKEUP: usize = 8;
-/// Client mode: first wait before connecting again.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// Client mode: longest wait before connecting again. Server mode: wait after a failed accept (out of descriptors, say).
-const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// The least time between two lines in the log about one port.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,29 +64,6 @@ impl Token {
     }
 }
 
-/// Where the port's connections come from.
-#[derive(Debug)]
-pub enum Endpoint {
-    /// It listens.
-    Server(Listener),
-    /// It connects; the wait before the next attempt.
-    Client(Duration),
-    /// Neither any more: the port is being removed.
-    Closed,
-}
-
-impl Endpoint {
-    /// Binds the socket in server mode; checks the path in client mode.
-    pub fn open(spec: &VhostPortSpec) -> Result<Self, super::DeviceError> {
-        match spec.mode {
-            SocketMode::Server => Listener::bind(&spec.socket).map(Self::Server),
-            SocketMode::Client => {
-                listener::address(&spec.socket).map(|_| Self::Client(RETRY_FIRST))
-            }
-        }
-    }
-}
-
 /// A connection and what is known of it.
 struct Connected {
     session: Session,
@@ -116,7 +84,7 @@ pub struct Port {
     socket: PathBuf,
     mode: SocketMode,
     endpoint: Endpoint,
-    timer: OwnedFd,
+    timer: Timer,
     connected: Option<Connected>,
     device: DeviceState,
     attachment: Box<dyn Attachment>,
@@ -140,7 +108,6 @@ impl Port {
         attachment: Box<dyn Attachment>,
         events: PortEventSink,
     ) -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let mut device = DeviceState::new(spec.queue_pairs, spec.mtu, packed);
         if spec.carrier.is_some() {
             device = device.with_device_state();
@@ -155,7 +122,7 @@ impl Port {
             socket: spec.socket,
             mode: spec.mode,
             endpoint,
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             connected: None,
             attachment,
             events,
@@ -211,7 +178,7 @@ impl Port {
                     self.end_session(SessionEnd::MemoryLost, ops);
                 }
             }
-            DatapathEvent::UplinkLost { .. } => {}
+            DatapathEvent::UplinkLost { .. } | DatapathEvent::StreamEnded { .. } => {}
         }
     }
 
@@ -494,9 +461,7 @@ impl Port {
     }
 
     fn timer_expired(&mut self, ops: &mut EventOps) {
-        let mut expirations = [0; 8];
-        // Read only to rearm; how often it expired does not matter.
-        let _ = rustix::io::read(&self.timer, &mut expirations);
+        self.timer.hear();
         match &self.endpoint {
             Endpoint::Server(_) => {
                 self.connect_error = None;
@@ -508,18 +473,7 @@ impl Port {
     }
 
     fn arm_timer(&self, wait: Duration) {
-        let none = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let timer = Itimerspec {
-            it_interval: none,
-            it_value: Timespec {
-                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: wait.subsec_nanos().into(),
-            },
-        };
-        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer) {
+        if let Err(error) = self.timer.arm(wait) {
             log::error!("{}: the timer cannot be set: {error}", self.name);
         }
     }

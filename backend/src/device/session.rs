@@ -8,11 +8,11 @@
 mod tests;
 
 use super::descriptors::{admit, admit_for, discard};
+use super::listener;
 use super::message::{
     HEADER_BYTES, Header, MAX_BODY_BYTES, MAX_DESCRIPTORS, Malformed, Message, Reply, RequestCode,
 };
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -356,17 +356,7 @@ impl Session {
 
     /// Whether the other side has closed, even if bytes of it are still unread.
     pub fn is_dead(&self) -> bool {
-        let mut sockets = [PollFd::new(&self.stream, PollFlags::RDHUP)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let polled = poll(&mut sockets, Some(&now));
-        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
-        polled.is_ok()
-            && sockets
-                .iter()
-                .any(|socket| socket.revents().intersects(gone))
+        listener::is_hung_up(&self.stream)
     }
 }
 

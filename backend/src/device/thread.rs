@@ -1,19 +1,23 @@
-//! The one thread that serves every port's vhost-user socket.
+//! The one thread that serves every port's socket: those of vhost-user ports, and those of stream ports, which `crate::port::stream` adds to
+//! its event loop.
 //!
 //! Control threads add and remove ports and ask for their status; workers post what happened to rings. Everything a front-end
 //! does is handled here, on an event loop that never blocks. Kept true: a port is served only between `add_port` and
 //! `remove_port`; no lock is held while a worker waits.
 
 use super::attach::{Attachment, DatapathAttachment};
+use super::endpoint::Endpoint;
 use super::features::PackedOffer;
-use super::port::{Endpoint, HandedPort, Port};
+use super::port::{HandedPort, Port};
 use super::state::DeviceState;
 use super::status::DeviceStatus;
 use super::{DeviceError, PortEventSink, PortId, VhostPortSpec};
 use crate::datapath::{Datapath, DatapathEvent};
 use crate::handover::descriptors::{Incoming, Outgoing};
 use crate::ring::RecordFile;
-use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
+use event_manager::{
+    EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberId, SubscriberOps,
+};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +27,9 @@ use std::thread::JoinHandle;
 pub use crate::datapath::ports::MAX_QUEUE_PAIRS;
 
 type SharedPort = Arc<Mutex<Port>>;
-type Loop = RemoteEndpoint<SharedPort>;
+/// What the event loop calls: a port of either kind.
+pub(crate) type Subscriber = Box<dyn MutEventSubscriber + Send>;
+pub(crate) type Loop = RemoteEndpoint<Subscriber>;
 type Ports = Arc<Mutex<HashMap<PortId, Served>>>;
 
 /// A port on the event loop.
@@ -51,7 +57,7 @@ impl DeviceThread {
 
     /// Like [`Self::start`]; `events` hears on the device thread when a port comes up or goes down, and must not block.
     pub fn start_with(events: PortEventSink) -> io::Result<Arc<Self>> {
-        let mut manager = EventManager::<SharedPort>::new().map_err(loop_error)?;
+        let mut manager = EventManager::<Subscriber>::new().map_err(loop_error)?;
         let event_loop = manager.remote_endpoint();
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
@@ -76,6 +82,11 @@ impl DeviceThread {
         }))
     }
 
+    /// The event loop, for ports of another kind to be served on.
+    pub(crate) fn event_loop(&self) -> Loop {
+        self.event_loop.clone()
+    }
+
     /// The sink to give to [`Datapath::start`]. Called on a worker, it queues the event and returns.
     pub fn datapath_events(&self) -> Arc<dyn Fn(DatapathEvent) + Send + Sync> {
         let event_loop = self.event_loop.clone();
@@ -96,7 +107,7 @@ impl DeviceThread {
         check_queue_pairs(&spec)?;
         self.check_new(&spec)?;
         // The socket first: a port that cannot have it leaves nothing in the data path.
-        let endpoint = Endpoint::open(&spec)?;
+        let endpoint = Endpoint::open(spec.mode, &spec.socket)?;
         let id = spec.id;
         let (records, packed) = open_records(&spec);
         let rings = datapath.add_vhost_port(id, spec.queue_pairs, spec.mtu);
@@ -122,7 +133,7 @@ impl DeviceThread {
         check_queue_pairs(&spec)?;
         self.check_new(&spec)?;
         let place = Place {
-            endpoint: Endpoint::open(&spec)?,
+            endpoint: Endpoint::open(spec.mode, &spec.socket)?,
             packed: match spec.packed {
                 Some(_) => PackedOffer::Made,
                 None => PackedOffer::NotWanted,
@@ -291,7 +302,7 @@ impl DeviceThread {
     ) -> Result<(), DeviceError> {
         let port = Arc::new(Mutex::new(port));
         let ports = Arc::clone(&self.ports);
-        let subscriber = Arc::clone(&port);
+        let subscriber: Subscriber = Box::new(Arc::clone(&port));
         self.event_loop
             .call_blocking(move |ops| {
                 // Entered in the same step as it is served, so that no event finds it half there.
@@ -364,11 +375,12 @@ impl Frozen<'_> {
 fn deliver(
     ports: &Ports,
     event: DatapathEvent,
-    ops: &mut dyn SubscriberOps<Subscriber = SharedPort>,
+    ops: &mut dyn SubscriberOps<Subscriber = Subscriber>,
 ) {
     let (DatapathEvent::RingFault { port, .. }
     | DatapathEvent::MemoryLost { port }
-    | DatapathEvent::UplinkLost { port, .. }) = &event;
+    | DatapathEvent::UplinkLost { port, .. }
+    | DatapathEvent::StreamEnded { port, .. }) = &event;
     let found = lock(ports)
         .get(port)
         .map(|served| (Arc::clone(&served.port), served.subscriber));
@@ -412,6 +424,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn loop_error(error: event_manager::Error) -> io::Error {
+pub(crate) fn loop_error(error: event_manager::Error) -> io::Error {
     io::Error::other(format!("the event loop refused: {error:?}"))
 }

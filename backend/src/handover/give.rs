@@ -9,6 +9,8 @@ use crate::control::PortId;
 use crate::control::tables::Tables;
 use crate::datapath::{Datapath, PortTotals};
 use crate::device::{DeviceThread, Frozen};
+use crate::port::stream::handover::{Frozen as FrozenStreams, StreamRest};
+use crate::port::stream::ports::StreamPorts;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -80,6 +82,8 @@ pub enum UpgradeError {
 pub struct Giver<'a> {
     /// Ports and their front-ends.
     pub devices: &'a DeviceThread,
+    /// Stream ports and their peers.
+    pub streams: &'a StreamPorts,
     /// Their rings and TAPs.
     pub datapath: &'a Datapath,
     /// What was learned.
@@ -100,6 +104,12 @@ pub struct Giver<'a> {
     pub looked_up: HashSet<String>,
 }
 
+/// Devices as they were parked; connections of streams, and the bytes that were under way.
+type ParkedPorts = (
+    Vec<(PortId, crate::device::state::DeviceState)>,
+    (Vec<StreamRest>, Vec<u8>),
+);
+
 impl Giver<'_> {
     /// Hands everything over. On success `leave` is called while nothing of the ports moves, and is not to return before the process ends.
     ///
@@ -118,17 +128,24 @@ impl Giver<'_> {
             Channel::pair(request.patience).map_err(UpgradeError::Channel)?;
         let mut child = start(request, theirs)?;
         let pid = child.id();
-        let devices = self.devices;
-        devices.frozen(|frozen| {
-            let result = self.prepare(&channel, frozen).and_then(|()| {
+        let (devices, streams) = (self.devices, self.streams);
+        let both = |act: &mut dyn FnMut(&mut Frozen<'_>, &mut FrozenStreams<'_>) -> _| {
+            streams.frozen(|streams| devices.frozen(|frozen| act(frozen, streams)))
+        };
+        both(&mut |frozen, streams| {
+            let result = self.prepare(&channel, (frozen, streams)).and_then(|()| {
                 channel.set_patience(COMMIT_PATIENCE);
                 let parked_at = Instant::now();
+                streams.hold();
                 self.datapath.hold_taps();
-                let result = self.commit(&channel, frozen.park(), started);
+                let devices = frozen.park();
+                let result = self.commit(&channel, (devices, streams.park()), started);
                 if result.is_err() {
                     // Before the rings are served again: there is never more than one who does.
                     end(&mut child);
+                    streams.unpark();
                     frozen.unpark();
+                    streams.release();
                     self.datapath.release_taps();
                 }
                 result.map(|()| parked_at.elapsed())
@@ -147,7 +164,11 @@ impl Giver<'_> {
         })
     }
 
-    fn prepare(&self, channel: &Channel, frozen: &Frozen<'_>) -> io::Result<()> {
+    fn prepare(
+        &self,
+        channel: &Channel,
+        (frozen, streams): (&Frozen<'_>, &FrozenStreams<'_>),
+    ) -> io::Result<()> {
         channel.tell(&FromOld::Hello {
             format: formats().latest,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,14 +176,17 @@ impl Giver<'_> {
         expect(channel, &FromNew::Accepted)?;
         let mut descriptors = Outgoing::default();
         let mut devices = frozen.hand_over(&mut descriptors)?;
+        let mut streams = streams.hand_over(&mut descriptors)?;
         let ports = self.ports.iter().map(|(id, config)| {
             let device = devices.iter().position(|(other, _)| other == id);
+            let stream = streams.iter().position(|(other, _)| other == id);
             let tap = self.datapath.share_tap(*id).transpose()?;
             Ok(SwitchPort {
                 id: id.get(),
                 config: serde_json::to_value(PortFields::from(config))?,
                 device: device.map(|at| devices.swap_remove(at).1),
                 tap: tap.map(|tap| descriptors.add(tap)),
+                stream: stream.map(|at| streams.swap_remove(at).1),
             })
         });
         let ports = ports.collect::<io::Result<_>>()?;
@@ -191,13 +215,16 @@ impl Giver<'_> {
     fn commit(
         &self,
         channel: &Channel,
-        parked: Vec<(PortId, crate::device::state::DeviceState)>,
+        (parked, (rests, bytes)): ParkedPorts,
         started: Instant,
     ) -> io::Result<()> {
         // What was seen since it was told. Ages are coarse.
         const COARSE: Duration = Duration::from_secs(2);
         let age = started.elapsed() + COARSE;
         self.learned.send(channel, age.as_millis() as u64)?;
+        if !rests.is_empty() {
+            channel.send(&FromOld::Streams(rests), (&bytes, &[]))?;
+        }
         let parked = parked.into_iter().map(|(id, device)| (id.get(), device));
         channel.tell(&FromOld::Commit(parked.collect()))?;
         expect(channel, &FromNew::Running)

@@ -11,7 +11,7 @@
 //!    |                                Ready |
 //!    |<-------------------------------------|
 //!    | rings are taken back                 |
-//!    | Connections, Stations, Commit        |
+//!    | Connections, Stations, Streams, Commit |
 //!    |------------------------------------->|  rings are taken up
 //!    |                              Running |
 //!    |<-------------------------------------|
@@ -24,6 +24,7 @@ use super::descriptors::Slot;
 use crate::datapath::PortTotals;
 use crate::device::HandedPort;
 use crate::device::state::DeviceState;
+use crate::port::stream::handover::{HandedStream, StreamRest};
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 use switch_core::conntrack::{ConnRecord, ConntrackStats};
@@ -78,6 +79,9 @@ pub struct SwitchPort {
     pub device: Option<HandedPort>,
     /// The interface of a TAP port.
     pub tap: Option<Slot>,
+    /// The sockets of a stream port.
+    #[serde(default)]
+    pub stream: Option<HandedStream>,
 }
 
 /// What the old process tells.
@@ -116,6 +120,8 @@ pub enum FromOld {
     Stations(Vec<MacRecord>),
     /// That was all.
     Prepare,
+    /// How far streams were read and written; their bytes are beside. Only where there are some.
+    Streams(Vec<StreamRest>),
     /// The rings were taken back, and what changed since has been told.
     Commit(Vec<(u16, DeviceState)>),
     /// What ports have counted.

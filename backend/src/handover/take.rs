@@ -11,10 +11,11 @@ use crate::config::{PortConfig, PortFields, PortName, SwitchConfig};
 use crate::control::Engine as _;
 use crate::control::PortId;
 use crate::control::clock::monotonic_now;
-use crate::control::live::LiveEngine;
+use crate::control::live::{Handed, LiveEngine};
 use crate::control::port_table::PortTable;
 use crate::control::tables::{NamesOfBatch, PortRegistry};
 use crate::device::state::DeviceState;
+use crate::port::stream::handover::StreamRest;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -113,8 +114,8 @@ pub fn take_over(
         }
     };
     channel.set_patience(PATIENCE);
-    let devices = commit(channel, &learned);
-    live.take_up(devices);
+    let (devices, (rests, bytes)) = commit(channel, &learned);
+    live.take_up(devices, (&rests, &bytes));
     if channel.tell(&FromNew::Running).is_ok() {
         channel.set_patience(LEAVE);
         if let Err(error) = count(channel, &live, (engine, &learned, &progress.registry)) {
@@ -206,25 +207,31 @@ fn prepare(
     progress.ok_or(TakeError::Alone)
 }
 
+/// Devices as they were parked; connections of streams, and the bytes that were under way.
+type Parked = (HashMap<PortId, DeviceState>, (Vec<StreamRest>, Vec<u8>));
+
 /// Hears what changed since, and how the rings were left. Without the last word of a process that died, they go on from what guests'
 /// memory says.
-fn commit(channel: &Channel, learned: &Learned) -> HashMap<PortId, DeviceState> {
+fn commit(channel: &Channel, learned: &Learned) -> Parked {
+    let mut streams = Default::default();
     loop {
         match hear(channel) {
             Ok(Some(received)) => match received.message {
                 FromOld::Connections(records) => learned.take_connections(&records),
                 FromOld::Stations(stations) => learned.take_stations(&stations),
+                FromOld::Streams(rests) => streams = (rests, received.bytes),
                 FromOld::Commit(devices) => {
                     let devices = devices.into_iter();
                     let devices =
                         devices.filter_map(|(id, device)| Some((PortId::new(id)?, device)));
-                    return devices.collect();
+                    return (devices.collect(), streams);
                 }
                 other => log::error!("a message out of turn: {other:?}"),
             },
             Ok(None) | Err(_) => {
                 log::warn!("the process before died: its rings are taken up as after a crash");
-                return HashMap::new();
+                // Streams are followed only from where a last word says: it would have come before this one.
+                return (HashMap::new(), Default::default());
             }
         }
     }
@@ -279,7 +286,12 @@ fn adopt(
         let fields: PortFields = serde_json::from_value(port.config).map_err(refused)?;
         let config = PortConfig::from_fields(fields).map_err(refused)?;
         let tap = descriptors.take_some(port.tap).map_err(refused)?;
-        live.adopt(id, &config, (port.device, tap, descriptors))
+        let handed = Handed {
+            device: port.device,
+            tap,
+            stream: port.stream,
+        };
+        live.adopt(id, &config, (handed, descriptors))
             .map_err(|error| TakeError::Refused(format!("port {}: {error}", config.name)))?;
         table.insert(id, config);
     }

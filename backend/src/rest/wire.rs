@@ -34,12 +34,12 @@ pub struct Port {
     pub name: String,
     /// Its id: dense, reused after its removal.
     pub id: u16,
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `stream` or `tap`.
     pub r#type: String,
-    /// vhost-user only.
+    /// vhost-user and stream only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// vhost-user only.
+    /// vhost-user and stream only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// vhost-user only.
@@ -68,7 +68,7 @@ pub struct Port {
     /// The state in words, when there is something to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// vhost-user only: the whole device state, for diagnosis. Its fields may change.
+    /// vhost-user and stream only: the whole state of the device, or of the socket, for diagnosis. Its fields may change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<serde_json::Value>,
     /// Its counters.
@@ -161,7 +161,7 @@ pub struct Worker {
     /// The CPU it is pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<usize>,
-    /// Rings and TAPs it polls.
+    /// Rings, TAPs and streams it polls.
     pub sources: u64,
 }
 
@@ -189,19 +189,19 @@ pub struct Moved {
 pub struct WorkerList {
     /// By index.
     pub workers: Vec<Worker>,
-    /// What they serve: every guest-tx ring that runs, every TAP, and what was put somewhere though it does not run.
+    /// What they serve: every guest-tx ring that runs, every TAP, every stream with a peer, and what was put somewhere though it does not run.
     pub sources: Vec<SourceRow>,
     /// See [`StatsReport::cpu_mhz`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_mhz: Option<f64>,
 }
 
-/// One guest-tx ring or TAP.
+/// One guest-tx ring, TAP or stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceRow {
     /// The port's name.
     pub port: String,
-    /// Its queue pair; 0 for a TAP.
+    /// Its queue pair; 0 for a TAP or a stream.
     pub pair: u16,
     /// The worker that serves it.
     pub worker: usize,
@@ -278,6 +278,14 @@ impl From<PortView> for Port {
             PortKind::Tap { interface } => {
                 (None, None, None, None, None, Some(interface.to_string()))
             }
+            PortKind::Stream { socket, mode } => (
+                Some(socket.to_string()),
+                Some(mode_name(mode).to_owned()),
+                None,
+                None,
+                None,
+                None,
+            ),
         };
         Self {
             name: name.to_string(),

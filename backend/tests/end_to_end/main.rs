@@ -2,7 +2,7 @@
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
 //! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
-//! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `services` (of the switch
+//! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `stream` (ports for NICs that are not virtio) -> `services` (of the switch
 //! itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
@@ -25,6 +25,7 @@ mod postcopy;
 mod restart;
 mod rig;
 mod services;
+mod stream;
 mod upgrade;
 mod vlan;
 mod workers;

@@ -1,6 +1,6 @@
 //! Everything that runs, handed over to another process or taken over from one.
 
-use super::{LiveEngine, device_refused};
+use super::{LiveEngine, device_refused, stream_spec};
 use crate::config::{PortConfig, PortKind};
 use crate::control::PortId;
 use crate::control::engine::{Kept, StepError};
@@ -12,6 +12,7 @@ use crate::device::state::DeviceState;
 use crate::handover::content::{Learned, neighbor_key};
 use crate::handover::descriptors::Incoming;
 use crate::handover::give::{Giver, UpgradeError, UpgradeRequest, Upgraded};
+use crate::port::stream::handover::{HandedStream, StreamRest};
 use crate::port::tap::Tap;
 use std::collections::HashMap;
 use std::io;
@@ -29,6 +30,16 @@ pub struct Beside {
     pub program: String,
     /// Told when the other process serves everything, so that this one ends.
     pub left: Arc<Notify>,
+}
+
+/// A port that was handed over: what there is of it, by its kind.
+pub struct Handed {
+    /// The device of a vhost-user port.
+    pub device: Option<HandedPort>,
+    /// The interface of a TAP port.
+    pub tap: Option<OwnedFd>,
+    /// The sockets of a stream port.
+    pub stream: Option<HandedStream>,
 }
 
 impl LiveEngine {
@@ -60,23 +71,41 @@ impl LiveEngine {
         &mut self,
         id: PortId,
         port: &PortConfig,
-        (device, tap, descriptors): (Option<HandedPort>, Option<OwnedFd>, &mut Incoming),
+        (handed, descriptors): (Handed, &mut Incoming),
     ) -> Result<(), StepError> {
         self.join(id, &port.vlan)?;
-        let adopted = match (&port.kind, device, tap) {
-            (PortKind::VhostUser { .. }, Some(device), _) => match self.spec(id, port)? {
+        let adopted = match (&port.kind, handed) {
+            (
+                PortKind::VhostUser { .. },
+                Handed {
+                    device: Some(device),
+                    ..
+                },
+            ) => match self.spec(id, port)? {
                 Some(spec) => self
                     .devices
                     .adopt_port(&self.datapath, spec, (device, descriptors))
                     .map_err(|error| device_refused(&error)),
                 None => Ok(()),
             },
-            (PortKind::Tap { interface }, _, Some(tap)) => {
+            (PortKind::Tap { interface }, Handed { tap: Some(tap), .. }) => {
                 self.datapath.hold_taps();
                 let tap = Tap::adopt(tap, interface.as_str());
                 self.datapath.add_tap_port(id, tap);
                 self.taps.insert(id);
                 Ok(())
+            }
+            (
+                PortKind::Stream { socket, mode },
+                Handed {
+                    stream: Some(stream),
+                    ..
+                },
+            ) => {
+                let spec = stream_spec(id, port, (socket, *mode));
+                self.streams
+                    .adopt_port(&self.datapath, spec, (stream, descriptors))
+                    .map_err(|error| device_refused(&error))
             }
             _ => Err(StepError {
                 field: "name",
@@ -88,8 +117,15 @@ impl LiveEngine {
     }
 
     /// Serves every port that was adopted.
-    pub fn take_up(&self, devices: HashMap<PortId, DeviceState>) {
+    pub fn take_up(
+        &self,
+        devices: HashMap<PortId, DeviceState>,
+        (rests, bytes): (&[StreamRest], &[u8]),
+    ) {
+        // Sent to first, read last: what is under way to a port that is not there yet would be lost.
+        self.streams.take_up(rests, bytes);
         self.devices.take_up(devices);
+        self.streams.go();
         self.datapath.release_taps();
     }
 
@@ -104,6 +140,7 @@ impl LiveEngine {
         let services = self.services.as_ref();
         let giver = Giver {
             devices: &self.devices,
+            streams: &self.streams,
             datapath: &self.datapath,
             learned: self.learned(),
             tables: beside.tables.as_ref(),

@@ -4,8 +4,9 @@
 //! moment in which nobody serves them. In the new process [`Port::adopt`] makes the same port of it, which does nothing before
 //! [`Port::go`]. Should the new one fail, [`Port::unpark`] goes on where the old one was.
 
-use super::{Connected, Endpoint, Port, READING, RETRY_FIRST, Token};
+use super::{Connected, Port, READING, Token};
 use crate::device::attach::{DatapathAttachment, HandedAttachment};
+use crate::device::endpoint::{Endpoint, RETRY_FIRST, Timer};
 use crate::device::listener::Listener;
 use crate::device::message::RequestCode;
 use crate::device::session::{HandedStream, Session};
@@ -16,7 +17,6 @@ use crate::device::{PortEventSink, SocketMode, VhostPortSpec};
 use crate::handover::descriptors::{Incoming, Outgoing, Slot};
 use crate::ring::RecordFile;
 use event_manager::EventOps;
-use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -172,7 +172,6 @@ impl Port {
             })
         });
         attachment.adopt(attached, &device, descriptors)?;
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
             id: spec.id,
             up: device.any_ring_runs(),
@@ -181,7 +180,7 @@ impl Port {
             socket: spec.socket,
             mode: spec.mode,
             endpoint,
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             connected: connected.transpose()?,
             attachment: Box::new(attachment),
             events,
