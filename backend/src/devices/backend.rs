@@ -153,9 +153,22 @@ impl Backend {
 
 /// The netdev of a device in QEMU.
 pub fn netdev(device: &Device) -> Netdev {
+    if !device.model.is_virtio() {
+        return Netdev::Stream {
+            socket: socket_of(device),
+        };
+    }
     Netdev::VhostUser {
         queue_pairs: device.queue_pairs().get(),
     }
+}
+
+/// Where the switch listens for a device.
+pub fn socket_of(device: &Device) -> PathBuf {
+    let socket = device.port.socket();
+    socket
+        .map(|socket| socket.as_path().to_owned())
+        .unwrap_or_default()
 }
 
 /// A device as QEMU is given it.
@@ -174,12 +187,9 @@ pub fn nic(device: &Device) -> Nic {
 
 /// A device as Cloud Hypervisor is given it.
 pub fn net(device: &Device, id: &str) -> Net {
-    let socket = device.port.socket();
     Net {
         id: id.to_owned(),
-        socket: socket
-            .map(|socket| socket.as_path().to_owned())
-            .unwrap_or_default(),
+        socket: socket_of(device),
         mac: device.mac.to_string(),
         queue_pairs: device.queue_pairs().get(),
         mtu: device.mtu().map(crate::config::Mtu::get),

@@ -75,6 +75,14 @@ pub struct VmAddress {
 pub enum Model {
     /// virtio-net, over vhost-user.
     VirtioNet,
+    /// VMware's paravirtual NIC, which QEMU itself is, over a stream.
+    Vmxnet3,
+    /// Intel's 82540EM, likewise.
+    E1000,
+    /// Intel's 82574L, likewise.
+    E1000e,
+    /// Realtek's, likewise.
+    Rtl8139,
 }
 
 /// A NIC as it shall be.
@@ -128,12 +136,22 @@ impl HypervisorKind {
 }
 
 impl Model {
-    const ALL: [Self; 1] = [Self::VirtioNet];
+    const ALL: [Self; 5] = [
+        Self::VirtioNet,
+        Self::Vmxnet3,
+        Self::E1000,
+        Self::E1000e,
+        Self::Rtl8139,
+    ];
 
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
             Self::VirtioNet => "virtio-net",
+            Self::Vmxnet3 => "vmxnet3",
+            Self::E1000 => "e1000",
+            Self::E1000e => "e1000e",
+            Self::Rtl8139 => "rtl8139",
         }
     }
 
@@ -146,12 +164,14 @@ impl Model {
     pub fn qemu_driver(self) -> &'static str {
         match self {
             Self::VirtioNet => "virtio-net-pci",
+            other => other.name(),
         }
     }
 
     fn port_type(self) -> &'static str {
         match self {
             Self::VirtioNet => "vhost-user",
+            _ => "stream",
         }
     }
 
@@ -445,6 +465,21 @@ pub(crate) mod tests {
                 "mac",
             ),
             (with(&|f| f.mac = Some("52:54".to_owned())), "mac"),
+            (
+                with(&|f| (f.model, f.queue_pairs) = ("e1000".to_owned(), Some(1))),
+                "queue_pairs",
+            ),
+            (
+                with(&|f| (f.model, f.packed) = ("vmxnet3".to_owned(), Some(true))),
+                "packed",
+            ),
+            (
+                DeviceFields {
+                    model: "e1000".to_owned(),
+                    ..ch.clone()
+                },
+                "model",
+            ),
             (with(&|f| f.queue_pairs = Some(0)), "queue_pairs"),
             (with(&|f| f.mtu = Some(1)), "mtu"),
             (with(&|f| f.socket = Some(f.vm.socket.clone())), "socket"),

@@ -112,11 +112,7 @@ impl Hands<'_> {
             }
             (Step::ClosePort, _) => return close_port(self.control, self.device.name()).await,
             (Step::AddChardev, Backend::Qemu(qemu)) => {
-                let socket = self.device.port.socket();
-                let socket = socket
-                    .map(|socket| socket.as_path())
-                    .unwrap_or(std::path::Path::new(""));
-                qemu.add_chardev(id, socket).await
+                qemu.add_chardev(id, &backend::socket_of(self.device)).await
             }
             (Step::AddNetdev, Backend::Qemu(qemu)) => {
                 qemu.add_netdev(id, &backend::netdev(self.device)).await

@@ -217,6 +217,31 @@ mod tests {
     }
 
     #[test]
+    fn plans_for_a_nic_over_a_stream() {
+        use Step::*;
+        let mut fields = fields("a");
+        fields.model = "e1000".to_owned();
+        let device = device(&fields).unwrap();
+        for (intent, before, steps) in [
+            (
+                present(),
+                "",
+                vec![DeleteNetdev, OpenPort, AddNetdev, nic()],
+            ),
+            (present(), "port nic", vec![]),
+            (Intent::Absent, "port nic", vec![AskForRelease]),
+            (Intent::Absent, "port", vec![DeleteNetdev, ClosePort]),
+            (Intent::Abandoned, "port nic", vec![DeleteNetdev, ClosePort]),
+        ] {
+            assert_eq!(
+                plan(&device, &intent, seen(before)),
+                steps,
+                "{intent:?}, {before}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_taken_back_is_what_was_made_and_in_a_way_that_leaves_nothing() {
         let made = plan(&on("qemu"), &present(), Seen::default());
         let back: Vec<Step> = made.iter().rev().filter_map(Step::inverse).collect();

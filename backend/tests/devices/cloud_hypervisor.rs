@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 fn on_ch(name: &str, api: &Path) -> Value {
-    with(on_qemu(name, api), json!({ "vm": { "hypervisor": "cloud-hypervisor", "socket": api } }))
+    with(
+        on_qemu(name, api),
+        json!({ "vm": { "hypervisor": "cloud-hypervisor", "socket": api } }),
+    )
 }
 
 #[test]
@@ -41,8 +44,15 @@ fn a_removal_is_over_when_the_guest_has_ejected_the_device() {
     switch.wait_state("a", "waiting-for-guest");
     ch.vm().guest_ejects = false;
     let (status, device) = switch.delete("a", "?timeout_ms=100");
-    assert_eq!((status, &device["state"]), (202, &json!("failed")), "{device}");
-    assert!(switch.path("device-a.sock").exists(), "its port serves it until then");
+    assert_eq!(
+        (status, &device["state"]),
+        (202, &json!("failed")),
+        "{device}"
+    );
+    assert!(
+        switch.path("device-a.sock").exists(),
+        "its port serves it until then"
+    );
     ch.vm().nets.clear();
     switch.wait_gone("a");
 }
@@ -53,12 +63,22 @@ fn a_vm_in_another_state_is_waited_for() {
     let ch = FakeCloudHypervisor::start(&switch.path("vm7.api"));
     ch.vm().state = None;
     switch.add(&on_ch("a", &ch.socket));
-    for (state, says) in [(None, "no VM yet"), (Some("Created"), "Created"), (Some("Paused"), "Paused")] {
+    for (state, says) in [
+        (None, "no VM yet"),
+        (Some("Created"), "Created"),
+        (Some("Paused"), "Paused"),
+    ] {
         ch.vm().state = state;
         let device = switch.wait(|| {
             let device = switch.device("a");
-            let is = device["reason"].as_str().is_some_and(|reason| reason.contains(says));
-            if is { Ok(device) } else { Err(format!("{says}: {device}")) }
+            let is = device["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains(says));
+            if is {
+                Ok(device)
+            } else {
+                Err(format!("{says}: {device}"))
+            }
         });
         assert_eq!(device["state"], "pending");
     }
@@ -74,11 +94,17 @@ fn what_a_vm_cannot_take_is_a_problem_to_act_on() {
     ch.vm().memory = json!({ "size": 1 << 28, "shared": false });
     switch.add(&on_ch("a", &ch.socket));
     let device = switch.wait_state("a", "failed");
-    assert!(device["remedy"].as_str().unwrap().contains("shared=on"), "{device}");
+    assert!(
+        device["remedy"].as_str().unwrap().contains("shared=on"),
+        "{device}"
+    );
     switch.add(&with(on_ch("b", &ch.socket), json!({ "queue_pairs": 4 })));
     ch.vm().memory = json!({ "size": 0, "zones": [{ "id": "z", "shared": true }] });
     let device = switch.wait_state("b", "failed");
-    assert!(device["field"] == "queue_pairs" || device["field"] == "vm", "{device}");
+    assert!(
+        device["field"] == "queue_pairs" || device["field"] == "vm",
+        "{device}"
+    );
     switch.wait_state("a", "waiting-for-guest");
     assert_eq!(ch.vm().requests, ["add-net"]);
 }

@@ -13,7 +13,10 @@ fn a_switch_that_was_killed_finds_its_devices_where_they_are() {
     let commands = qemu.vm().commands.clone();
     switch.crash_and_restart();
     let after = switch.wait_state("a", "waiting-for-guest");
-    assert_eq!((&after["mac"], &after["socket"]), (&before["mac"], &before["socket"]));
+    assert_eq!(
+        (&after["mac"], &after["socket"]),
+        (&before["mac"], &before["socket"])
+    );
     std::thread::sleep(A_WHILE);
     assert_eq!(qemu.vm().commands, commands, "nothing was plugged anew");
     assert_eq!(switch.delete("a", "").0, 204);
@@ -54,7 +57,16 @@ fn what_a_switch_left_half_done_is_cleared_before_it_is_done_again() {
         1 => Ok(()),
         other => Err(format!("{other} NICs")),
     });
-    assert_eq!(qemu.vm().commands, ["netdev_del", "chardev-remove", "chardev-add", "netdev_add", "device_add"]);
+    assert_eq!(
+        qemu.vm().commands,
+        [
+            "netdev_del",
+            "chardev-remove",
+            "chardev-add",
+            "netdev_add",
+            "device_add"
+        ]
+    );
 }
 
 #[test]
@@ -67,7 +79,11 @@ fn a_switch_that_forgot_everything_takes_up_the_same_device_and_clears_another_o
     switch.crash_and_restart();
     switch.add(&on_qemu("a", &qemu.socket));
     switch.wait_state("a", "waiting-for-guest");
-    assert_eq!(qemu.vm().commands, commands, "the same is taken up as it is");
+    assert_eq!(
+        qemu.vm().commands,
+        commands,
+        "the same is taken up as it is"
+    );
     let first = qemu.vm().nics.keys().next().unwrap().clone();
     switch.crash_and_restart();
     let other = super::rig::with(on_qemu("a", &qemu.socket), json!({ "mtu": 1400 }));
@@ -75,8 +91,13 @@ fn a_switch_that_forgot_everything_takes_up_the_same_device_and_clears_another_o
     switch.wait_state("a", "waiting-for-guest");
     switch.wait(|| {
         let vm = qemu.vm();
-        let only_other = vm.nics.len() == 1 && vm.chardevs.len() == 1 && !vm.nics.contains_key(&first);
-        if only_other { Ok(()) } else { Err(format!("{vm:?}")) }
+        let only_other =
+            vm.nics.len() == 1 && vm.chardevs.len() == 1 && !vm.nics.contains_key(&first);
+        if only_other {
+            Ok(())
+        } else {
+            Err(format!("{vm:?}"))
+        }
     });
 }
 
@@ -87,9 +108,17 @@ fn a_vm_that_comes_back_gets_its_devices_back() {
     switch.add(&on_qemu("a", &socket));
     let device = switch.wait(|| {
         let device = switch.device("a");
-        if device["reason"].is_string() { Ok(device) } else { Err(device.to_string()) }
+        if device["reason"].is_string() {
+            Ok(device)
+        } else {
+            Err(device.to_string())
+        }
     });
-    assert_eq!((&device["state"], &device["field"]), (&json!("pending"), &json!("vm")), "{device}");
+    assert_eq!(
+        (&device["state"], &device["field"]),
+        (&json!("pending"), &json!("vm")),
+        "{device}"
+    );
     for _ in 0..3 {
         let qemu = FakeQemu::start(&socket);
         switch.wait_state("a", "waiting-for-guest");

@@ -118,9 +118,17 @@ fn serve(vm: &Mutex<Vm>, mut stream: UnixStream) {
     }
     let request = first.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let (status, answer) = vm.lock().unwrap().answer(&request, &body);
-    let text = if answer.is_null() { String::new() } else { answer.to_string() };
-    let head = format!("HTTP/1.1 {status} \r\nServer: Cloud Hypervisor API\r\nContent-Length: {}\r\n", text.len());
-    let _ = stream.write_all(format!("{head}Content-Type: application/json\r\n\r\n{text}").as_bytes());
+    let text = if answer.is_null() {
+        String::new()
+    } else {
+        answer.to_string()
+    };
+    let head = format!(
+        "HTTP/1.1 {status} \r\nServer: Cloud Hypervisor API\r\nContent-Length: {}\r\n",
+        text.len()
+    );
+    let _ =
+        stream.write_all(format!("{head}Content-Type: application/json\r\n\r\n{text}").as_bytes());
 }
 
 impl Vm {
@@ -138,11 +146,16 @@ impl Vm {
             "PUT /api/v1/vm.add-net" => {
                 let id = body["id"].as_str().unwrap().to_owned();
                 if self.nets.contains_key(&id) {
-                    return error(&["The network device could not be added to the VM", "Error validating VM configuration", &format!("Identifier {id} is not unique")]);
+                    return error(&[
+                        "The network device could not be added to the VM",
+                        "Error validating VM configuration",
+                        &format!("Identifier {id} is not unique"),
+                    ]);
                 }
                 let socket = body["vhost_socket"].as_str().unwrap();
                 if UnixStream::connect(socket).is_err() {
-                    self.violations.push(format!("vm.add-net with nobody on {socket}"));
+                    self.violations
+                        .push(format!("vm.add-net with nobody on {socket}"));
                 }
                 self.nets.insert(id.clone(), body.clone());
                 (200, json!({ "id": id, "bdf": "0000:00:05.0" }))
@@ -150,8 +163,14 @@ impl Vm {
             "PUT /api/v1/vm.remove-device" => {
                 let id = body["id"].as_str().unwrap();
                 if !self.nets.contains_key(id) {
-                    let cause = format!("Failed to find device corresponding to the given identifier: {id}");
-                    return error(&["The device could not be removed from the VM", "Error from device manager", &cause]);
+                    let cause = format!(
+                        "Failed to find device corresponding to the given identifier: {id}"
+                    );
+                    return error(&[
+                        "The device could not be removed from the VM",
+                        "Error from device manager",
+                        &cause,
+                    ]);
                 }
                 if self.guest_ejects {
                     self.nets.remove(id);
@@ -165,8 +184,12 @@ impl Vm {
     fn info(&self, state: &str) -> Value {
         let tree = self.nets.keys().flat_map(|id| {
             let pci = format!("_virtio-pci-{id}");
-            let own = (id.clone(), json!({ "id": id, "resources": [], "parent": pci, "children": [] }));
-            let above = json!({ "id": pci, "resources": [], "children": [id], "pci_bdf": "0000:00:05.0" });
+            let own = (
+                id.clone(),
+                json!({ "id": id, "resources": [], "parent": pci, "children": [] }),
+            );
+            let above =
+                json!({ "id": pci, "resources": [], "children": [id], "pci_bdf": "0000:00:05.0" });
             [own, (pci.clone(), above)]
         });
         let tree: serde_json::Map<String, Value> = tree.collect();

@@ -94,7 +94,10 @@ impl FakeQemu {
                     return;
                 }
                 let vm = Arc::clone(&shared);
-                vm.lock().unwrap().connections.push(stream.try_clone().unwrap());
+                vm.lock()
+                    .unwrap()
+                    .connections
+                    .push(stream.try_clone().unwrap());
                 std::thread::spawn(move || serve(&vm, stream));
             }
         });
@@ -115,8 +118,11 @@ impl FakeQemu {
         let mut vm = self.vm();
         vm.guest_releases = true;
         let asked: Vec<String> = vm.nics.keys().cloned().collect();
-        let mut connections: Vec<UnixStream> =
-            vm.connections.iter().map(|c| c.try_clone().unwrap()).collect();
+        let mut connections: Vec<UnixStream> = vm
+            .connections
+            .iter()
+            .map(|c| c.try_clone().unwrap())
+            .collect();
         for id in asked {
             vm.nics.remove(&id);
             for connection in &mut connections {
@@ -144,7 +150,10 @@ impl Drop for FakeQemu {
         drop(UnixStream::connect(&self.socket));
         let _ = self.acceptor.take().unwrap().join();
         // A failing test has poisoned it, perhaps.
-        let vm = self.vm.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let vm = self
+            .vm
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         for connection in &vm.connections {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -167,7 +176,9 @@ fn serve(vm: &Mutex<Vm>, mut stream: UnixStream) {
             return;
         }
         Manner::NoMonitor => json!({ "hello": "world" }),
-        _ => json!({ "QMP": { "version": { "qemu": { "micro": 2, "minor": 0, "major": 10 }, "package": "" }, "capabilities": ["oob"] } }),
+        _ => {
+            json!({ "QMP": { "version": { "qemu": { "micro": 2, "minor": 0, "major": 10 }, "package": "" }, "capabilities": ["oob"] } })
+        }
     };
     let _ = stream.write_all(format!("{greeting}\n").as_bytes());
     let lines = BufReader::new(stream.try_clone().unwrap()).lines();
@@ -199,7 +210,10 @@ fn serve(vm: &Mutex<Vm>, mut stream: UnixStream) {
             _ => vm.lock().unwrap().execute(&command, &request["arguments"]),
         };
         // Events that nobody knows come between everything.
-        let mut text = format!("{}\n", json!({ "event": "NETDEV_VHOST_USER_CONNECTED", "data": { "netdev-id": "x" } }));
+        let mut text = format!(
+            "{}\n",
+            json!({ "event": "NETDEV_VHOST_USER_CONNECTED", "data": { "netdev-id": "x" } })
+        );
         text += &match &answer {
             Ok(value) => json!({ "return": value, "id": request["id"] }),
             Err((class, reason)) => {
@@ -288,7 +302,8 @@ impl Vm {
             };
             // A real one does nothing else until somebody answers.
             if UnixStream::connect(path).is_err() {
-                self.violations.push(format!("netdev_add {id} with nobody on {path:?}"));
+                self.violations
+                    .push(format!("netdev_add {id} with nobody on {path:?}"));
             }
         }
         if !self.netdevs.insert(id.clone()) {
@@ -300,7 +315,8 @@ impl Vm {
     fn add_nic(&mut self, id: String, arguments: &Value) -> Answer {
         let bus = arguments["bus"].as_str().unwrap().to_owned();
         if self.migration.is_some() {
-            self.violations.push("device_add while migrating".to_owned());
+            self.violations
+                .push("device_add while migrating".to_owned());
         }
         if self.nics.values().any(|taken| *taken == bus) || !self.root_ports.contains(&bus) {
             return Err(("GenericError", format!("Bus '{bus}' not found or full")));
@@ -315,8 +331,14 @@ impl Vm {
 
     fn children(&self, path: &str) -> Value {
         if path == "/machine/peripheral" {
-            let ports = self.root_ports.iter().map(|id| json!({ "name": id, "type": "child<pcie-root-port>" }));
-            let nics = self.nics.keys().map(|id| json!({ "name": id, "type": "child<virtio-net-pci>" }));
+            let ports = self
+                .root_ports
+                .iter()
+                .map(|id| json!({ "name": id, "type": "child<pcie-root-port>" }));
+            let nics = self
+                .nics
+                .keys()
+                .map(|id| json!({ "name": id, "type": "child<virtio-net-pci>" }));
             return ports.chain(nics).collect();
         }
         let bus = path.rsplit('/').next().unwrap();
@@ -330,7 +352,9 @@ impl Vm {
     fn property(&self, arguments: &Value) -> Answer {
         match (arguments["path"].as_str(), arguments["property"].as_str()) {
             (Some("/machine"), Some("memory-backend")) => Ok(json!("/objects/mem")),
-            (Some(port), Some("hotplug")) if port.starts_with("/machine/peripheral/rp") => Ok(json!(true)),
+            (Some(port), Some("hotplug")) if port.starts_with("/machine/peripheral/rp") => {
+                Ok(json!(true))
+            }
             _ => Err(("DeviceNotFound", "Device not found".to_owned())),
         }
     }

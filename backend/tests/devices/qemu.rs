@@ -16,12 +16,18 @@ fn a_vm_is_given_a_nic_and_loses_it_without_a_trace() {
         json!({ "mac": "52:54:00:12:34:56", "queue_pairs": 2, "mtu": 1500, "vlan": { "access": 10 } }),
     );
     let device = switch.add(&body);
-    assert_eq!((&device["port"], &device["durable"]), (&json!("vm7-eth1"), &json!(false)));
+    assert_eq!(
+        (&device["port"], &device["durable"]),
+        (&json!("vm7-eth1"), &json!(false))
+    );
     let device = switch.wait_state("vm7-eth1", "waiting-for-guest");
     let socket = switch.path("device-vm7-eth1.sock");
     assert_eq!(device["socket"], json!(socket));
     let port = switch.get("/v1/ports/vm7-eth1");
-    assert_eq!((&port["queue_pairs"], &port["vlan"]), (&json!(2), &json!({ "access": 10 })));
+    assert_eq!(
+        (&port["queue_pairs"], &port["vlan"]),
+        (&json!(2), &json!({ "access": 10 }))
+    );
     let (id, arguments) = {
         let vm = qemu.vm();
         assert_eq!(vm.commands, ["chardev-add", "netdev_add", "device_add"]);
@@ -34,7 +40,12 @@ fn a_vm_is_given_a_nic_and_loses_it_without_a_trace() {
         "rx_queue_size": 1024, "tx_queue_size": 1024, "ctrl_guest_offloads": false, "host_mtu": 1500,
     });
     assert_eq!(arguments, expected);
-    let states: Vec<Value> = device["history"].as_array().unwrap().iter().map(|t| t["state"].clone()).collect();
+    let states: Vec<Value> = device["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["state"].clone())
+        .collect();
     assert_eq!(states, ["pending", "plugging", "waiting-for-guest"]);
 
     assert_eq!(switch.delete("vm7-eth1", "").0, 204);
@@ -51,7 +62,10 @@ fn a_refusal_at_any_step_is_taken_back_and_tried_again() {
         qemu.vm().refuses = Some(refuses);
         switch.add(&on_qemu("a", &qemu.socket));
         let device = switch.wait_state("a", "failed");
-        assert!(device["reason"].as_str().unwrap().contains(refuses), "{device}");
+        assert!(
+            device["reason"].as_str().unwrap().contains(refuses),
+            "{device}"
+        );
         assert!(device["retry_in_ms"].is_u64(), "{device}");
         qemu.assert_clean();
         assert_eq!(switch.get("/v1/ports")["ports"], json!([]));
@@ -64,18 +78,39 @@ fn a_refusal_at_any_step_is_taken_back_and_tried_again() {
 #[test]
 fn what_a_vm_cannot_take_is_a_problem_to_act_on_and_nothing_is_done() {
     let cases: [(&str, fn(&FakeQemu), &str); 3] = [
-        ("memory is not shared", |qemu| qemu.vm().memory_is_shared = false, "share=on"),
-        ("queue pairs", |qemu| qemu.vm().vcpus = 1, "queue_pairs of at most 1"),
-        ("root port", |qemu| qemu.vm().root_ports.clear(), "pcie-root-port"),
+        (
+            "memory is not shared",
+            |qemu| qemu.vm().memory_is_shared = false,
+            "share=on",
+        ),
+        (
+            "queue pairs",
+            |qemu| qemu.vm().vcpus = 1,
+            "queue_pairs of at most 1",
+        ),
+        (
+            "root port",
+            |qemu| qemu.vm().root_ports.clear(),
+            "pcie-root-port",
+        ),
     ];
     for (reason, spoil, remedy) in cases {
         let switch = Switch::start();
         let qemu = vm7(&switch);
         spoil(&qemu);
-        switch.add(&with(on_qemu("a", &qemu.socket), json!({ "queue_pairs": 2 })));
+        switch.add(&with(
+            on_qemu("a", &qemu.socket),
+            json!({ "queue_pairs": 2 }),
+        ));
         let device = switch.wait_state("a", "failed");
-        assert!(device["reason"].as_str().unwrap().contains(reason), "{device}");
-        assert!(device["remedy"].as_str().unwrap().contains(remedy), "{device}");
+        assert!(
+            device["reason"].as_str().unwrap().contains(reason),
+            "{device}"
+        );
+        assert!(
+            device["remedy"].as_str().unwrap().contains(remedy),
+            "{device}"
+        );
         assert!(qemu.vm().commands.is_empty());
         assert_eq!(switch.get("/v1/ports")["ports"], json!([]));
         assert_eq!(switch.delete("a", "").0, 204);
@@ -93,7 +128,13 @@ fn every_slot_is_used_and_the_one_too_many_waits_for_a_free_one() {
     }
     switch.add(&on_qemu("eth5", &qemu.socket));
     let device = switch.wait_state("eth5", "failed");
-    assert!(device["reason"].as_str().unwrap().contains("every PCIe root port"), "{device}");
+    assert!(
+        device["reason"]
+            .as_str()
+            .unwrap()
+            .contains("every PCIe root port"),
+        "{device}"
+    );
     assert_eq!(switch.delete("eth2", "").0, 204);
     switch.wait_state("eth5", "waiting-for-guest");
     assert!(qemu.vm().violations.is_empty());
@@ -107,8 +148,14 @@ fn a_migration_is_waited_for() {
     switch.add(&on_qemu("a", &qemu.socket));
     let device = switch.wait(|| {
         let device = switch.device("a");
-        let is = device["reason"].as_str().is_some_and(|reason| reason.contains("migrating (active)"));
-        if is { Ok(device) } else { Err(device.to_string()) }
+        let is = device["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("migrating (active)"));
+        if is {
+            Ok(device)
+        } else {
+            Err(device.to_string())
+        }
     });
     assert_eq!(device["state"], "pending");
     assert!(qemu.vm().commands.is_empty());
@@ -127,12 +174,26 @@ fn a_guest_that_never_lets_go_is_told_of_truthfully_until_it_does() {
     switch.wait_state("a", "waiting-for-guest");
     qemu.vm().guest_releases = false;
     let (status, device) = switch.delete("a", "?timeout_ms=100");
-    assert_eq!((status, &device["state"]), (202, &json!("failed")), "{device}");
-    assert!(device["reason"].as_str().unwrap().contains("has not let go of it within 100 ms"), "{device}");
+    assert_eq!(
+        (status, &device["state"]),
+        (202, &json!("failed")),
+        "{device}"
+    );
+    assert!(
+        device["reason"]
+            .as_str()
+            .unwrap()
+            .contains("has not let go of it within 100 ms"),
+        "{device}"
+    );
     // Its port serves it for as long as it is there.
     assert_eq!(switch.get("/v1/ports/a")["name"], "a");
     let (status, problem) = switch.post(&on_qemu("a", &qemu.socket));
-    assert_eq!((status, &problem["field"]), (409, &json!("name")), "{problem}");
+    assert_eq!(
+        (status, &problem["field"]),
+        (409, &json!("name")),
+        "{problem}"
+    );
     qemu.guest_releases_late();
     switch.wait_gone("a");
     qemu.assert_clean();
@@ -169,7 +230,11 @@ fn a_port_that_somebody_removed_by_hand_comes_back() {
         (200, _) => Ok(()),
         (_, problem) => Err(problem.to_string()),
     });
-    assert_eq!(qemu.vm().commands.len(), 3, "QEMU was not asked for anything");
+    assert_eq!(
+        qemu.vm().commands.len(),
+        3,
+        "QEMU was not asked for anything"
+    );
 }
 
 #[test]
@@ -179,7 +244,10 @@ fn what_is_not_ours_is_left_alone() {
     {
         let mut vm = qemu.vm();
         // The operator's own, and that of another switch.
-        for (id, path) in [("net0", "/run/own.sock"), ("rsw-00000000-b", "/run/other/device-b.sock")] {
+        for (id, path) in [
+            ("net0", "/run/own.sock"),
+            ("rsw-00000000-b", "/run/other/device-b.sock"),
+        ] {
             vm.chardevs.insert(id.to_owned(), path.into());
             vm.netdevs.insert(id.to_owned());
         }
@@ -190,7 +258,11 @@ fn what_is_not_ours_is_left_alone() {
     std::thread::sleep(A_WHILE);
     assert_eq!(switch.delete("a", "").0, 204);
     let vm = qemu.vm();
-    assert_eq!((vm.chardevs.len(), vm.netdevs.len(), vm.nics.len()), (2, 2, 1), "{vm:?}");
+    assert_eq!(
+        (vm.chardevs.len(), vm.netdevs.len(), vm.nics.len()),
+        (2, 2, 1),
+        "{vm:?}"
+    );
 }
 
 #[test]

@@ -9,17 +9,36 @@ fn the_same_device_twice_is_one_and_another_under_its_name_is_a_conflict() {
     let qemu = FakeQemu::start(&switch.path("vm7.qmp"));
     let body = on_qemu("a", &qemu.socket);
     let device = switch.add(&body);
-    for same in [body.clone(), with(body.clone(), json!({ "mac": device["mac"], "socket": device["socket"] }))] {
+    for same in [
+        body.clone(),
+        with(
+            body.clone(),
+            json!({ "mac": device["mac"], "socket": device["socket"] }),
+        ),
+    ] {
         let (status, again) = switch.post(&same);
         assert_eq!((status, &again["mac"]), (200, &device["mac"]));
     }
     for (other, field) in [
         (with(body.clone(), json!({ "mtu": 1400 })), "name"),
-        (with(on_qemu("b", &qemu.socket), json!({ "mac": device["mac"] })), "mac"),
-        (with(on_qemu("b", &qemu.socket), json!({ "socket": device["socket"] })), "socket"),
+        (
+            with(on_qemu("b", &qemu.socket), json!({ "mac": device["mac"] })),
+            "mac",
+        ),
+        (
+            with(
+                on_qemu("b", &qemu.socket),
+                json!({ "socket": device["socket"] }),
+            ),
+            "socket",
+        ),
     ] {
         let (status, problem) = switch.post(&other);
-        assert_eq!((status, &problem["field"]), (409, &json!(field)), "{problem}");
+        assert_eq!(
+            (status, &problem["field"]),
+            (409, &json!(field)),
+            "{problem}"
+        );
         assert!(problem["remedy"].is_string());
     }
     switch.wait_state("a", "waiting-for-guest");
@@ -31,7 +50,10 @@ fn a_port_that_is_no_devices_keeps_its_name_and_socket() {
     let switch = Switch::start();
     let socket = switch.path("own.sock");
     let port = json!({ "name": "own", "type": "vhost-user", "socket": socket });
-    assert_eq!(switch.request("POST", "/v1/ports", &port.to_string()).0, 201);
+    assert_eq!(
+        switch.request("POST", "/v1/ports", &port.to_string()).0,
+        201
+    );
     let monitor = switch.path("vm7.qmp");
     let (status, problem) = switch.post(&on_qemu("own", &monitor));
     assert_eq!((status, &problem["field"]), (409, &json!("name")));
@@ -48,14 +70,21 @@ fn what_cannot_be_is_refused_with_its_field_and_what_to_do() {
     for (change, field) in [
         (json!({ "model": "ne2k_pci" }), "model"),
         (json!({ "vm": vm("xen") }), "vm.hypervisor"),
-        (json!({ "vm": vm("cloud-hypervisor"), "packed": true }), "packed"),
+        (
+            json!({ "vm": vm("cloud-hypervisor"), "packed": true }),
+            "packed",
+        ),
         (json!({ "mac": "01:00:00:00:00:00" }), "mac"),
         (json!({ "queue_pairs": 65 }), "queue_pairs"),
         (json!({ "colour": "red" }), "colour"),
         (json!({ "mtu": "big" }), "mtu"),
     ] {
         let (status, problem) = switch.post(&with(good.clone(), change.clone()));
-        assert_eq!((status, &problem["field"]), (422, &json!(field)), "{change}: {problem}");
+        assert_eq!(
+            (status, &problem["field"]),
+            (422, &json!(field)),
+            "{change}: {problem}"
+        );
         assert!(problem["remedy"].is_string(), "{problem}");
     }
     for query in ["?timeout_ms=-1", "?timeout_ms=600001"] {

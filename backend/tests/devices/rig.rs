@@ -107,10 +107,12 @@ impl Switch {
 
     /// Waits until nothing of a device is left in the switch.
     pub fn wait_gone(&self, name: &str) {
-        self.wait(|| match self.request("GET", &format!("/v1/devices/{name}"), "") {
-            (404, _) => Ok(()),
-            (_, device) => Err(device.to_string()),
-        });
+        self.wait(
+            || match self.request("GET", &format!("/v1/devices/{name}"), "") {
+                (404, _) => Ok(()),
+                (_, device) => Err(device.to_string()),
+            },
+        );
         let ports = self.get("/v1/ports").to_string();
         assert!(!ports.contains(&format!("\"{name}\"")), "{ports}");
     }
@@ -154,7 +156,11 @@ fn spawn(folder: &Path, arguments: &[String]) -> Child {
         assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
     }
     // So that it is never held up by a pipe that nobody empties; shown when a test fails.
-    std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    std::thread::spawn(move || {
+        log.lines()
+            .map_while(Result::ok)
+            .for_each(|line| eprintln!("{line}"))
+    });
     process
 }
 
