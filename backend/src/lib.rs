@@ -6,9 +6,11 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod device;
+pub mod devices;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handover;
+pub mod hypervisor;
 pub mod metrics;
 pub mod pager;
 pub mod port;

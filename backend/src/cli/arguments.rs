@@ -1,4 +1,5 @@
 //! What can be said on the command line.
+use super::device_arguments::DeviceCommand;
 use super::table_arguments::{
     ConnectionCommand, CounterCommand, ExplainArguments, FLOW_SYNTAX, GroupCommand, MeterCommand,
     MulticastCommand, ProgramCommand, TableCommand,
@@ -87,6 +88,12 @@ pub enum Command {
         /// What to do with ports.
         #[command(subcommand)]
         command: PortCommand,
+    },
+    /// Give NICs to running VMs and take them away again: the virtual-device table.
+    Device {
+        /// What to do with devices.
+        #[command(subcommand)]
+        command: DeviceCommand,
     },
     /// Compare what runs with the configuration file, and write it there.
     Config {

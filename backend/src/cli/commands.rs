@@ -129,6 +129,7 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
         Command::Upgrade { binary, timeout } => {
             upgrade(binary.as_deref(), *timeout, client, format).await
         }
+        Command::Device { command } => super::device_commands::ask(command, client, format).await,
         Command::Port { command } => port(command, client, format).await,
         Command::Config { command } => super::config_commands::ask(command, client, format).await,
         Command::Worker { command } => worker(command, client, format).await,

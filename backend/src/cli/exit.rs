@@ -43,6 +43,9 @@ pub enum CliError {
         /// Why not.
         fault: EditFault,
     },
+    /// A device that was to be waited for.
+    #[error("device {0} is not ready; `ringswitch device show {0}` says why, and what to do")]
+    NotReady(String),
     /// There is no file to write to.
     #[error("the daemon was started without a configuration file; name one with --file")]
     NoFile,
@@ -74,6 +77,7 @@ impl CliError {
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Daemon(_)
             | Self::CutShort
+            | Self::NotReady(_)
             | Self::Client(_)
             | Self::Edit { .. }
             | Self::Io { .. } => 1,

@@ -4,6 +4,7 @@
 //!
 //! * [`arguments`]: what can be said;
 //! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
+//! * [`device_arguments`], [`device_commands`]: the virtual-device table;
 //! * [`exit`]: what every error means for the exit code;
 //! * [`reach`]: where the daemon is, and how one gets there;
 //! * [`client`]: one HTTP request to it;
@@ -17,6 +18,8 @@ pub mod capture;
 pub mod client;
 pub mod commands;
 pub mod config_commands;
+pub mod device_arguments;
+pub mod device_commands;
 pub mod entry_text;
 pub mod exit;
 pub mod load;

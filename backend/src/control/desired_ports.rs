@@ -15,6 +15,7 @@ use super::tables::rows::{Row, RowKind};
 use super::tables::store::{decode, encode};
 use super::tables::{Store, StoreError};
 use crate::config::{ConfigFile, Configuration, Origin, PortConfig, PortFields, PortName};
+use crate::devices::DeviceRows;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -86,6 +87,7 @@ pub struct DesiredPorts {
     overridden: BTreeMap<PortName, PortChange>,
     offers: FrozenOffers,
     store: Option<Arc<Store>>,
+    devices: Arc<DeviceRows>,
 }
 
 /// What a change comes to under what is configured now.
@@ -158,7 +160,10 @@ impl DesiredPorts {
             desired.file = Some(file.path.clone());
             desired.file_ports.clone_from(&file.ports);
         }
-        let (mut changes, mut offers) = handed.unwrap_or_default().read()?;
+        let mut handed = handed.unwrap_or_default();
+        let devices = DeviceRows::open(desired.store.clone(), handed.take_devices())?;
+        desired.devices = Arc::new(devices);
+        let (mut changes, mut offers) = handed.read()?;
         if let (Some(store), true) = (&desired.store, changes.is_empty() && offers.is_empty()) {
             for (name, bytes) in store.rows(RowKind::PortChange)? {
                 let (name, change) = PortChange::read(&name, &bytes)?;
@@ -220,6 +225,11 @@ impl DesiredPorts {
     /// What ports offer, for the engine that opens them.
     pub fn offers(&self) -> FrozenOffers {
         self.offers.clone()
+    }
+
+    /// The devices there shall be, which have ports: written by the owner of their table.
+    pub fn devices(&self) -> Arc<DeviceRows> {
+        Arc::clone(&self.devices)
     }
 
     /// The configuration file that changes are shown against.
@@ -344,6 +354,7 @@ impl DesiredPorts {
             flags: self.flags.clone(),
             offers: self.offers.clone(),
             store: self.store.clone(),
+            devices: Arc::clone(&self.devices),
             ..Self::default()
         };
         let mut rows = vec![];

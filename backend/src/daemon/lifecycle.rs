@@ -17,10 +17,12 @@ use crate::control::services::{
 };
 use crate::control::tables::{InPlace, Store, StoreError, Tables, TablesOptions};
 use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
+use crate::devices::owner::StartDevicesError;
+use crate::devices::{Devices, DevicesOptions};
 use crate::handover::take::{self, TakeError};
 use crate::rest::{AdminSocket, ClaimError, Limits, Remote, RemoteError, Turn, router, serve_all};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch_core::Millis;
@@ -81,6 +83,9 @@ pub enum DaemonError {
     /// The admin interface over TCP.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// The device table.
+    #[error(transparent)]
+    Devices(#[from] StartDevicesError),
     /// The process before.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -158,12 +163,18 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         left: Arc::clone(&left),
     });
     let ports = desired.configured().len() + desired.changed().len();
+    let rows = desired.devices();
     let (control, services) = start_control(
         configuration,
         (desired, services),
         (live, table, engine),
         tables.clone(),
     )?;
+    let devices = Devices::start(DevicesOptions {
+        control: control.handle(),
+        rows,
+        folder: run_folder(&configuration.switch),
+    })?;
     log::info!(
         "ready: {ports} ports, {} workers, admin socket {}",
         configuration.switch.workers,
@@ -172,8 +183,13 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     notify::service_manager("READY=1");
     let ending = runtime.block_on(serve_until_signal(
         (listener, remote),
-        router(control.handle(), tables.clone(), services),
-        (control.handle(), signals, &left),
+        router(
+            control.handle(),
+            tables.clone(),
+            services,
+            Some(devices.handle()),
+        ),
+        (control.handle(), signals, &left, devices),
     ));
     match ending {
         Ending::Drained => {
@@ -389,6 +405,12 @@ fn turn(remote: Remote, is_handed_over: bool) -> Result<(Remote, Turn), RemoteEr
     Ok((remote, Turn::Listening(listener)))
 }
 
+/// Where sockets are put that nobody names.
+fn run_folder(switch: &SwitchConfig) -> PathBuf {
+    let folder = switch.admin.as_path().parent();
+    folder.unwrap_or(Path::new("/")).to_owned()
+}
+
 fn origin_of(configuration: &Configuration, name: &PortName) -> Origin {
     let port = configuration
         .ports
@@ -428,7 +450,7 @@ impl Signals {
 async fn serve_until_signal(
     listeners: (tokio::net::UnixListener, Option<(Remote, Turn)>),
     router: axum::Router,
-    (control, mut signals, left): (ControlHandle, Signals, &Notify),
+    (control, mut signals, left, devices): (ControlHandle, Signals, &Notify, Devices),
 ) -> Ending {
     let mut has_left = false;
     let stop = async {
@@ -444,6 +466,8 @@ async fn serve_until_signal(
     if has_left {
         return Ending::HandedOver;
     }
+    // So that it does not take a port that is drained for one that is missing. What it waits for it waits for without a thread.
+    devices.stop();
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

@@ -10,6 +10,7 @@
 //! * [`events`]: what happens, as it happens;
 //! * [`port_state`]: what is known of a port, as bytes;
 //! * [`capture`]: a port's frames, as long as somebody reads them;
+//! * [`devices`]: which NICs which VM shall have;
 //! * [`services`]: those of the switch's own services, and [`config`]: what runs beside the configuration file;
 //! * [`metrics`]: everything that is counted, and [`web_page`]: all of it in a browser;
 //! * [`body`]: a request's body as typed values;
@@ -24,6 +25,7 @@ pub mod admin_socket;
 pub mod body;
 mod capture;
 pub mod config;
+pub mod devices;
 pub mod events;
 pub mod explain;
 mod metrics;

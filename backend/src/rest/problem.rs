@@ -3,6 +3,7 @@ use crate::config::InvalidField;
 use crate::control::CommandError;
 use crate::control::tables::Refusal;
 use crate::datapath::MoveError;
+use crate::devices::DeviceError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,37 @@ impl From<Refusal> for Problem {
             }
             Refusal::Busy => unavailable("try again"),
             Refusal::Stopping => unavailable("start it again"),
+        }
+    }
+}
+
+impl From<DeviceError> for Problem {
+    fn from(error: DeviceError) -> Self {
+        let detail = error.to_string();
+        let unavailable = |remedy: &str| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, detail.clone()).remedy(remedy)
+        };
+        match error {
+            DeviceError::Invalid(invalid) => invalid.into(),
+            DeviceError::Control(error) => error.into(),
+            DeviceError::Conflict {
+                field,
+                reason,
+                remedy,
+            } => Self::new(StatusCode::CONFLICT, reason)
+                .about(field)
+                .remedy(remedy),
+            DeviceError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail)
+                .about("name")
+                .remedy("GET /v1/devices, or `ringswitch device list`, shows those there are"),
+            DeviceError::Full => {
+                Self::new(StatusCode::CONFLICT, detail).remedy("remove a device first")
+            }
+            DeviceError::Store(_) => {
+                unavailable("look at the disk and at the daemon's log, then start it again")
+            }
+            DeviceError::Busy => unavailable("try again"),
+            DeviceError::Stopping => unavailable("start it again"),
         }
     }
 }

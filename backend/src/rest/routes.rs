@@ -2,6 +2,7 @@
 use super::body::parse;
 use super::capture::routes as capture_routes;
 use super::config::routes as config_routes;
+use super::devices::routes as devices_routes;
 use super::events::{MAX_STREAMS, routes as events_routes};
 use super::explain::routes as explain_routes;
 use super::metrics::{BusyRatios, routes as metrics_routes};
@@ -19,6 +20,7 @@ use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
 use crate::control::{AddOutcome, ControlHandle};
+use crate::devices::DevicesHandle;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
@@ -46,6 +48,8 @@ pub struct Admin {
     pub streams: Arc<Semaphore>,
     /// What workers' busy ratios are measured against.
     pub busy_ratios: Arc<BusyRatios>,
+    /// Which NICs VMs shall have.
+    pub devices: Option<DevicesHandle>,
     /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
     pub large_bodies: Arc<Semaphore>,
 }
@@ -59,11 +63,12 @@ impl FromRef<Admin> for ControlHandle {
 /// Large bodies in memory at one time.
 const LARGE_BODIES: usize = 4;
 
-/// Every route, over the control thread behind `control`, the tables and the services.
+/// Every route, over the control thread behind `control`, the tables, the services and the device table.
 pub fn router(
     control: ControlHandle,
     tables: Option<Tables>,
     services: Option<ServicesHandle>,
+    devices: Option<DevicesHandle>,
 ) -> Router {
     let admin = Admin {
         control,
@@ -71,6 +76,7 @@ pub fn router(
         services,
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         busy_ratios: Arc::default(),
+        devices,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
     let (routes, document) = every_route().split_for_parts();
@@ -110,6 +116,7 @@ fn every_route() -> OpenApiRouter<Admin> {
         .merge(events_routes())
         .merge(metrics_routes())
         .merge(capture_routes())
+        .merge(devices_routes())
 }
 
 /// Whether the daemon is at work: the control thread answers; a worker that dies takes the process with it.

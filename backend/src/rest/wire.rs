@@ -2,12 +2,14 @@
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
 pub mod config;
+pub mod devices;
 pub mod paths;
 pub mod services;
 pub mod tables;
 pub mod upgrade;
 
 pub use self::config::*;
+pub use self::devices::*;
 pub use self::paths::*;
 pub use self::services::*;
 pub use self::tables::*;

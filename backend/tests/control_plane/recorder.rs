@@ -206,7 +206,7 @@ impl TestSwitch {
                 let stopped = async { drop(stopped.await) };
                 serve(
                     listener,
-                    router(control.handle(), tables, services),
+                    router(control.handle(), tables, services, None),
                     limits,
                     stopped,
                 )

@@ -15,11 +15,16 @@ use std::collections::BTreeMap;
 pub struct HandedPorts {
     changes: BTreeMap<String, Value>,
     offers: BTreeMap<String, Value>,
+    devices: BTreeMap<String, Value>,
 }
 
 type Read = (BTreeMap<PortName, PortChange>, BTreeMap<PortName, Frozen>);
 
 impl HandedPorts {
+    pub(super) fn take_devices(&mut self) -> BTreeMap<String, Value> {
+        std::mem::take(&mut self.devices)
+    }
+
     pub(super) fn read(&self) -> Result<Read, StoreError> {
         let changes = self.changes.iter();
         let changes = changes.map(|(name, row)| PortChange::read(name, row.to_string().as_bytes()));
@@ -48,6 +53,7 @@ impl DesiredPorts {
         Ok(HandedPorts {
             changes: values(changes)?,
             offers: values(offers)?,
+            devices: self.devices.hand_over(),
         })
     }
 }

@@ -1,10 +1,11 @@
 //! What the store keeps by name besides tables: one row a name, each set or removed as a whole.
 //!
-//! Written by the control thread before what they describe is done; read at the start. Another kind is another table here.
+//! Written by the control thread, and of devices by the owner of their table, before what they describe is done; read at the start. Another kind is another table here.
 use super::store::{Store, StoreError};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 
 const PORT_CHANGES: TableDefinition<&str, &[u8]> = TableDefinition::new("port_changes");
+const DEVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("devices");
 const OFFERS: TableDefinition<&str, &[u8]> = TableDefinition::new("offers");
 
 /// What is kept by name.
@@ -14,15 +15,18 @@ pub enum RowKind {
     PortChange,
     /// What a port offers to its front-end.
     Offer,
+    /// A device that a VM shall have.
+    Device,
 }
 
 impl RowKind {
-    const ALL: [Self; 2] = [Self::PortChange, Self::Offer];
+    const ALL: [Self; 3] = [Self::PortChange, Self::Offer, Self::Device];
 
     fn table(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         match self {
             Self::PortChange => PORT_CHANGES,
             Self::Offer => OFFERS,
+            Self::Device => DEVICES,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | `ports` | port name | its number |
 //! | `aside` | number | what does not fit the program, with the reason, as JSON |
 //! | `documents` | `services` | the configuration of the services, as JSON |
-//! | `port_changes`, `offers` | port name | see [rows](super::rows), as JSON |
+//! | `port_changes`, `offers`, `devices` | port or device name | see [rows](super::rows), as JSON |
 //! | `meta` | `format` | version of all this |
 //!
 //! A commit appends to the journal, so that it costs what its changes are long, wherever in a table of a million they fall. From

@@ -12,6 +12,14 @@ pub struct PortPath {
     pub name: String,
 }
 
+/// A device's path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct DevicePath {
+    /// The device: 1 to 63 letters, digits, `.`, `_` and `-`.
+    pub name: String,
+}
+
 /// A table's path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

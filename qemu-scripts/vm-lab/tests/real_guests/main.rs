@@ -6,6 +6,7 @@ mod back_to_back;
 mod device_state;
 mod devices;
 mod driver;
+mod hotplug;
 mod iommu;
 mod jumbo;
 mod kexec;
