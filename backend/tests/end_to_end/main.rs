@@ -2,8 +2,8 @@
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
 //! `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
-//! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `stream` (ports for NICs that are not virtio) -> `services` (of the switch
-//! itself) -> `idle`. Every test has a daemon and a folder of its own.
+//! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `stream` (ports of
+//! NICs that are not virtio) -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
 mod crash;
