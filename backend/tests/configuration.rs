@@ -251,7 +251,7 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "[[port]]\nname = \"a\"\n",
         "switch.toml:1",
         "`type`: it is missing",
-        "\"vhost-user\" or \"tap\"",
+        "\"vhost-user\", \"stream\" or \"tap\"",
     ),
     (
         "\n\n[[port]]\ntype = \"tap\"\n",

@@ -29,3 +29,8 @@ fn the_ring_corpus_passes() {
 fn the_session_corpus_passes() {
     replay("session", ringswitch::fuzzing::session::run);
 }
+
+#[test]
+fn the_stream_corpus_passes() {
+    replay("stream", ringswitch::fuzzing::stream::run);
+}

@@ -248,6 +248,7 @@ mod tests {
 
     #[test]
     fn a_port_without_drops_takes_little_memory() {
-        assert!(size_of::<PortDrops>() <= 384);
+        // A counter for each reason, and next to nothing beside, in whole pairs of cache lines.
+        assert!(size_of::<PortDrops>() <= 512);
     }
 }

@@ -20,6 +20,9 @@ pub const MEMORY_MIB: u32 = 256;
 const KERNEL_COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=1 no_timer_check nokaslr mitigations=off cryptomgr.notests";
 
+/// The model of NIC that a vhost-user back-end is for.
+pub const VIRTIO_NIC: &str = "virtio-net-pci";
+
 /// Which end of a socket QEMU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QemuEnd {
@@ -34,7 +37,7 @@ pub enum QemuEnd {
 pub enum Backend {
     /// A vhost-user back-end.
     VhostUser(QemuEnd, PathBuf),
-    /// QEMU's own stream netdev: two guests back to back, no switch at all.
+    /// QEMU's own stream netdev: to a stream port, or two guests back to back, no switch at all.
     Stream(QemuEnd, PathBuf),
     /// A TAP interface that exists already, in the network QEMU is started in. QEMU gives it a guest-tx ring of 256 entries at most.
     Tap(String),
@@ -51,6 +54,8 @@ pub struct GuestSpec {
     pub queue_pairs: u16,
     /// What its NIC hangs on.
     pub backend: Backend,
+    /// The NIC's model, as QEMU names it: [`VIRTIO_NIC`], or another on a stream.
+    pub nic_model: String,
     /// Further properties of the NIC, as after `-device virtio-net-pci,`.
     pub nic_properties: Vec<String>,
     /// Further arguments of QEMU's command line, after all others.
@@ -387,7 +392,7 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
         &format!("socket,id=qmp,{}", listening(qmp_socket(folder, name))),
     ]);
     command.args(["-mon", "chardev=qmp,mode=control"]);
-    let mut nic = format!("virtio-net-pci,id=nic0,netdev=net0,mac={}", spec.mac());
+    let mut nic = format!("{},id=nic0,netdev=net0,mac={}", spec.nic_model, spec.mac());
     match &spec.backend {
         Backend::VhostUser(end, socket) => {
             let chardev = match end {
@@ -408,14 +413,14 @@ fn command(artefacts: &Artefacts, folder: &RunDir, spec: &GuestSpec) -> Command 
             );
         }
         Backend::Stream(end, socket) => {
-            let server = match end {
-                QemuEnd::Connects => "off",
-                QemuEnd::Listens => "on",
+            let end = match end {
+                QemuEnd::Connects => format!("server=off,{}", artefacts.reconnect_option()),
+                QemuEnd::Listens => "server=on".to_owned(),
             };
             let path = socket.display();
             command.args([
                 "-netdev",
-                &format!("stream,id=net0,addr.type=unix,addr.path={path},server={server}"),
+                &format!("stream,id=net0,addr.type=unix,addr.path={path},{end}"),
             ]);
         }
         Backend::Tap(interface) => {

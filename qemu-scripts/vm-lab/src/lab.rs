@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 use crate::artefacts::{Artefacts, ringswitch};
 use crate::await_::{SOON, eventually};
-use crate::guest::{Backend, Guest, GuestSpec, QemuEnd};
+use crate::guest::{Backend, Guest, GuestSpec, QemuEnd, VIRTIO_NIC};
 use crate::process::tail;
 use crate::run_dir::RunDir;
 use crate::switch::{Network, PortKind, PortSpec, Switch, SwitchEnd, SwitchOptions, Vlan};
@@ -23,6 +23,7 @@ pub struct Station {
     mtu: Option<u16>,
     qemu_end: QemuEnd,
     packed: bool,
+    nic_model: Option<String>,
     nic_properties: Vec<String>,
     arguments: Vec<String>,
 }
@@ -38,6 +39,7 @@ impl Station {
             mtu: None,
             qemu_end: QemuEnd::Connects,
             packed: false,
+            nic_model: None,
             nic_properties: Vec::new(),
             arguments: Vec::new(),
         }
@@ -70,6 +72,15 @@ impl Station {
     pub fn qemu_listens(self) -> Self {
         Self {
             qemu_end: QemuEnd::Listens,
+            ..self
+        }
+    }
+
+    /// A NIC of a model that is not virtio, on a stream port.
+    #[must_use]
+    pub fn nic_model(self, model: &str) -> Self {
+        Self {
+            nic_model: Some(model.to_owned()),
             ..self
         }
     }
@@ -117,11 +128,15 @@ impl Station {
             QemuEnd::Connects => SwitchEnd::Listens,
             QemuEnd::Listens => SwitchEnd::Connects,
         };
-        let kind = PortKind::VhostUser {
-            socket: self.socket(folder),
-            mode,
-            queue_pairs: self.queue_pairs,
-            packed: self.packed,
+        let socket = self.socket(folder);
+        let kind = match &self.nic_model {
+            Some(_) => PortKind::Stream { socket, mode },
+            None => PortKind::VhostUser {
+                socket,
+                mode,
+                queue_pairs: self.queue_pairs,
+                packed: self.packed,
+            },
         };
         PortSpec {
             name: self.name.clone(),
@@ -133,6 +148,9 @@ impl Station {
 
     fn guest(&self, folder: &RunDir, number: u8, wiring: Wiring) -> GuestSpec {
         let backend = match (wiring, number) {
+            (Wiring::Switch, _) if self.nic_model.is_some() => {
+                Backend::Stream(self.qemu_end, self.socket(folder))
+            }
             (Wiring::Switch, _) => Backend::VhostUser(self.qemu_end, self.socket(folder)),
             (Wiring::BackToBack, 1) => Backend::Stream(QemuEnd::Listens, folder.join("wire.sock")),
             (Wiring::BackToBack, _) => Backend::Stream(QemuEnd::Connects, folder.join("wire.sock")),
@@ -142,6 +160,7 @@ impl Station {
             number,
             queue_pairs: self.queue_pairs,
             backend,
+            nic_model: self.nic_model.as_deref().unwrap_or(VIRTIO_NIC).to_owned(),
             nic_properties: self.nic_properties.clone(),
             arguments: self.arguments.clone(),
             launcher: Vec::new(),
@@ -300,7 +319,7 @@ impl Lab {
         let wanted = self.spec.stations.len();
         let is_up = |port: &&Value| {
             let is = |key, value| port.get(key).is_some_and(|found| found == value);
-            is("type", "vhost-user") && is("state", "up")
+            (is("type", "vhost-user") || is("type", "stream")) && is("state", "up")
         };
         eventually(SOON, "all ports to be up", || {
             match self.switch().and_then(|switch| switch.get("/v1/ports")) {

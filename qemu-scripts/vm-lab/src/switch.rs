@@ -55,6 +55,13 @@ pub enum PortKind {
         /// Whether packed rings are offered.
         packed: bool,
     },
+    /// A guest's NIC of any model, over QEMU's stream netdev.
+    Stream {
+        /// Where it is attached.
+        socket: PathBuf,
+        /// Whether the switch listens or connects.
+        mode: SwitchEnd,
+    },
     /// An interface of the host, or of the network namespace the switch runs in.
     Tap {
         /// Its name.
@@ -87,6 +94,11 @@ impl PortSpec {
                 "type = \"vhost-user\"\nsocket = {socket:?}\nmode = \"{}\"\nqueue_pairs = {queue_pairs}\npacked = {packed}\n",
                 mode.word()
             ),
+            PortKind::Stream { socket, mode } => write!(
+                text,
+                "type = \"stream\"\nsocket = {socket:?}\nmode = \"{}\"\n",
+                mode.word()
+            ),
             PortKind::Tap { interface } => {
                 write!(text, "type = \"tap\"\ninterface = {interface:?}\n")
             }
@@ -114,6 +126,12 @@ impl PortSpec {
             } => write!(
                 text,
                 ",type=vhost-user,socket={},mode={},queue_pairs={queue_pairs},packed={packed}",
+                socket.display(),
+                mode.word()
+            ),
+            PortKind::Stream { socket, mode } => write!(
+                text,
+                ",type=stream,socket={},mode={}",
                 socket.display(),
                 mode.word()
             ),

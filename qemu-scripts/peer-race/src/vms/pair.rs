@@ -11,7 +11,7 @@ use std::time::Duration;
 use guest_agent::protocol::{Reply, Request};
 use vm_lab::agent::Agent;
 use vm_lab::artefacts::Artefacts;
-use vm_lab::guest::{Backend, Guest, GuestSpec, QemuEnd};
+use vm_lab::guest::{Backend, Guest, GuestSpec, QemuEnd, VIRTIO_NIC};
 use vm_lab::run_dir::RunDir;
 use vm_lab::{process as lab_process, traffic};
 
@@ -265,6 +265,7 @@ fn start_guest(
         number,
         queue_pairs: 1,
         backend,
+        nic_model: VIRTIO_NIC.to_owned(),
         nic_properties: Vec::new(),
         arguments: Vec::new(),
         launcher: launcher.to_vec(),

@@ -6,7 +6,7 @@ use super::load::Ends;
 use super::switches::{Place, Switches};
 use crate::Result;
 use crate::artefacts::Artefacts;
-use crate::guest::{Guest, GuestSpec, Incoming};
+use crate::guest::{Guest, GuestSpec, Incoming, VIRTIO_NIC};
 use crate::process::tail;
 use crate::run_dir::RunDir;
 use crate::traffic;
@@ -47,6 +47,7 @@ impl Site {
             number: 1,
             queue_pairs: nic.queue_pairs,
             backend: switches.backend(place)?,
+            nic_model: VIRTIO_NIC.to_owned(),
             nic_properties: nic.properties,
             arguments: Vec::new(),
             launcher: Vec::new(),
@@ -56,6 +57,7 @@ impl Site {
             number: 2,
             queue_pairs: 1,
             backend: switches.peer_backend()?,
+            nic_model: VIRTIO_NIC.to_owned(),
             nic_properties: Vec::new(),
             arguments: Vec::new(),
             launcher: Vec::new(),

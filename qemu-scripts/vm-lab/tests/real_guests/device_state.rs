@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use vm_lab::artefacts::{Artefacts, ringswitch};
-use vm_lab::guest::{Backend, Guest, GuestSpec, Incoming, QemuEnd};
+use vm_lab::guest::{Backend, Guest, GuestSpec, Incoming, QemuEnd, VIRTIO_NIC};
 use vm_lab::lab::Station;
 use vm_lab::migration::{Limits, Manner, Migration};
 use vm_lab::pool::without_lab;
@@ -66,6 +66,7 @@ impl Hosts {
             number: 1,
             queue_pairs: 1,
             backend: Backend::VhostUser(QemuEnd::Connects, socket),
+            nic_model: VIRTIO_NIC.to_owned(),
             nic_properties: Vec::new(),
             arguments: Vec::new(),
             launcher: Vec::new(),

@@ -18,6 +18,7 @@ mod packed;
 mod ports;
 mod restart;
 mod snapshot;
+mod stream;
 mod tap;
 mod transfer;
 mod upgrade;
