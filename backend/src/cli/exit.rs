@@ -34,6 +34,14 @@ pub enum CliError {
         "what runs differs from the configuration file; `ringswitch config save` writes it there"
     )]
     Differs,
+    /// `doctor` has found something.
+    #[error("{problems} problems and {warnings} warnings")]
+    Unwell {
+        /// What does not work.
+        problems: usize,
+        /// What could be better.
+        warnings: usize,
+    },
     /// A configuration file cannot be edited.
     #[error("{}: {fault}", .path.display())]
     Edit {
@@ -56,11 +64,14 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found.
+    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found; 5, 6: `doctor`
+    /// found warnings, problems.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Argument(_) | Self::Program(_) | Self::NoFile => 2,
             Self::Differs => 4,
+            Self::Unwell { problems: 0, .. } => 5,
+            Self::Unwell { .. } => 6,
             Self::Daemon(DaemonError::Program(_) | DaemonError::ServicesFile(_)) => 2,
             Self::Client(ClientError::Unreachable { .. }) => 3,
             Self::Daemon(_)

@@ -7,6 +7,7 @@ use ringswitch::control::port_table::PortTable;
 use ringswitch::control::services::ServicesHandle;
 use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, DesiredPorts, Engine, PortId, StepError};
+use ringswitch::datapath::capture::Captures;
 use ringswitch::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
 };
@@ -112,6 +113,9 @@ impl Engine for RecordingEngine {
         };
         // The last is of a port that is gone.
         vec![entry(10, 1, 0), entry(0, 2, 0), entry(10, 3, 999)]
+    }
+    fn captures(&self) -> Option<Arc<Captures>> {
+        Some(Arc::default())
     }
     fn tick(&mut self) {}
     fn stop(&mut self) {}
