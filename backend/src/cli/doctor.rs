@@ -1,7 +1,7 @@
 //! `ringswitch doctor`: looks a host and its ports over, and says of each finding what to do.
 //!
-//! It looks twice, a second apart, so that what happens now is told from what once happened. [`host`] has what concerns the daemon and the machine,
-//! [`port`] what concerns one port; both are decisions about what was read. The exit code is that of the worst finding.
+//! It looks twice, a second apart, so that what happens now is told from what once happened. `host` has what concerns the daemon and the machine,
+//! `port` what concerns one port; both are decisions about what was read. The exit code is that of the worst finding.
 mod host;
 mod port;
 

@@ -1,6 +1,6 @@
 //! `ringswitch top`: rates, drops and workers on a terminal, looked at again and again.
 //!
-//! [`page`] makes the text, [`screen`] has the terminal while it lasts. Without a terminal, or with `--once`, one page is printed.
+//! `page` makes the text, `screen` has the terminal while it lasts. Without a terminal, or with `--once`, one page is printed.
 mod page;
 mod screen;
 

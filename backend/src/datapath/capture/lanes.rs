@@ -86,7 +86,7 @@ impl Lane {
     }
 }
 
-/// Adds a frame to a worker's buffer as [`Lane::push`] does; whether it is in there, and whether it is the first.
+/// Adds a frame to a worker's buffer; of it `fill` writes at most `most` bytes and says how many.
 pub fn push(
     lane: &Mutex<Lane>,
     (meta, most): (&Meta, usize),
