@@ -5,13 +5,13 @@ use super::table_arguments::{
     MulticastCommand, ProgramCommand, TableCommand,
 };
 use crate::config::{DEFAULT_ADMIN_SOCKET, Overrides, RemoteFlags};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Environment variable that names the admin socket when `--admin` does not.
 pub const ADMIN_VARIABLE: &str = "RINGSWITCH_ADMIN";
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached; 4 `config diff` found differences.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached; 4 `config diff` found differences; 5 `doctor` found warnings; 6 `doctor` found problems.";
 
 const PORT_SYNTAX: &str = "\
 A port is written as key=value pairs separated by commas; a comma within a value is doubled.
@@ -117,6 +117,23 @@ pub enum Command {
     Metrics,
     /// Show which address was learnt where.
     Fdb,
+    /// Watch rates, drops and workers on the terminal. Keys: q ends it, s sorts by the next column, p pauses, space looks at once.
+    Top {
+        /// How often to look, in seconds (0.1 to 3600).
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = watch_seconds)]
+        interval: f64,
+        /// What to sort ports by.
+        #[arg(long, value_enum, default_value_t)]
+        sort: TopSort,
+        /// Print one page and end; so it does when standard output is not a terminal.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Look the host and its ports over, or one port, and say what to do. Exit code 0: all is well; 5: there are warnings; 6: problems.
+    Doctor {
+        /// The port; otherwise all of them.
+        port: Option<String>,
+    },
     /// Replace the running daemon by another version, or by itself with a changed configuration, while guests notice nothing.
     Upgrade {
         /// The program to start; otherwise the one that runs, as it is on disk now.
@@ -179,9 +196,46 @@ pub enum Command {
     Explain(ExplainArguments),
     /// List every reason to drop a frame, with what to do about it. Needs no daemon.
     DropReasons,
+    /// Print a script that completes commands in a shell. Needs no daemon.
+    Completions {
+        /// The shell.
+        shell: CompletionShell,
+    },
+    /// Print the manual page, or write those of all commands to a folder. Needs no daemon.
+    Man {
+        /// The folder, which must exist.
+        directory: Option<PathBuf>,
+    },
     /// What the daemon starts for a port whose VM arrives page by page.
     #[command(hide = true)]
     PostcopyPager,
+}
+
+/// What `top` sorts ports by: the most first, or their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopSort {
+    /// Frames their guests send.
+    #[default]
+    Tx,
+    /// Frames delivered to their guests.
+    Rx,
+    /// Frames dropped.
+    Drops,
+    /// Workers' time on what their guests send.
+    Busy,
+    /// Their names.
+    Name,
+}
+
+/// A shell that commands can be completed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletionShell {
+    /// bash(1).
+    Bash,
+    /// zsh(1).
+    Zsh,
+    /// fish(1).
+    Fish,
 }
 
 /// What to do with ports.

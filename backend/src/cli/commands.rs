@@ -44,6 +44,11 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::DropReasons => print(&super::render_tables::reasons(
             &crate::rest::explain::all_reasons(),
         )),
+        Command::Completions { shell } => {
+            let written = super::completions::script(*shell);
+            print(&String::from_utf8_lossy(&written))
+        }
+        Command::Man { directory } => super::man::write(directory.as_deref()),
         Command::PostcopyPager => crate::pager::process::run().map_err(|source| CliError::Io {
             action: "fetch pages",
             source,
@@ -62,7 +67,14 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
                 action: "start a runtime",
                 source,
             })?;
-            runtime.block_on(ask(command, &client, format))
+            match command {
+                Command::Doctor { port } => {
+                    let socket = arguments.reach.admin_socket();
+                    let what = (port.as_deref(), socket.as_path());
+                    runtime.block_on(super::doctor::doctor(what, &client, format))
+                }
+                _ => runtime.block_on(ask(command, &client, format)),
+            }
         }
     }
 }
@@ -89,8 +101,20 @@ fn run(settings: &Settings, reach: &Reach) -> Result<(), CliError> {
 
 async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), CliError> {
     match command {
-        Command::Run(_) | Command::Check(_) | Command::DropReasons | Command::PostcopyPager => {
-            Ok(())
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::DropReasons
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Doctor { .. }
+        | Command::PostcopyPager => Ok(()),
+        Command::Top {
+            interval,
+            sort,
+            once,
+        } => {
+            let interval = Duration::from_secs_f64(*interval);
+            super::top::top((interval, *sort, *once), client, format).await
         }
         Command::Program { command } => super::program::ask(command, client, format).await,
         Command::Table { command } => table_commands::table(command, client, format).await,

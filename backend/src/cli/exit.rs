@@ -35,6 +35,14 @@ pub enum CliError {
         "what runs differs from the configuration file; `ringswitch config save` writes it there"
     )]
     Differs,
+    /// `doctor` has found something.
+    #[error("{problems} problems and {warnings} warnings")]
+    Unwell {
+        /// What does not work.
+        problems: usize,
+        /// What could be better.
+        warnings: usize,
+    },
     /// A configuration file cannot be edited.
     #[error("{}: {fault}", .path.display())]
     Edit {
@@ -60,7 +68,8 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found.
+    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found; 5, 6: `doctor`
+    /// found warnings, problems.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_)
@@ -69,6 +78,8 @@ impl CliError {
             | Self::NoFile
             | Self::Client(ClientError::Reach(_)) => 2,
             Self::Differs => 4,
+            Self::Unwell { problems: 0, .. } => 5,
+            Self::Unwell { .. } => 6,
             Self::Daemon(
                 DaemonError::Program(_)
                 | DaemonError::ServicesFile(_)

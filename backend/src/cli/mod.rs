@@ -11,18 +11,22 @@
 //! * [`commands`]: each subcommand: ask, then print;
 //! * [`program`], [`table_commands`], [`load`]: those of programs and tables;
 //! * [`services`]: those of services, [`port_state`]: those of ports' states; [`config_commands`]: what runs beside the configuration file;
-//! * [`capture`]: a port's frames as they pass;
+//! * [`capture`]: a port's frames as they pass; [`top`]: rates on a terminal; [`doctor`]: what is wrong, and what to do;
+//! * [`completions`], [`man`]: made from what can be said;
 //! * [`render`], [`render_tables`] and [`table`]: answers as text for people.
 pub mod arguments;
 pub mod capture;
 pub mod client;
 pub mod commands;
+pub mod completions;
 pub mod config_commands;
 pub mod device_arguments;
 pub mod device_commands;
+pub mod doctor;
 pub mod entry_text;
 pub mod exit;
 pub mod load;
+pub mod man;
 pub mod port_state;
 pub mod program;
 pub mod reach;
@@ -32,6 +36,7 @@ pub mod services;
 pub mod table;
 pub mod table_arguments;
 pub mod table_commands;
+pub mod top;
 
 pub use arguments::Arguments;
 pub use commands::execute;

@@ -284,11 +284,11 @@ pub struct Capture {
 
 impl Capture {
     /// The next frame that waits, by time as far as that is known; each worker's are in their order. After `None` the bell rings again.
-    pub fn next(&mut self) -> Option<Captured<'_>> {
+    pub fn next_frame(&mut self) -> Option<Captured<'_>> {
         if self.taken.is_empty() {
             self.taken.swap(&self.session.lanes);
         }
-        self.taken.next()
+        self.taken.next_frame()
     }
 
     /// Whether its port is gone. What waits can still be taken.

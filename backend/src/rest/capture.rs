@@ -189,7 +189,7 @@ impl Stream {
 /// Writes frames that wait, up to a chunk; `true`: there were no more.
 fn fill(capture: &mut Capture, writer: &mut Writer, names: &BTreeMap<PortId, PortName>) -> bool {
     while writer.waiting_bytes() < CHUNK_BYTES && !writer.is_done() {
-        match capture.next() {
+        match capture.next_frame() {
             Some(captured) => writer.frame(&captured, names),
             None => return true,
         }

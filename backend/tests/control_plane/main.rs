@@ -16,3 +16,4 @@ mod run_time_ports;
 mod services;
 mod table_command_line;
 mod tables;
+mod tools;

@@ -7,6 +7,7 @@ use ringswitch::control::port_table::PortTable;
 use ringswitch::control::services::ServicesHandle;
 use ringswitch::control::tables::{Tables, TablesOptions};
 use ringswitch::control::{ControlThread, DesiredPorts, Engine, PortId, StepError};
+use ringswitch::datapath::capture::Captures;
 use ringswitch::datapath::{
     Destination, DroppedFrame, MoveError, PortCounters, SourceId, SourceStats, WorkerStats,
 };
@@ -130,6 +131,9 @@ impl Engine for RecordingEngine {
             moves: vec![moved(0, 1), moved(0, 999)],
             lost: 3,
         }
+    }
+    fn captures(&self) -> Option<Arc<Captures>> {
+        Some(Arc::default())
     }
     fn tick(&mut self) {}
     fn stop(&mut self) {}

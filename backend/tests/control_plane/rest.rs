@@ -458,3 +458,36 @@ fn a_connection_has_an_end_whatever_it_does() {
     });
     Answer::read(&mut switch.connect());
 }
+
+#[test]
+fn an_answer_that_lasts_outlives_the_limit_and_makes_no_room_for_others() {
+    let switch = TestSwitch::start(Limits {
+        connection: Duration::from_millis(100),
+        connections: 4,
+        ..Limits::default()
+    });
+    switch.post(&json!({"name": "vm1", "type": "vhost-user", "socket": "/run/vm1.sock"}));
+    let mut capture = switch.connect();
+    capture
+        .write_all(b"GET /v1/ports/vm1/capture HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut head = [0; 12];
+    capture.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    // Younger ones meet the limit, one after the other, and are more than there may be.
+    for _ in 0..3 {
+        let mut young: Vec<_> = (0..8).map(|_| switch.connect()).collect();
+        young.iter_mut().for_each(|stream| {
+            Answer::read(stream);
+        });
+    }
+    capture.set_nonblocking(true).unwrap();
+    let mut rest = Vec::new();
+    let open = capture.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+    let text = String::from_utf8_lossy(&rest);
+    assert!(
+        text.contains("application/x-pcapng") && text.contains("connection: close"),
+        "{text}"
+    );
+}

@@ -86,7 +86,7 @@ impl Lane {
     }
 }
 
-/// Adds a frame to a worker's buffer as [`Lane::push`] does; whether it is in there, and whether it is the first.
+/// Adds a frame to a worker's buffer; of it `fill` writes at most `most` bytes and says how many.
 pub fn push(
     lane: &Mutex<Lane>,
     (meta, most): (&Meta, usize),
@@ -147,7 +147,7 @@ impl Taken {
     }
 
     /// The oldest frame that was not read, which then is. Of each worker's they come in their order.
-    pub fn next(&mut self) -> Option<Captured<'_>> {
+    pub fn next_frame(&mut self) -> Option<Captured<'_>> {
         let heads = self.lanes.iter_mut().filter_map(|(lane, at)| {
             let (captured, next) = lane.read(*at)?;
             Some((captured, next, at))
@@ -277,7 +277,7 @@ mod tests {
         let mut taken = Taken::new(2);
         taken.swap(&lanes);
         let mut seen = Vec::new();
-        while let Some(captured) = taken.next() {
+        while let Some(captured) = taken.next_frame() {
             let number = usize::from(captured.bytes[0]);
             assert_eq!(captured.bytes, [number as u8; 5]);
             assert_eq!(captured.meta, meta(1000 - number as u64, fates[number]));
@@ -303,7 +303,7 @@ mod tests {
         let mut taken = Taken::new(1);
         taken.swap(std::slice::from_ref(&lane));
         let mut lengths = Vec::new();
-        while let Some(captured) = taken.next() {
+        while let Some(captured) = taken.next_frame() {
             lengths.push(captured.bytes.len());
         }
         assert_eq!(lengths, [60_000, 60_000, 100]);
