@@ -12,6 +12,7 @@ use super::status::DeviceView;
 use super::table::{Addition, Reported, Table};
 use crate::config::PortName;
 use crate::control::ControlHandle;
+use crate::control::events::Event;
 use crate::control::tables::StoreError;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -22,6 +23,8 @@ use tokio::sync::{mpsc, watch};
 
 /// Reports that may wait.
 const REPORTS: usize = 256;
+/// What is told of a device that is in the table no more.
+const GONE: &str = "gone";
 
 /// What the table is started with.
 pub struct DevicesOptions {
@@ -166,6 +169,7 @@ impl Owner {
         self.table.insert(device, None);
         self.publish(&vm);
         self.changed();
+        self.tell(&name);
         log::info!("device {name} added");
         self.show(&name).map(AddOutcome::Added)
     }
@@ -175,7 +179,9 @@ impl Owner {
         let not_found = || DeviceError::NotFound(name.clone());
         let row = self.table.row(name, Some(*removal)).ok_or_else(not_found)?;
         self.options.rows.set(name.as_str(), Some(&row))?;
-        self.table.set_removal(name, *removal);
+        if self.table.set_removal(name, *removal) {
+            self.tell(name);
+        }
         let view = self.show(name)?;
         self.publish(&view.device.vm);
         self.changed();
@@ -190,18 +196,45 @@ impl Owner {
     fn note(&mut self, name: &PortName, id: &str, report: Report) {
         match self.table.report(name, id, report) {
             Reported::Nothing => {}
-            Reported::News => self.changed(),
+            Reported::News => {
+                self.changed();
+                self.tell(name);
+            }
             Reported::Gone(vm) => {
                 if let Err(error) = self.options.rows.set(name.as_str(), None) {
                     // It is reported once more at the next look.
                     log::error!("device {name} is gone and stays in the store: {error}");
                     return;
                 }
+                let before = self.table.view(name, self.durable());
+                self.options.control.events().publish(Event::DeviceChanged {
+                    device: name.to_string(),
+                    state: GONE.to_owned(),
+                    before: before.map(|view| view.actual.status().state.to_string()),
+                    reason: None,
+                });
                 self.table.remove(name);
                 self.publish(&vm);
                 self.changed();
             }
         }
+    }
+
+    /// Tells whoever listens of a device's latest transition.
+    fn tell(&self, name: &PortName) {
+        let Some(view) = self.table.view(name, self.durable()) else {
+            return;
+        };
+        let mut latest = view.actual.history().rev();
+        let Some(now) = latest.next() else {
+            return;
+        };
+        self.options.control.events().publish(Event::DeviceChanged {
+            device: name.to_string(),
+            state: now.state.to_string(),
+            before: latest.next().map(|before| before.state.to_string()),
+            reason: now.reason.clone(),
+        });
     }
 
     /// Tells a hypervisor's task what it shall have; starts it with the first device, and ends it with the last.

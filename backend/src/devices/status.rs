@@ -179,7 +179,7 @@ impl Actual {
     }
 
     /// How that came about, oldest first.
-    pub fn history(&self) -> impl Iterator<Item = &Transition> {
+    pub fn history(&self) -> impl DoubleEndedIterator<Item = &Transition> {
         self.history.iter()
     }
 }

@@ -145,14 +145,13 @@ impl Table {
         })
     }
 
-    /// A device shall go.
-    pub fn set_removal(&mut self, name: &PortName, removal: Removal) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            let was_going = entry.removal.replace(removal).is_some();
-            if !was_going {
-                entry.actual.set(Status::plain(DeviceState::Unplugging));
-            }
-        }
+    /// A device shall go; whether that is news.
+    pub fn set_removal(&mut self, name: &PortName, removal: Removal) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        let was_going = entry.removal.replace(removal).is_some();
+        !was_going && entry.actual.set(Status::plain(DeviceState::Unplugging))
     }
 
     /// What a report comes to: `Some`, when the device is gone.

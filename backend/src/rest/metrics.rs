@@ -7,6 +7,7 @@ use super::problem::Problem;
 use super::routes::Admin;
 use crate::datapath::histogram::HistogramView;
 use crate::datapath::{QueueView, WorkerProfile, WorkerStats};
+use crate::devices::{DeviceState, DeviceView};
 use crate::metrics::{PortStats, Stats};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -35,8 +36,15 @@ pub fn routes() -> OpenApiRouter<Admin> {
 async fn scrape(State(admin): State<Admin>) -> Result<impl IntoResponse, Problem> {
     let stats = admin.control.stats().await?;
     let tables = admin.tables.map(|tables| tables.tables());
+    let devices = match &admin.devices {
+        Some(devices) => devices.list().await?,
+        None => Vec::new(),
+    };
     let ratios = admin.busy_ratios.of(&stats.workers);
-    let families = families(&stats, &tables.unwrap_or_default(), &ratios);
+    let mut families = families(&stats, &tables.unwrap_or_default(), &ratios);
+    if admin.devices.is_some() {
+        families.push(of_devices(&devices).0);
+    }
     let mut text = Vec::new();
     TextEncoder::new()
         .encode(&families, &mut text)
@@ -382,6 +390,18 @@ fn of_workers(workers: &[WorkerStats], profiles: &[WorkerProfile], busy: &[f64])
         frames, batches, sleeps, awake, busy_total, cpu, empty, sources, ratio, misses, flows,
         sizes, delivery,
     ]
+}
+
+fn of_devices(devices: &[DeviceView]) -> Family {
+    let mut family = Family::gauge("devices", "Devices of VMs in this state.");
+    for state in DeviceState::ALL {
+        let count = devices
+            .iter()
+            .filter(|view| view.actual.status().state == state)
+            .count();
+        family.add(&[("state", state.name())], count as f64);
+    }
+    family
 }
 
 fn of_tables(stats: &Stats, tables: &[ListedTable]) -> Vec<Family> {

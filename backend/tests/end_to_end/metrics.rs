@@ -99,6 +99,7 @@ fn a_scrape_has_what_was_sent_delivered_and_dropped() {
     let misses = of("worker_cache_misses_total{worker=\"0\"}");
     assert!((1.0..=sent + 1.0).contains(&misses), "{misses}");
     assert_eq!(of("stations"), 1.0);
+    assert_eq!(of("devices{state=\"ready\"}"), 0.0);
     switch.finish();
 }
 
