@@ -1,85 +1,21 @@
 //! The web page in a real browser: it loads, its numbers are those of the traffic, and errors are shown where they belong.
 
-use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
-
 #[path = "../page/browser.rs"]
 mod browser;
 
 use crate::rig::{Switch, WITHIN, guest_options, numbered, one_way};
-use browser::Browser;
+use browser::{Browser, Door};
 use guest_sim::Patience;
-
-/// The admin socket for browsers, which know TCP only.
-struct Door {
-    address: String,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Door {
-    fn open(socket: PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}/", listener.local_addr().unwrap());
-        let thread = thread::spawn(move || {
-            for client in listener.incoming() {
-                // Whoever says nothing at all closes the door.
-                if !admit(&client.unwrap(), &socket) {
-                    return;
-                }
-            }
-        });
-        Self {
-            address,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        let address = self
-            .address
-            .trim_start_matches("http://")
-            .trim_end_matches('/');
-        if let Ok(last) = TcpStream::connect(address) {
-            let _ = last.shutdown(Shutdown::Both);
-        }
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn admit(client: &TcpStream, socket: &Path) -> bool {
-    let mut first = [0];
-    if !matches!(client.peek(&mut first), Ok(1)) {
-        return false;
-    }
-    let Ok(daemon) = UnixStream::connect(socket) else {
-        return true;
-    };
-    let (mut from_client, mut to_client) =
-        (client.try_clone().unwrap(), client.try_clone().unwrap());
-    let (mut from_daemon, mut to_daemon) = (daemon.try_clone().unwrap(), daemon);
-    thread::spawn(move || {
-        let _ = io::copy(&mut from_client, &mut to_daemon);
-        let _ = to_daemon.shutdown(Shutdown::Both);
-    });
-    thread::spawn(move || {
-        let _ = io::copy(&mut from_daemon, &mut to_client);
-        let _ = to_client.shutdown(Shutdown::Both);
-    });
-    true
-}
+use guest_sim::bench::daemon::PortArgument;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use vmm_sys_util::tempdir::TempDir;
 
 #[test]
 fn the_page_shows_live_numbers_and_errors_where_they_belong() {
     let switch = Switch::with(&[("vm1", ""), ("vm2", ""), ("tenant", "vlan=10")]);
     let door = Door::open(switch.daemon.socket("admin"));
-    let Some(mut page) = Browser::open(&door.address) else {
+    let Some(mut page) = Browser::open(door.address()) else {
         return switch.finish();
     };
     page.sees("#ports-rows tr:nth-child(1) .state", "listening");
@@ -142,7 +78,7 @@ fn the_page_shows_live_numbers_and_errors_where_they_belong() {
 fn the_page_waits_for_a_switch_that_is_away_and_goes_on() {
     let mut switch = Switch::of(&["vm1"]);
     let door = Door::open(switch.daemon.socket("admin"));
-    let Some(mut page) = Browser::open(&door.address) else {
+    let Some(mut page) = Browser::open(door.address()) else {
         return switch.finish();
     };
     page.sees("#about", "1 port");
@@ -153,5 +89,46 @@ fn the_page_waits_for_a_switch_that_is_away_and_goes_on() {
     assert_eq!(page.step(&["faults"]), serde_json::json!([]));
     drop(page);
     drop(door);
+    switch.finish();
+}
+
+/// Over TCP, where a token is asked for.
+#[test]
+fn the_page_asks_for_a_token_where_one_is_needed() {
+    const TOKEN: &str = "reads-and-changes-nothing";
+    let folder = TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-page-")).unwrap();
+    let tokens = folder.as_path().join("tokens");
+    std::fs::write(&tokens, format!("read {TOKEN}\n")).unwrap();
+    std::fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
+    let arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--token-file",
+        tokens.to_str().unwrap(),
+    ];
+    let switch = Switch::new(&[PortArgument::named("vm1")], &arguments);
+    let log = switch.daemon.log();
+    let (_, after) = log
+        .split_once("127.0.0.1:")
+        .unwrap_or_else(|| panic!("no address: {log}"));
+    let port: String = after.chars().take_while(char::is_ascii_digit).collect();
+    let Some(mut page) = Browser::open(&format!("http://127.0.0.1:{port}/")) else {
+        return switch.finish();
+    };
+    page.sees("#token", "asks for a token");
+    page.step(&["fill", "#token-value", "no-token-of-this-switch"]);
+    page.step(&["press", "Enter"]);
+    page.sees("#token-problem", "does not know that token");
+    page.step(&["fill", "#token-value", TOKEN]);
+    page.step(&["press", "Enter"]);
+    page.sees("#ports-rows tr", "vm1");
+    // It is for reading only: what it may not do is said where it was asked for.
+    page.step(&["fill", "#device-name", "vm1-eth1"]);
+    page.step(&["fill", "#device-socket", "/nowhere.qmp"]);
+    page.step(&["click", "#device-form button"]);
+    page.sees("#device-problem", "for reading only");
+    let _guest = switch.guest("vm1", guest_options());
+    page.sees("#events-list", "port_up");
+    drop(page);
     switch.finish();
 }

@@ -1,9 +1,15 @@
-//! A browser that a test tells what to do, step by step (drive.py).
+//! A browser that a test tells what to do, step by step (drive.py), and how it gets at an admin socket.
 
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+/// Where the driver is, below the project's folder.
+const DRIVER: &str = "backend/tests/page/drive.py";
 
 pub struct Browser {
     driver: Child,
@@ -14,7 +20,9 @@ pub struct Browser {
 impl Browser {
     /// Opens the page; `None` where there is no browser or nothing to drive it with.
     pub fn open(address: &str) -> Option<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut above = here.ancestors();
+        let root = above.find(|folder| folder.join(DRIVER).exists()).unwrap();
         let python = root.join("target/vm-lab/browser-python");
         let browser = PathBuf::from("/usr/bin/chromium");
         if !python.exists() || !browser.exists() {
@@ -22,7 +30,7 @@ impl Browser {
             return None;
         }
         let mut driver = Command::new(python)
-            .arg(root.join("backend/tests/page/drive.py"))
+            .arg(root.join(DRIVER))
             .arg(address)
             .arg(browser)
             .stdin(Stdio::piped())
@@ -41,6 +49,7 @@ impl Browser {
         self.take(json!(step))
     }
 
+    #[allow(dead_code, reason = "not every test of the page needs it")]
     /// Opens the page anew in a window of this many pixels.
     pub fn resize(&mut self, width: u32, height: u32) {
         self.take(json!(["open", width, height]));
@@ -56,6 +65,7 @@ impl Browser {
         answer["ok"].clone()
     }
 
+    #[allow(dead_code, reason = "not every test of the page needs it")]
     pub fn text(&mut self, selector: &str) -> String {
         self.step(&["text", selector]).as_str().unwrap().to_owned()
     }
@@ -80,4 +90,71 @@ impl Drop for Browser {
         self.steps = None;
         let _ = self.driver.wait();
     }
+}
+
+/// The admin socket for browsers, which know TCP only.
+pub struct Door {
+    address: String,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Door {
+    pub fn open(socket: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        let thread = thread::spawn(move || {
+            for client in listener.incoming() {
+                // Whoever says nothing at all closes the door.
+                if !admit(&client.unwrap(), &socket) {
+                    return;
+                }
+            }
+        });
+        Self {
+            address,
+            thread: Some(thread),
+        }
+    }
+
+    /// As a URL.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let address = self
+            .address
+            .trim_start_matches("http://")
+            .trim_end_matches('/');
+        if let Ok(last) = TcpStream::connect(address) {
+            let _ = last.shutdown(Shutdown::Both);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn admit(client: &TcpStream, socket: &Path) -> bool {
+    let mut first = [0];
+    if !matches!(client.peek(&mut first), Ok(1)) {
+        return false;
+    }
+    let Ok(daemon) = UnixStream::connect(socket) else {
+        return true;
+    };
+    let (mut from_client, mut to_client) =
+        (client.try_clone().unwrap(), client.try_clone().unwrap());
+    let (mut from_daemon, mut to_daemon) = (daemon.try_clone().unwrap(), daemon);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_client, &mut to_daemon);
+        let _ = to_daemon.shutdown(Shutdown::Both);
+    });
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_daemon, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    true
 }

@@ -13,7 +13,7 @@ use vm_lab::{Error, Result};
 use crate::{MIB, expect, expect_equal, pair};
 
 /// Where the switch steers a guest's QEMU: a monitor beside the lab's own.
-fn monitor(lab: &Lab, name: &str) -> PathBuf {
+pub fn monitor(lab: &Lab, name: &str) -> PathBuf {
     lab.folder().join(&format!("{name}.hotplug"))
 }
 
@@ -27,7 +27,7 @@ fn with_slots(lab: &Lab, name: &str) -> Station {
 }
 
 /// Boots it as the lab's third guest.
-fn start_third(lab: &mut Lab) -> Result<()> {
+pub fn start_third(lab: &mut Lab) -> Result<()> {
     let third = with_slots(lab, "vm3");
     let port = third.port(lab.folder());
     lab.switch()?.add_port(&port)?;
@@ -36,7 +36,7 @@ fn start_third(lab: &mut Lab) -> Result<()> {
     guest.configure_network()
 }
 
-fn stop_third(lab: &mut Lab) -> Result<()> {
+pub fn stop_third(lab: &mut Lab) -> Result<()> {
     lab.stop_last_guest();
     lab.switch()?.remove_port("vm3")
 }
@@ -60,7 +60,7 @@ fn wait_state(switch: &Switch, name: &str, wanted: &str) -> Result<()> {
 }
 
 /// What the switch put into the third guest's QEMU, by the lab's own monitor.
-fn traces(lab: &mut Lab) -> Result<Vec<String>> {
+pub fn traces(lab: &mut Lab) -> Result<Vec<String>> {
     let qmp = lab.guest_mut(3)?.qmp();
     let chardevs = qmp.execute("query-chardev", serde_json::json!({}))?;
     let devices = qmp.execute(
@@ -85,7 +85,7 @@ fn traces(lab: &mut Lab) -> Result<Vec<String>> {
 }
 
 /// Traffic between the first guest and what the third was given as eth1.
-fn exchange_over_eth1(lab: &Lab) -> Result<()> {
+pub fn exchange_over_eth1(lab: &Lab) -> Result<()> {
     let ((one, _), (three, _)) = (lab.host(1)?, lab.host(3)?);
     one.shell("ip addr replace 10.0.1.1/24 dev eth0")?;
     three.shell("ip addr replace 10.0.1.3/24 dev eth1\nip link set eth1 up")?;

@@ -15,6 +15,7 @@ mod memory;
 mod migration;
 mod multiqueue;
 mod packed;
+mod page;
 mod ports;
 mod restart;
 mod snapshot;
