@@ -467,7 +467,7 @@ async fn serve_until_signal(
         return Ending::HandedOver;
     }
     // So that it does not take a port that is drained for one that is missing. What it waits for it waits for without a thread.
-    devices.stop();
+    devices.stop().await;
     tokio::select! {
         _ = control.stop() => Ending::Drained,
         name = signals.end() => {

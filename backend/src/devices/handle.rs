@@ -213,9 +213,9 @@ impl DevicesHandle {
         self.ask(Command::List).await
     }
 
-    pub(super) fn stop(&self) {
-        // A queue that is full has a task behind it that empties it; one that is closed has ended.
-        let _ = self.commands.blocking_send(Command::Stop);
+    pub(super) async fn stop(&self) {
+        // One that is closed has ended.
+        let _ = self.commands.send(Command::Stop).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DeviceError> {

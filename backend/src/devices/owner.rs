@@ -93,8 +93,9 @@ impl Devices {
     }
 
     /// Ends it. What VMs have stays there, and is found again by the next one.
-    pub fn stop(self) {
-        self.handle.stop();
+    pub async fn stop(self) {
+        self.handle.stop().await;
+        // It waits for nothing any more.
         if self.thread.join().is_err() {
             log::error!("the thread of the device table panicked");
         }

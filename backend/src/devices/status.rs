@@ -152,11 +152,14 @@ impl Actual {
         actual
     }
 
-    /// Takes notice of how it is now; whether that is news.
+    /// Takes notice of how it is now; whether that is news. Another reason for the same state is no transition.
     pub fn set(&mut self, status: Status) -> bool {
-        let is_news = status.state != self.status.state || status.fault != self.status.fault;
-        if is_news {
+        let is_transition = status.state != self.status.state;
+        let is_news = is_transition || status.fault != self.status.fault;
+        if is_transition {
             self.remember(&status);
+        } else if let Some(last) = self.history.back_mut() {
+            last.reason = status.fault.as_ref().map(|fault| fault.reason.clone());
         }
         self.status = status;
         is_news
@@ -211,23 +214,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn history_holds_each_change_once_and_no_more_than_its_bound() {
+    fn history_holds_each_transition_once_and_no_more_than_its_bound() {
         let mut actual = Actual::new(Status::plain(DeviceState::Pending));
         assert!(!actual.set(Status::plain(DeviceState::Pending)));
         for round in 0..100 {
-            let fault = Fault::new(format!("round {round}"), "wait");
-            assert!(actual.set(Status::with(DeviceState::Failed, fault.clone(), None)));
-            assert!(!actual.set(Status::with(
-                DeviceState::Failed,
-                fault,
-                Some(Instant::now())
-            )));
+            let fault = |text: &str| Fault::new(format!("{text} {round}"), "wait");
+            assert!(actual.set(Status::with(DeviceState::Failed, fault("first"), None)));
+            let again = Status::with(DeviceState::Failed, fault("first"), Some(Instant::now()));
+            assert!(!actual.set(again));
+            assert!(actual.set(Status::with(DeviceState::Failed, fault("then"), None)));
+            assert!(actual.set(Status::plain(DeviceState::Pending)));
         }
-        let reasons: Vec<_> = actual
-            .history()
-            .map(|t| t.reason.clone().unwrap())
-            .collect();
-        assert_eq!(reasons.len(), MAX_HISTORY);
-        assert_eq!(reasons.last().unwrap(), "round 99");
+        let history: Vec<_> = actual.history().collect();
+        assert_eq!(history.len(), MAX_HISTORY);
+        let failed = history[MAX_HISTORY - 2];
+        assert_eq!(failed.reason.as_deref(), Some("then 99"));
     }
 }

@@ -41,18 +41,18 @@ fn a_removal_that_was_asked_for_goes_on_after_a_restart() {
 
 #[test]
 fn what_a_switch_left_half_done_is_cleared_before_it_is_done_again() {
-    let switch = Switch::durable();
+    let mut switch = Switch::durable();
     let qemu = FakeQemu::start(&switch.path("vm7.qmp"));
     switch.add(&on_qemu("a", &qemu.socket));
     switch.wait_state("a", "waiting-for-guest");
-    let mut switch = switch;
+    switch.crash();
     {
         // As if it had been killed between the netdev and the NIC.
         let mut vm = qemu.vm();
         vm.nics.clear();
         vm.commands.clear();
     }
-    switch.crash_and_restart();
+    switch.restart();
     switch.wait(|| match qemu.vm().nics.len() {
         1 => Ok(()),
         other => Err(format!("{other} NICs")),

@@ -48,8 +48,16 @@ impl Switch {
 
     /// Ends it as a crash would, and starts it again.
     pub fn crash_and_restart(&mut self) {
+        self.crash();
+        self.restart();
+    }
+
+    pub fn crash(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
         self.process = spawn(self.folder.as_path(), &self.arguments);
     }
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use vm_lab::Result;
 use vm_lab::await_::{SOON, eventually};
 use vm_lab::lab::{Lab, Station};
 use vm_lab::pool::with_lab;
 use vm_lab::switch::Switch;
 use vm_lab::traffic::{self, TcpFlow};
-use vm_lab::{Error, Result};
 
 use crate::{MIB, expect, expect_equal, pair};
 
@@ -121,6 +121,88 @@ fn a_running_guest_is_given_a_nic_uses_it_and_loses_it_again() {
         )?;
         let ports = lab.switch()?.get("/v1/ports")?.to_string();
         expect("its port is gone", !ports.contains("vm3-eth1"))?;
+        stop_third(lab)
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_hundred_nics_given_and_taken_leave_nothing_in_a_running_vm() {
+    with_lab(&pair(), |lab| {
+        start_third(lab)?;
+        for round in 1..=100 {
+            add(lab, "vm3-eth1", &["--wait", "60"])?;
+            lab.switch()?.cli(&["device", "remove", "vm3-eth1"])?;
+            expect_equal(
+                &format!("what is left in round {round}"),
+                traces(lab)?,
+                vec![],
+            )?;
+        }
+        let devices = lab.switch()?.get("/v1/devices")?;
+        expect_equal("devices", &devices["devices"], &Value::Array(vec![]))?;
+        stop_third(lab)
+    });
+}
+
+/// Whether the guest sees its driver's half is another matter: this is about QEMU, the switch, and the guest's PCI bus.
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_running_guest_is_given_each_model_and_lets_go_of_it() {
+    with_lab(&pair(), |lab| {
+        start_third(lab)?;
+        let (three, _) = lab.host(3)?;
+        for (model, vendor) in [
+            ("vmxnet3", "0x15ad"),
+            ("e1000", "0x8086"),
+            ("e1000e", "0x8086"),
+            ("rtl8139", "0x10ec"),
+        ] {
+            let network_cards = "for device in /sys/bus/pci/devices/*; do
+                     case $(cat $device/class) in 0x0200*) cat $device/vendor ;; esac
+                 done";
+            let before = three.shell(network_cards)?;
+            add(lab, "vm3-eth1", &["--model", model, "--wait", "60"])?;
+            eventually(SOON, &format!("the guest to see its {model}"), || {
+                let seen = three
+                    .shell(network_cards)
+                    .map_err(|error| error.to_string())?;
+                let new = seen.lines().filter(|line| *line == vendor).count();
+                let old = before.lines().filter(|line| *line == vendor).count();
+                if new == old + 1 { Ok(()) } else { Err(seen) }
+            })?;
+            lab.switch()?.cli(&["device", "remove", "vm3-eth1"])?;
+            expect_equal(model, traces(lab)?, vec![])?;
+            expect_equal("cards of the guest", three.shell(network_cards)?, before)?;
+        }
+        stop_third(lab)
+    });
+}
+
+#[test]
+#[ignore = "boots guests: ./qemu-scripts/run-tests"]
+fn a_nic_outlives_upgrade_and_crash_of_the_switch_and_comes_back_with_its_vm() {
+    with_lab(&pair(), |lab| {
+        start_third(lab)?;
+        add(lab, "vm3-eth1", &["--wait", "60"])?;
+        let plugged = traces(lab)?;
+        lab.upgrade_switch()?;
+        wait_state(lab.switch()?, "vm3-eth1", "ready")?;
+        exchange_over_eth1(lab)?;
+        // This switch has no state folder: it forgets, and finds again what it is told of.
+        lab.switch()?.crash()?;
+        lab.restart_switch()?;
+        let port = with_slots(lab, "vm3").port(lab.folder());
+        lab.switch()?.add_port(&port)?;
+        add(lab, "vm3-eth1", &["--wait", "60"])?;
+        expect_equal("what is plugged", traces(lab)?, plugged.clone())?;
+        exchange_over_eth1(lab)?;
+        lab.replace_guest(3)?;
+        wait_state(lab.switch()?, "vm3-eth1", "ready")?;
+        expect_equal("what is plugged", traces(lab)?, plugged)?;
+        exchange_over_eth1(lab)?;
+        lab.switch()?.cli(&["device", "remove", "vm3-eth1"])?;
+        expect_equal("what is left in QEMU", traces(lab)?, vec![])?;
         stop_third(lab)
     });
 }
