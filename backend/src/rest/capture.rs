@@ -1,7 +1,7 @@
 //! A port's frames as pcapng, for as long as somebody reads them: `GET /v1/ports/{name}/capture`.
 //!
 //! A task for each capture owns it and writes its blocks into a channel of one chunk; the connection reads that. The capture ends when the client
-//! is gone, has read nothing for [`STALL`] while frames wait, has as many frames as it wanted, or when the port goes.
+//! is gone, has read nothing for `STALL` while frames wait, has as many frames as it wanted, or when the port goes.
 mod pcapng;
 
 use super::openapi::Octets;

@@ -23,12 +23,12 @@
 pub mod access;
 pub mod admin_socket;
 pub mod body;
-mod capture;
+pub mod capture;
 pub mod config;
 pub mod devices;
 pub mod events;
 pub mod explain;
-mod metrics;
+pub mod metrics;
 pub mod openapi;
 pub mod page;
 pub mod port_state;
@@ -40,7 +40,7 @@ pub mod services;
 pub mod tables;
 pub mod tls;
 mod upgrade;
-mod web_page;
+pub mod web_page;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};

@@ -1,6 +1,6 @@
 //! The interface as an OpenAPI 3.1 document, made from the routes and the wire types themselves; docs/openapi.json is a copy of it.
 //!
-//! Each handler says what is its own: path, parameters, body, answers. [`finished`] adds what holds for all of them, so that no handler can
+//! Each handler says what is its own: path, parameters, body, answers. `finished` adds what holds for all of them, so that no handler can
 //! forget it: the problems that any request may come to, the bounds of every integer, how one proves who one is.
 use super::problem::{MEDIA_TYPE, Problem};
 use axum::http::header;

@@ -77,7 +77,8 @@ fn a_refusal_at_any_step_is_taken_back_and_tried_again() {
 
 #[test]
 fn what_a_vm_cannot_take_is_a_problem_to_act_on_and_nothing_is_done() {
-    let cases: [(&str, fn(&FakeQemu), &str); 3] = [
+    type Case = (&'static str, fn(&FakeQemu), &'static str);
+    let cases: [Case; 3] = [
         (
             "memory is not shared",
             |qemu| qemu.vm().memory_is_shared = false,

@@ -1,9 +1,9 @@
 //! A stream port that passes from one process to the next while its peer stays connected.
 //!
-//! The old process keeps the port's lock from [`Life::hand_over`] on, so nothing of its socket changes. Its workers stop reading
+//! The old process keeps the port's lock from `Life::hand_over` on, so nothing of its socket changes. Its workers stop reading
 //! ([`Frozen::hold`]), and once no ring is served any more the connection is taken from them, with what is half read and half sent
-//! ([`Frozen::park`]): to the byte where the next one goes on. In the new process [`Life::adopt`] makes the same port of it, which gets its connection
-//! with [`Life::take_up`] and is served from [`Life::go`] on. Without the old one's last word nobody knows where in a frame the stream is, so
+//! ([`Frozen::park`]): to the byte where the next one goes on. In the new process `Life::adopt` makes the same port of it, which gets its connection
+//! with `Life::take_up` and is served from `Life::go` on. Without the old one's last word nobody knows where in a frame the stream is, so
 //! the connection is closed, and the peer connects anew.
 
 use super::connection::Connection;

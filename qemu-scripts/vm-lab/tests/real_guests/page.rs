@@ -1,6 +1,7 @@
 //! The web page in a real browser, with a real guest: a device is added to its VM from the page.
 
 #[path = "../../../../backend/tests/page/browser.rs"]
+#[allow(clippy::unwrap_used, clippy::panic)] // A test that cannot go on fails.
 mod browser;
 
 use vm_lab::pool::with_lab;
