@@ -1,6 +1,7 @@
 //! Typed requests to the control thread, each with the place for its reply, and the handle that sends them.
 //!
 //! Sent from the runtime that serves the admin socket, never blocking it: a queue that is full is an answer, not a wait.
+use super::batch::{Batch, BatchError, Batched};
 use super::config_diff::ConfigView;
 use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
@@ -30,6 +31,8 @@ pub enum Command {
     Ping(Reply<()>),
     /// Add a port.
     AddPort(PortConfig, Reply<AddOutcome>),
+    /// Ports and table entries, all or nothing.
+    Batch(Batch, oneshot::Sender<Result<Batched, BatchError>>),
     /// Remove a port.
     RemovePort(PortName, Reply<()>),
     /// Every port.
@@ -291,14 +294,26 @@ impl ControlHandle {
         self.ask(Command::Stop).await
     }
 
+    /// Ports and table entries, all or nothing.
+    pub async fn batch(&self, batch: Batch) -> Result<Batched, BatchError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Batch(batch, reply))?;
+        answer
+            .await
+            .unwrap_or(Err(BatchError::Whole(CommandError::Stopping)))
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.commands
-            .try_send(command(reply))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => CommandError::Busy,
-                TrySendError::Disconnected(_) => CommandError::Stopping,
-            })?;
+        self.send(command(reply))?;
         answer.await.unwrap_or(Err(CommandError::Stopping))
+    }
+
+    fn send(&self, command: Command) -> Result<(), CommandError> {
+        let sent = self.commands.try_send(command);
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => CommandError::Busy,
+            TrySendError::Disconnected(_) => CommandError::Stopping,
+        })
     }
 }

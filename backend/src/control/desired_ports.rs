@@ -74,6 +74,8 @@ struct Record {
 pub struct Replaced {
     name: PortName,
     change: Option<PortChange>,
+    /// A change that did not hold, and is forgotten by this one.
+    overridden: Option<PortChange>,
     offer: Option<Frozen>,
 }
 
@@ -215,7 +217,7 @@ impl DesiredPorts {
         Ok(rows)
     }
 
-    fn commit(&self, rows: &[Row]) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, rows: &[Row]) -> Result<(), StoreError> {
         match &self.store {
             Some(store) if !rows.is_empty() => store.set_rows(rows),
             _ => Ok(()),
@@ -299,22 +301,67 @@ impl DesiredPorts {
         self.change(name, None, None).map(drop)
     }
 
+    /// Ports shall be there, and others not; what was so far. Nothing is durable yet.
+    pub(super) fn stage(&mut self, added: &[PortConfig], removed: &[PortName]) -> Vec<Replaced> {
+        let mut had = vec![];
+        for port in added {
+            let offer = Frozen::of(port, self.offers.frozen(&port.name));
+            let new = self.changed_to(&port.name, Some(port.clone()), offer);
+            had.push(self.put(new));
+        }
+        for name in removed {
+            let new = self.changed_to(name, None, None);
+            had.push(self.put(new));
+        }
+        had
+    }
+
+    /// As it was.
+    pub(super) fn unstage(&mut self, had: Vec<Replaced>) {
+        for replaced in had.into_iter().rev() {
+            self.put(replaced);
+        }
+    }
+
+    /// What the store is to have of ports, as they are staged.
+    pub(super) fn rows<'a>(
+        &self,
+        names: impl Iterator<Item = &'a PortName>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut rows = vec![];
+        for name in names.filter(|_| self.durable()) {
+            rows.push(PortChange::row(name, self.changes.get(name))?);
+            rows.push(Frozen::row(name, self.offers.frozen(name).as_ref())?);
+        }
+        Ok(rows)
+    }
+
     fn change(
         &mut self,
         name: &PortName,
         port: Option<PortConfig>,
         offer: Option<Frozen>,
     ) -> Result<Replaced, StoreError> {
+        self.replace(self.changed_to(name, port, offer))
+    }
+
+    fn changed_to(
+        &self,
+        name: &PortName,
+        port: Option<PortConfig>,
+        offer: Option<Frozen>,
+    ) -> Replaced {
         let configured = self.configured_as(name);
         let change = (port.as_ref() != configured).then(|| PortChange {
             port,
             based_on: configured.cloned(),
         });
-        self.replace(Replaced {
+        Replaced {
             name: name.clone(),
             change,
+            overridden: None,
             offer,
-        })
+        }
     }
 
     /// Puts back what a change replaced, since it could not be carried out.
@@ -323,27 +370,37 @@ impl DesiredPorts {
     }
 
     fn replace(&mut self, new: Replaced) -> Result<Replaced, StoreError> {
+        self.commit(&[
+            PortChange::row(&new.name, new.change.as_ref())?,
+            Frozen::row(&new.name, new.offer.as_ref())?,
+        ])?;
+        Ok(self.put(new))
+    }
+
+    /// In memory alone.
+    fn put(&mut self, new: Replaced) -> Replaced {
         let Replaced {
             name,
             change,
+            overridden,
             offer,
         } = new;
-        self.commit(&[
-            PortChange::row(&name, change.as_ref())?,
-            Frozen::row(&name, offer.as_ref())?,
-        ])?;
         let was_offer = self.offers.frozen(&name);
         self.offers.set(&name, offer);
-        self.overridden.remove(&name);
+        let was_overridden = self.overridden.remove(&name);
+        if let Some(overridden) = overridden {
+            self.overridden.insert(name.clone(), overridden);
+        }
         let was = match change {
             Some(change) => self.changes.insert(name.clone(), change),
             None => self.changes.remove(&name),
         };
-        Ok(Replaced {
+        Replaced {
             name,
             change: was,
+            overridden: was_overridden,
             offer: was_offer,
-        })
+        }
     }
 
     /// The file has been written anew: changes that it has now are forgotten, and so are those that it overrides. No port changes.

@@ -5,7 +5,7 @@
 //! * [`command`]: typed requests with their replies, and the [`ControlHandle`] that sends them;
 //! * [`thread`]: the one thread that receives them and owns everything below;
 //! * [`desired_ports`]: the ports there shall be, configured and changed at run time, durable; [`frozen_offers`]: what they offer;
-//! * `port_changes`: adding and removing ports, on that thread;
+//! * `port_changes`: adding and removing ports, on that thread; [`batch`]: ports and table entries together;
 //! * [`config_diff`]: what runs beside what the configuration file has;
 //! * [`port_table`]: the ports there are;
 //! * [`plan`]: from the ports there are to the ports there shall be, as a list of steps, a value;
@@ -20,6 +20,7 @@
 //! * [`live`]: that trait over the real data path, device thread, TAPs and switch.
 //!
 //! What it keeps true: a request either takes effect whole or leaves nothing behind, and no request disturbs a port it does not name.
+pub mod batch;
 pub mod clock;
 pub mod command;
 pub mod config_diff;

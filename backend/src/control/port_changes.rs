@@ -129,6 +129,23 @@ impl<E: Engine> Control<E> {
         self.show_port(&name).map(AddOutcome::Added)
     }
 
+    /// What no port may be, whatever else there is to be.
+    pub(super) fn refuse_what_cannot_be(&self, port: &PortConfig) -> Result<(), CommandError> {
+        self.refuse_what_waiting_ports_have(port)?;
+        self.refuse_admin_socket(port)
+    }
+
+    fn refuse_admin_socket(&self, port: &PortConfig) -> Result<(), CommandError> {
+        if port.socket() == Some(&self.admin) {
+            return Err(CommandError::Conflict {
+                field: "socket",
+                reason: format!("{} is the admin socket", self.admin),
+                remedy: "use another path".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// A port that waits is there already, but for being opened.
     fn refuse_what_waiting_ports_have(&self, port: &PortConfig) -> Result<(), CommandError> {
         for waiting in self.waiting.values().filter(|w| w.port != *port) {
@@ -161,26 +178,20 @@ impl<E: Engine> Control<E> {
         Ok(())
     }
 
-    fn name_is_free(&self, name: &PortName) {
+    pub(super) fn name_is_free(&self, name: &PortName) {
         if let Some(tables) = &self.tables {
             tables.port_gone(name);
         }
     }
 
     fn planned_with(&self, port: &PortConfig) -> Result<Vec<Change>, CommandError> {
-        if port.socket() == Some(&self.admin) {
-            return Err(CommandError::Conflict {
-                field: "socket",
-                reason: format!("{} is the admin socket", self.admin),
-                remedy: "use another path".to_owned(),
-            });
-        }
+        self.refuse_admin_socket(port)?;
         let present = self.table.iter().map(|(_, port)| port.clone());
         let desired: Vec<PortConfig> = present.chain([port.clone()]).collect();
         self.planned(&desired)
     }
 
-    fn planned(&self, desired: &[PortConfig]) -> Result<Vec<Change>, CommandError> {
+    pub(super) fn planned(&self, desired: &[PortConfig]) -> Result<Vec<Change>, CommandError> {
         let refused = |error| match error {
             PlanError::Collision { field, other, .. } => conflict(field, &other),
             PlanError::Full => CommandError::Full,
@@ -194,7 +205,16 @@ impl<E: Engine> Control<E> {
         plan::plan(&self.table, desired, &reserved).map_err(refused)
     }
 
-    fn carry_out(&mut self, changes: &[Change]) -> Result<(), CommandError> {
+    /// All or none; says which port it was.
+    pub(super) fn carry_out_for(
+        &mut self,
+        changes: &[Change],
+    ) -> Result<(), (PortName, CommandError)> {
+        execute(&mut self.engine, &mut self.table, changes)
+            .map_err(|failed| (failed.port, CommandError::Refused(failed.error)))
+    }
+
+    pub(super) fn carry_out(&mut self, changes: &[Change]) -> Result<(), CommandError> {
         execute(&mut self.engine, &mut self.table, changes)
             .map_err(|failed| CommandError::Refused(failed.error))
     }
@@ -290,7 +310,7 @@ impl From<StoreError> for CommandError {
     }
 }
 
-fn conflict(field: &'static str, other: &PortName) -> CommandError {
+pub(super) fn conflict(field: &'static str, other: &PortName) -> CommandError {
     let (reason, remedy) = match field {
         "name" => (
             format!("port {other} is there already, with another configuration"),

@@ -159,6 +159,7 @@ impl<E: Engine> Control<E> {
         match command {
             Command::Ping(reply) => drop(reply.send(Ok(()))),
             Command::AddPort(port, reply) => drop(reply.send(self.add_port(port))),
+            Command::Batch(batch, reply) => drop(reply.send(self.batch(batch))),
             Command::RemovePort(name, reply) => drop(reply.send(self.remove_port(&name))),
             Command::ListPorts(reply) => drop(reply.send(Ok(self.list_ports()))),
             Command::ShowPort(name, reply) => drop(reply.send(self.show_port(&name))),

@@ -19,13 +19,25 @@ pub fn parse<T: DeserializeOwned>(
         .remedy("what a request asks for is a few hundred bytes: send that alone"),
         status => Problem::new(status, rejection.body_text()).remedy("send the whole body"),
     })?;
-    serde_json::from_slice(&body).map_err(|error| {
+    let read = serde_json::from_slice(&body).map_err(|error| {
         let problem = not_what_was_asked(&error);
         match field_at_fault::<T>(&body).or_else(|| missing(&error)) {
             Some(field) => problem.about(field),
             None => problem,
         }
-    })
+    })?;
+    refuse_lists(&body)?;
+    Ok(read)
+}
+
+/// Serde would take a list of an object's values, in the order of its fields, for the object (`[null, 1]`).
+pub fn refuse_lists(body: &[u8]) -> Result<(), Problem> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        let detail = "the body is a list, not an object";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            .remedy("send one JSON object as docs/rest.md describes it"));
+    }
+    Ok(())
 }
 
 /// JSON that does not read as what the path takes.

@@ -8,6 +8,7 @@
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
 //! * [`events`]: what happens, as it happens;
+//! * [`batch`]: ports and table entries in one go;
 //! * [`port_state`]: what is known of a port, as bytes;
 //! * [`capture`]: a port's frames, as long as somebody reads them;
 //! * [`devices`]: which NICs which VM shall have;
@@ -22,6 +23,7 @@
 //! Runs on the daemon's main thread, in a runtime of one thread; never touches a frame. docs/rest.md describes it to its users.
 pub mod access;
 pub mod admin_socket;
+pub mod batch;
 pub mod body;
 pub mod capture;
 pub mod config;

@@ -1,4 +1,5 @@
 //! Paths and methods. Every request becomes one command; nothing is decided here.
+use super::batch::routes as batch_routes;
 use super::body::parse;
 use super::capture::routes as capture_routes;
 use super::config::routes as config_routes;
@@ -117,6 +118,7 @@ fn every_route() -> OpenApiRouter<Admin> {
         .merge(metrics_routes())
         .merge(capture_routes())
         .merge(devices_routes())
+        .merge(batch_routes())
 }
 
 /// Whether the daemon is at work: the control thread answers; a worker that dies takes the process with it.

@@ -1,5 +1,5 @@
 //! The switch's own services: their configuration, leases, neighbours and counters.
-use super::body::refuse_other_media;
+use super::body::{refuse_lists, refuse_other_media};
 use super::problem::Problem;
 use super::routes::Admin;
 use super::wire::{LeaseList, Neighbor, NeighborList, ServicesReport, ServicesSet};
@@ -81,6 +81,7 @@ async fn set_config(
             .remedy("configure fewer interfaces, proxies or reservations")
         })?;
     let set = move || -> Result<ServicesSet, Problem> {
+        refuse_lists(&body)?;
         let config = document::parse(&body)?;
         let interfaces = config.interfaces.len();
         let durable = services.set(config)?;

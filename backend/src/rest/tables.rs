@@ -1,5 +1,5 @@
 //! The program, its tables, and what belongs to them: paths and methods. A change becomes one batch; nothing is decided here.
-use super::body::{not_what_was_asked, parse, refuse_other_media};
+use super::body::{not_what_was_asked, parse, refuse_lists, refuse_other_media};
 use super::page;
 use super::problem::Problem;
 use super::routes::{Admin, MAX_BODY_BYTES};
@@ -400,6 +400,7 @@ fn parse_batch(body: &[u8]) -> Result<Vec<Update>, Problem> {
             None => problem,
         }
     })?;
+    refuse_lists(body)?;
     if updates.len() > MAX_BATCH_UPDATES {
         let reason = format!(
             "{} updates are more than {MAX_BATCH_UPDATES}",
@@ -487,6 +488,13 @@ async fn set_group(
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let (selector, group) = parsed_path(path)?;
+    if group == 0 {
+        return Err(
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "groups begin with 1")
+                .about("group")
+                .remedy("use 1 or more"),
+        );
+    }
     let GroupBody { members } = parse(&headers, body)?;
     let update = Update::SetGroup {
         selector,

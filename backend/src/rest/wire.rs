@@ -1,6 +1,7 @@
 //! The JSON of requests and responses, and its conversion from and to typed values.
 //!
 //! Requests refuse unknown fields; responses, which the command line reads back, do not, so that a client may be older than its daemon.
+pub mod batch;
 pub mod config;
 pub mod devices;
 pub mod paths;
@@ -8,6 +9,7 @@ pub mod services;
 pub mod tables;
 pub mod upgrade;
 
+pub use self::batch::*;
 pub use self::config::*;
 pub use self::devices::*;
 pub use self::paths::*;

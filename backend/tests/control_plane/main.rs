@@ -1,5 +1,6 @@
 //! The control side from outside: the admin socket and the command line, over a switch whose ports are only a record.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
+mod batch;
 mod command_line;
 mod durability;
 mod events;

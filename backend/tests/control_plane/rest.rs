@@ -271,6 +271,12 @@ fn a_body_that_is_not_a_json_object_is_refused() {
             "{body:?}"
         );
     }
+    // A list of the values of an object's fields is not the object.
+    switch.post(&vm(1));
+    for body in ["[]", "[null, null]", " [0, 0]"] {
+        let answer = switch.request("POST", "/v1/ports/vm1/move", body);
+        assert_eq!(answer.problem()["status"], 422, "{body:?}");
+    }
     let deep = "[".repeat(20_000);
     assert_eq!(
         switch.request("POST", "/v1/ports", &deep).problem()["status"],

@@ -3,6 +3,7 @@
 //! Those of entries are bytes already: that is how they are kept in the journal, and a large batch needs no room beside them.
 use super::identity::{Identity, prefix};
 use super::record::{Reader, write_bytes, write_record};
+use super::rows::Row;
 use super::store::StoreError;
 use std::collections::BTreeMap;
 use switch_core::engine::control::TableEntry;
@@ -16,6 +17,8 @@ const CLEAR: u8 = 2;
 pub struct Changes {
     journal: Vec<u8>,
     settings: Vec<(String, Option<Vec<u8>>)>,
+    /// What else is to be durable with them.
+    rows: Vec<Row>,
     /// One entry's record, while it is written.
     record: Vec<u8>,
 }
@@ -54,9 +57,19 @@ impl Changes {
         self.settings.push((name, json));
     }
 
+    /// Rows of ports, that are to be durable with the rest or not at all.
+    pub fn add_rows(&mut self, rows: Vec<Row>) {
+        self.rows.extend(rows);
+    }
+
+    /// Those rows.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.journal.is_empty() && self.settings.is_empty()
+        self.journal.is_empty() && self.settings.is_empty() && self.rows.is_empty()
     }
 
     /// After all so far.
@@ -77,6 +90,7 @@ impl Changes {
     pub fn append(&mut self, later: Self) {
         self.journal.extend(later.journal);
         self.settings.extend(later.settings);
+        self.rows.extend(later.rows);
     }
 
     /// Those of entries, as the journal keeps them.

@@ -2,7 +2,7 @@
 //!
 //! Written by the control thread, and of devices by the owner of their table, before what they describe is done; read at the start. Another kind is another table here.
 use super::store::{Store, StoreError};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 const PORT_CHANGES: TableDefinition<&str, &[u8]> = TableDefinition::new("port_changes");
 const DEVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("devices");
@@ -62,15 +62,25 @@ impl Store {
     /// Makes rows durable, all or none. Waits for a commit under way.
     pub fn set_rows(&self, rows: &[Row]) -> Result<(), StoreError> {
         let transaction = self.begin()?;
-        for kind in RowKind::ALL {
-            let mut table = transaction.open_table(kind.table())?;
-            for row in rows.iter().filter(|row| row.kind == kind) {
-                match &row.value {
-                    Some(value) => table.insert(row.name.as_str(), value.as_slice())?,
-                    None => table.remove(row.name.as_str())?,
-                };
-            }
-        }
+        write_rows(&transaction, rows)?;
         Ok(transaction.commit()?)
     }
+}
+
+/// As a part of a transaction.
+pub(super) fn write_rows(transaction: &WriteTransaction, rows: &[Row]) -> Result<(), StoreError> {
+    for kind in RowKind::ALL {
+        let mut of_kind = rows.iter().filter(|row| row.kind == kind).peekable();
+        if of_kind.peek().is_none() {
+            continue;
+        }
+        let mut table = transaction.open_table(kind.table())?;
+        for row in of_kind {
+            match &row.value {
+                Some(value) => table.insert(row.name.as_str(), value.as_slice())?,
+                None => table.remove(row.name.as_str())?,
+            };
+        }
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ use super::engine::{
 use super::port_names::PortRegistry;
 use super::quota::{Holdings, Quotas};
 use super::restore::{Place, Restored, restore};
+use super::rows::Row;
 use super::store::{Aside, Store, StoreError};
 use super::writer::{Job, Refusal, Shapes, Writer, Written, reclaim};
 use crate::config::PortName;
@@ -157,6 +158,17 @@ impl Tables {
     pub fn write_waiting(&self, updates: Vec<Update>) -> Result<Written, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(Job::Write(updates, reply))?;
+        answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
+    }
+
+    /// The same, and makes rows of ports durable in the same commit.
+    pub(in crate::control) fn write_with(
+        &self,
+        updates: Vec<Update>,
+        rows: Vec<Row>,
+    ) -> Result<Written, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::WriteWith(updates, rows, reply))?;
         answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
     }
 

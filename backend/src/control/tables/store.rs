@@ -19,6 +19,7 @@
 use super::super::PortId;
 use super::changes::{Changes, Outcome};
 use super::port_names::SavedName;
+use super::rows::write_rows;
 use crate::config::PortName;
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
@@ -199,6 +200,7 @@ impl Store {
     pub fn commit(&self, changes: &Changes, names: &[SavedName]) -> Result<(), StoreError> {
         let transaction = self.begin()?;
         write_changes(&transaction, changes)?;
+        write_rows(&transaction, changes.rows())?;
         write_names(&transaction, names)?;
         transaction.commit()?;
         self.journal_bytes

@@ -8,6 +8,7 @@ use super::identity::{Identity, Named, NoIdentity};
 use super::port_names::{NamesOfBatch, PortRegistry};
 use super::quota::{Holdings, Quotas, Undo};
 use super::restore;
+use super::rows::Row;
 use super::store::{Store, StoreError, encode};
 use crate::control::clock::monotonic_now;
 use std::collections::HashMap;
@@ -55,6 +56,12 @@ type Reply = oneshot::Sender<Result<Written, Refusal>>;
 pub enum Job {
     /// Carry a batch out.
     Write(Vec<Update>, oneshot::Sender<Result<Written, Refusal>>),
+    /// The same, and make rows of ports durable with it.
+    WriteWith(
+        Vec<Update>,
+        Vec<Row>,
+        oneshot::Sender<Result<Written, Refusal>>,
+    ),
     /// Forget what is kept aside.
     DiscardAside(oneshot::Sender<Result<usize, Refusal>>),
     /// Make durable what waits, answer, and change nothing until the other end is dropped.
@@ -94,7 +101,8 @@ impl Writer {
             match job {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Job::DiscardAside(reply)) => drop(reply.send(self.discard_aside())),
-                Ok(Job::Write(updates, reply)) => self.write(updates, reply),
+                Ok(Job::Write(updates, reply)) => self.write(updates, vec![], reply),
+                Ok(Job::WriteWith(updates, rows, reply)) => self.write(updates, rows, reply),
                 Ok(Job::Hold(held, release)) => self.hold(&held, &release),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -120,10 +128,11 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, updates: Vec<Update>, reply: Reply) {
+    fn write(&mut self, updates: Vec<Update>, rows: Vec<Row>, reply: Reply) {
         let mut changes = Changes::default();
         match self.apply(&updates, &mut changes) {
             Ok(undo) => {
+                changes.add_rows(rows);
                 let updates = updates.len();
                 let reply = Some(reply);
                 let batch = Pending {
