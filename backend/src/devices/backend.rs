@@ -59,7 +59,12 @@ impl Backend {
     pub async fn connect(vm: &VmAddress) -> Result<Self, HypervisorError> {
         let socket = vm.socket.as_path();
         match vm.hypervisor {
-            HypervisorKind::Qemu => Ok(Self::Qemu(Box::new(Qemu::connect(socket).await?))),
+            HypervisorKind::Qemu => {
+                let mut qemu = Qemu::connect(socket).await?;
+                // One that greets may hang all the same.
+                qemu.objects().await?;
+                Ok(Self::Qemu(Box::new(qemu)))
+            }
             HypervisorKind::CloudHypervisor => {
                 let api = CloudHypervisor::new(socket);
                 api.info().await?;

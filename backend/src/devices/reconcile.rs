@@ -153,6 +153,11 @@ impl Reconciler {
         &mut self,
         last: Option<&HypervisorError>,
     ) -> Option<Result<Backend, HypervisorError>> {
+        // That nobody listens is told at once, and may be otherwise by now.
+        let last = last.filter(|error| !matches!(error, HypervisorError::Absent(_)));
+        if let Some(error) = last {
+            self.unreachable(error, Instant::now()).await;
+        }
         let vm = self.vm.clone();
         let mut connecting = std::pin::pin!(Backend::connect(&vm));
         loop {

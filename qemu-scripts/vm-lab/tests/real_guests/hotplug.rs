@@ -181,14 +181,11 @@ fn a_running_guest_is_given_each_model_and_lets_go_of_it() {
 
 #[test]
 #[ignore = "boots guests: ./qemu-scripts/run-tests"]
-fn a_nic_outlives_upgrade_and_crash_of_the_switch_and_comes_back_with_its_vm() {
+fn a_nic_outlives_crash_and_upgrade_of_the_switch_and_comes_back_with_its_vm() {
     with_lab(&pair(), |lab| {
         start_third(lab)?;
         add(lab, "vm3-eth1", &["--wait", "60"])?;
         let plugged = traces(lab)?;
-        lab.upgrade_switch()?;
-        wait_state(lab.switch()?, "vm3-eth1", "ready")?;
-        exchange_over_eth1(lab)?;
         // This switch has no state folder: it forgets, and finds again what it is told of.
         lab.switch()?.crash()?;
         lab.restart_switch()?;
@@ -196,6 +193,9 @@ fn a_nic_outlives_upgrade_and_crash_of_the_switch_and_comes_back_with_its_vm() {
         lab.switch()?.add_port(&port)?;
         add(lab, "vm3-eth1", &["--wait", "60"])?;
         expect_equal("what is plugged", traces(lab)?, plugged.clone())?;
+        exchange_over_eth1(lab)?;
+        lab.upgrade_switch()?;
+        wait_state(lab.switch()?, "vm3-eth1", "ready")?;
         exchange_over_eth1(lab)?;
         lab.replace_guest(3)?;
         wait_state(lab.switch()?, "vm3-eth1", "ready")?;
