@@ -66,7 +66,8 @@ struct Wanted {
     params(PortPath, Wanted),
     responses(
         (status = 200, body = Octets, content_type = "application/x-pcapng", description = "pcapng, frame after frame"),
-        (status = 404, description = "There is no such port")
+        (status = 404, description = "There is no such port"),
+        (status = 422, description = "The filter is none, or a number is out of bounds")
     )
 )]
 async fn capture_frames(

@@ -60,7 +60,10 @@ struct RemoveQuery {
     get,
     path = "/v1/devices",
     params(Filter),
-    responses((status = 200, body = DeviceList, description = "Those that were asked for, by name"))
+    responses(
+        (status = 200, body = DeviceList, description = "Those that were asked for, by name"),
+        (status = 422, description = "There is no such state")
+    )
 )]
 async fn list(
     State(admin): State<Admin>,
@@ -72,7 +75,7 @@ async fn list(
     {
         let names: Vec<&str> = DeviceState::ALL.iter().map(|state| state.name()).collect();
         return Err(
-            Problem::new(StatusCode::BAD_REQUEST, "there is no such state")
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "there is no such state")
                 .about("state")
                 .remedy(format!("use one of {}", names.join(", "))),
         );
@@ -148,7 +151,8 @@ async fn show(
     responses(
         (status = 204, description = "Nothing of it is left"),
         (status = 202, body = DeviceReport, description = "It takes longer: how it fares"),
-        (status = 404, description = "There is no such device")
+        (status = 404, description = "There is no such device"),
+        (status = 422, description = "The time is out of bounds")
     )
 )]
 async fn remove(

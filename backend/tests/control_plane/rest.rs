@@ -326,7 +326,7 @@ fn a_port_that_cannot_be_opened_is_refused_and_leaves_nothing() {
 fn what_is_not_there_is_not_found() {
     let switch = switch();
     for path in [
-        "/",
+        "/index.html",
         "/v1",
         "/v1/port",
         "/v1/ports/",
@@ -492,8 +492,5 @@ fn an_answer_that_lasts_outlives_the_limit_and_makes_no_room_for_others() {
     let open = capture.read_to_end(&mut rest).unwrap_err();
     assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
     let text = String::from_utf8_lossy(&rest);
-    assert!(
-        text.contains("application/x-pcapng") && text.contains("connection: close"),
-        "{text}"
-    );
+    assert!(text.contains("application/x-pcapng"), "{text}");
 }

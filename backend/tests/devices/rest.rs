@@ -95,7 +95,7 @@ fn what_cannot_be_is_refused_with_its_field_and_what_to_do() {
     }
     assert_eq!(switch.delete("a", "").0, 404);
     assert_eq!(switch.request("GET", "/v1/devices/a", "").0, 404);
-    assert_eq!(switch.request("GET", "/v1/devices?state=fine", "").0, 400);
+    assert_eq!(switch.request("GET", "/v1/devices?state=fine", "").0, 422);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn idle_ports_take_little_memory_and_few_descriptors() {
     /// Its guest's: the connection, two memory regions, and three eventfds for each of two rings.
     const PER_GUEST_DESCRIPTORS: u64 = 9;
     /// The daemon with two ports, its program included.
-    const IN_ALL_BYTES: u64 = 20 << 20;
+    const IN_ALL_BYTES: u64 = 28 << 20;
     let names: Vec<String> = (1..=PORTS).map(|number| format!("vm{number}")).collect();
     let ports: Vec<_> = names.iter().map(|name| PortArgument::named(name)).collect();
     let switch = Switch::new(&ports, &[]);
