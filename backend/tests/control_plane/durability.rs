@@ -513,7 +513,10 @@ fn the_process_that_is_killed() {
             let (a, b, c, d) = tokio::join!(a, b, c, d);
             for (number, answer) in (first..).zip([a, b, c, d]) {
                 answer.unwrap();
-                writeln!(io::stderr(), "acknowledged {number}").unwrap();
+                // In one write, which no kill tears.
+                io::stderr()
+                    .write_all(format!("acknowledged {number}\n").as_bytes())
+                    .unwrap();
             }
         }
     });
