@@ -7,8 +7,9 @@ use super::desired_ports::PortOrigin;
 use super::engine::{PortHealth, StepError};
 use super::events::EventBus;
 use super::port_state::{NamedPort, PortStates};
+use super::tags::{IfMatch, tag_of};
 use super::{MAX_PORTS, PortId};
-use crate::config::{ConfigFile, PortConfig, PortName};
+use crate::config::{ConfigFile, PortConfig, PortFields, PortName};
 use crate::datapath::capture::{Bell, Capture, CaptureOptions};
 use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
@@ -33,8 +34,8 @@ pub enum Command {
     AddPort(PortConfig, Reply<AddOutcome>),
     /// Ports and table entries, all or nothing.
     Batch(Batch, oneshot::Sender<Result<Batched, BatchError>>),
-    /// Remove a port.
-    RemovePort(PortName, Reply<()>),
+    /// Remove a port, if it is as the client saw it.
+    RemovePort(PortName, IfMatch, Reply<()>),
     /// Every port.
     ListPorts(Reply<Vec<PortView>>),
     /// One port.
@@ -78,6 +79,13 @@ pub struct PortView {
     pub health: PortHealth,
     /// Its counters.
     pub counters: PortCounters,
+}
+
+impl PortView {
+    /// Tells this configuration of the port from all others; not its state, not its counters.
+    pub fn tag(&self) -> String {
+        tag_of(&PortFields::from(&self.config))
+    }
 }
 
 /// A guest-tx ring or a TAP, and who serves it.
@@ -151,6 +159,9 @@ pub enum CommandError {
     /// There is no such port.
     #[error("there is no port {0}")]
     NotFound(PortName),
+    /// It is not as the client saw it.
+    #[error("port {0} has changed since")]
+    Changed(PortName),
     /// It stays where it is served.
     #[error(transparent)]
     NotMoved(#[from] MoveError),
@@ -206,7 +217,17 @@ impl ControlHandle {
 
     /// Removes a port; when it answers, nothing of it is left.
     pub async fn remove_port(&self, name: PortName) -> Result<(), CommandError> {
-        self.ask(|reply| Command::RemovePort(name, reply)).await
+        self.remove_port_if(name, IfMatch::default()).await
+    }
+
+    /// The same, if its configuration is as the client saw it.
+    pub async fn remove_port_if(
+        &self,
+        name: PortName,
+        if_match: IfMatch,
+    ) -> Result<(), CommandError> {
+        self.ask(|reply| Command::RemovePort(name, if_match, reply))
+            .await
     }
 
     /// Every port, by id.

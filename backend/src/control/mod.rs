@@ -37,6 +37,7 @@ pub mod port_state;
 pub mod port_table;
 pub mod services;
 pub mod tables;
+pub mod tags;
 pub mod thread;
 mod watch;
 

@@ -12,6 +12,7 @@ use super::events::Event;
 use super::execute::execute;
 use super::plan::{self, Change, PlanError};
 use super::tables::StoreError;
+use super::tags::IfMatch;
 use super::thread::{Control, StartError};
 use super::{PortId, PortOrigin};
 use crate::config::{ConfigFile, PortConfig, PortName};
@@ -156,9 +157,14 @@ impl<E: Engine> Control<E> {
         Ok(())
     }
 
-    pub(super) fn remove_port(&mut self, name: &PortName) -> Result<(), CommandError> {
-        if self.table.find(name).is_none() && !self.waiting.contains_key(name) {
-            return Err(CommandError::NotFound(name.clone()));
+    pub(super) fn remove_port(
+        &mut self,
+        name: &PortName,
+        if_match: &IfMatch,
+    ) -> Result<(), CommandError> {
+        let view = self.show_port(name)?;
+        if !if_match.holds(|| view.tag()) {
+            return Err(CommandError::Changed(name.clone()));
         }
         let rest: Vec<PortConfig> = self
             .table

@@ -160,7 +160,9 @@ impl<E: Engine> Control<E> {
             Command::Ping(reply) => drop(reply.send(Ok(()))),
             Command::AddPort(port, reply) => drop(reply.send(self.add_port(port))),
             Command::Batch(batch, reply) => drop(reply.send(self.batch(batch))),
-            Command::RemovePort(name, reply) => drop(reply.send(self.remove_port(&name))),
+            Command::RemovePort(name, if_match, reply) => {
+                drop(reply.send(self.remove_port(&name, &if_match)));
+            }
             Command::ListPorts(reply) => drop(reply.send(Ok(self.list_ports()))),
             Command::ShowPort(name, reply) => drop(reply.send(self.show_port(&name))),
             Command::MovePort(name, pair, worker, reply) => {

@@ -6,6 +6,7 @@ use crate::config::{
     InvalidField, Mtu, PortConfig, PortFields, PortKind, PortName, QueuePairs, SocketPath,
     VlanFields,
 };
+use crate::control::tags::tag_of;
 use crate::hypervisor::qemu::ID_PREFIX;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -278,6 +279,11 @@ impl Device {
             .finalize();
         let tag: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
         format!("{ID_PREFIX}{tag}-{}", self.name())
+    }
+
+    /// Tells it from every other; not how it fares.
+    pub fn tag(&self) -> String {
+        tag_of(&(self.fields(), self.generation))
     }
 
     /// As an operator would write it, with everything that was chosen.

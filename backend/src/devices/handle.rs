@@ -4,6 +4,7 @@ use super::device::DeviceFields;
 use super::status::{DeviceState, DeviceView, Removal};
 use crate::config::{InvalidField, PortName};
 use crate::control::tables::StoreError;
+use crate::control::tags::IfMatch;
 use crate::control::{CommandError, ControlHandle};
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
@@ -38,6 +39,8 @@ pub struct RemoveOrder {
     pub name: PortName,
     /// How.
     pub removal: Removal,
+    /// What it has to be like.
+    pub if_match: IfMatch,
 }
 
 /// What adding a device came to.
@@ -68,6 +71,9 @@ pub enum DeviceError {
     /// There is no such device.
     #[error("there is no device {0}")]
     NotFound(PortName),
+    /// It is not as the client saw it.
+    #[error("device {0} has changed since")]
+    Changed(PortName),
     /// As many devices as there can be.
     #[error("there are {MAX_DEVICES} devices already, which is the most")]
     Full,

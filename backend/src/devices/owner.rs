@@ -176,8 +176,16 @@ impl Owner {
     }
 
     fn remove(&mut self, order: &RemoveOrder) -> Result<DeviceView, DeviceError> {
-        let RemoveOrder { name, removal } = order;
+        let RemoveOrder {
+            name,
+            removal,
+            if_match,
+        } = order;
         let not_found = || DeviceError::NotFound(name.clone());
+        let before = self.show(name)?;
+        if !if_match.holds(|| before.device.tag()) {
+            return Err(DeviceError::Changed(name.clone()));
+        }
         let row = self.table.row(name, Some(*removal)).ok_or_else(not_found)?;
         self.options.rows.set(name.as_str(), Some(&row))?;
         if self.table.set_removal(name, *removal) {

@@ -1,9 +1,12 @@
 //! The virtual-device table: which NICs which VM shall have.
 use super::body::parse;
+use super::page;
 use super::problem::Problem;
 use super::routes::Admin;
-use super::wire::{DeviceList, DevicePath, DeviceReport};
+use super::tags::with_tag;
+use super::wire::{DeviceList, DevicePath, DeviceReport, IfMatchHeader};
 use crate::config::{InvalidField, PortName};
+use crate::control::tags::IfMatch;
 use crate::devices::handle::{AddOutcome, RemoveOrder};
 use crate::devices::status::Removal;
 use crate::devices::{DeviceFields, DeviceState, DeviceView, DevicesHandle};
@@ -41,6 +44,11 @@ struct Filter {
     state: Option<String>,
     /// Those of this model.
     model: Option<String>,
+    /// Those whose names are behind this one: `next` of the page before.
+    after: Option<String>,
+    /// How many; all when absent.
+    #[param(minimum = 1, maximum = 10_000)]
+    limit: Option<u32>,
 }
 
 /// How a device goes.
@@ -82,8 +90,11 @@ async fn list(
     }
     let views = devices(&admin)?.list().await?;
     let listed = views.into_iter().filter(|view| filter.has(view));
+    let name = |view: &DeviceView| view.device.name().to_string();
+    let (listed, next) = page::cut(listed, filter.limit, name)?;
     Ok(Json(DeviceList {
-        devices: listed.map(Into::into).collect(),
+        devices: listed.into_iter().map(Into::into).collect(),
+        next,
     }))
 }
 
@@ -95,6 +106,10 @@ impl Filter {
         is(&self.vm, &view.device.vm.socket.to_string())
             && is(&self.state, view.actual.status().state.name())
             && is(&self.model, view.device.model.name())
+            && self
+                .after
+                .as_ref()
+                .is_none_or(|after| view.device.name().as_str() > after.as_str())
     }
 }
 
@@ -138,17 +153,19 @@ async fn add(
 async fn show(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<DeviceReport>, Problem> {
+) -> Result<Response, Problem> {
     let view = devices(&admin)?.show(device_name(name)?).await?;
-    Ok(Json(view.into()))
+    let tag = view.device.tag();
+    Ok(with_tag(&tag, Json(DeviceReport::from(view))))
 }
 
 /// Removes a device: its guest is asked to let go of it.
 #[utoipa::path(
     delete,
     path = "/v1/devices/{name}",
-    params(DevicePath, RemoveQuery),
+    params(DevicePath, RemoveQuery, IfMatchHeader),
     responses(
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 204, description = "Nothing of it is left"),
         (status = 202, body = DeviceReport, description = "It takes longer: how it fares"),
         (status = 404, description = "There is no such device"),
@@ -159,6 +176,7 @@ async fn remove(
     State(admin): State<Admin>,
     name: Result<Path<String>, PathRejection>,
     query: Result<Query<RemoveQuery>, QueryRejection>,
+    if_match: IfMatch,
 ) -> Result<Response, Problem> {
     let name = device_name(name)?;
     let Query(query) = query.map_err(|error| bad_query(&error))?;
@@ -167,6 +185,7 @@ async fn remove(
     let order = RemoveOrder {
         name: name.clone(),
         removal,
+        if_match,
     };
     devices.remove(order).await?;
     Ok(match devices.wait_gone(&name, WAIT).await? {

@@ -16,6 +16,7 @@
 //! * [`metrics`]: everything that is counted, and [`web_page`]: all of it in a browser;
 //! * [`body`]: a request's body as typed values;
 //! * [`wire`]: the JSON, and its conversion from and to typed values;
+//! * [`tags`]: what has changed since a client saw it;
 //! * [`page`]: how much of a list is asked for;
 //! * [`openapi`]: all of it as a document for programs;
 //! * [`problem`]: every error as `application/problem+json` (RFC 9457).
@@ -40,6 +41,7 @@ pub mod routes;
 pub mod server;
 pub mod services;
 pub mod tables;
+pub mod tags;
 pub mod tls;
 mod upgrade;
 pub mod web_page;

@@ -53,6 +53,13 @@ impl Problem {
             .remedy(invalid.remedy)
     }
 
+    /// It is not as the client saw it: `If-Match` (RFC 9110 §13.1.1).
+    pub fn changed_since(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, detail)
+            .about("If-Match")
+            .remedy("read it again, and decide again")
+    }
+
     /// With the field it is about.
     pub fn about(self, field: impl Into<String>) -> Self {
         Self {
@@ -101,6 +108,7 @@ impl From<CommandError> for Problem {
                     .about("name")
                     .remedy(remedy)
             }
+            CommandError::Changed(_) => Self::changed_since(detail),
             CommandError::NotMoved(MoveError::NoSuchWorker { .. }) => {
                 let remedy = "GET /v1/workers, or `ringswitch worker list`, shows those there are";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
@@ -169,6 +177,7 @@ impl From<Refusal> for Problem {
             Refusal::Store(_) => {
                 unavailable("look at the disk and at the daemon's log, then start it again")
             }
+            Refusal::Changed(_) => Self::changed_since(detail),
             Refusal::Busy => unavailable("try again"),
             Refusal::Stopping => unavailable("start it again"),
         }
@@ -191,6 +200,7 @@ impl From<DeviceError> for Problem {
             } => Self::new(StatusCode::CONFLICT, reason)
                 .about(field)
                 .remedy(remedy),
+            DeviceError::Changed(_) => Self::changed_since(detail),
             DeviceError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail)
                 .about("name")
                 .remedy("GET /v1/devices, or `ringswitch device list`, shows those there are"),

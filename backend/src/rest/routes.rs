@@ -8,23 +8,27 @@ use super::events::{MAX_STREAMS, routes as events_routes};
 use super::explain::routes as explain_routes;
 use super::metrics::{BusyRatios, routes as metrics_routes};
 use super::openapi;
+use super::page::{self, FdbPlace};
 use super::port_state::routes as port_state_routes;
 use super::problem::Problem;
 use super::services::routes as services_routes;
 use super::tables::routes as tables_routes;
+use super::tags::{conditions, with_tag};
 use super::upgrade::routes as upgrade_routes;
 use super::web_page::routes as page_routes;
 use super::wire::{
-    Fdb, Health, MoveRequest, Moved, Port, PortList, PortPath, StatsReport, WorkerList,
+    Fdb, FdbPage, Health, IfMatchHeader, MoveRequest, Moved, Port, PortList, PortPath, PortsPage,
+    StatsReport, WorkerList,
 };
 use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::services::ServicesHandle;
 use crate::control::tables::Tables;
-use crate::control::{AddOutcome, ControlHandle};
+use crate::control::tags::IfMatch;
+use crate::control::{AddOutcome, ControlHandle, FdbEntry};
 use crate::devices::DevicesHandle;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{DefaultBodyLimit, FromRef, Path, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRef, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -90,6 +94,7 @@ pub fn router(
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn(conditions))
         .with_state(admin)
 }
 
@@ -141,15 +146,20 @@ async fn health(State(control): State<ControlHandle>) -> Result<Json<Health>, Pr
 #[utoipa::path(
     get,
     path = "/v1/ports",
+    params(PortsPage),
     responses(
         (status = 200, body = PortList, description = "Every port, by id")
     )
 )]
-async fn list_ports(State(control): State<ControlHandle>) -> Result<Json<PortList>, Problem> {
-    let ports = control.list_ports().await?;
-    Ok(Json(PortList {
-        ports: ports.into_iter().map(Port::from).collect(),
-    }))
+async fn list_ports(
+    State(control): State<ControlHandle>,
+    page: Result<Query<PortsPage>, QueryRejection>,
+) -> Result<Json<PortList>, Problem> {
+    let PortsPage { after, limit } = page::query(page)?;
+    let ports = control.list_ports().await?.into_iter().map(Port::from);
+    let rest = ports.filter(|port| after.is_none_or(|after| port.id > after));
+    let (ports, next) = page::cut(rest, limit, |port: &Port| port.id)?;
+    Ok(Json(PortList { ports, next }))
 }
 
 /// Adds a port. The same port again changes nothing.
@@ -193,25 +203,27 @@ async fn add_port(
 async fn show_port(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Port>, Problem> {
+) -> Result<Response, Problem> {
     let view = control.show_port(port_name(name)?).await?;
-    Ok(Json(view.into()))
+    Ok(with_tag(&view.tag(), Json(Port::from(view))))
 }
 
 /// Removes a port.
 #[utoipa::path(
     delete,
     path = "/v1/ports/{name}",
-    params(PortPath),
+    params(PortPath, IfMatchHeader),
     responses(
-        (status = 204, description = "Nothing of the port is left")
+        (status = 204, description = "Nothing of the port is left"),
+        (status = 412, description = "If-Match: the port is not as it was; nothing has changed")
     )
 )]
 async fn remove_port(
     State(control): State<ControlHandle>,
     name: Result<Path<String>, PathRejection>,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    control.remove_port(port_name(name)?).await?;
+    control.remove_port_if(port_name(name)?, if_match).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -266,15 +278,26 @@ async fn stats(State(control): State<ControlHandle>) -> Result<Json<StatsReport>
 #[utoipa::path(
     get,
     path = "/v1/fdb",
+    params(FdbPage),
     responses(
         (status = 200, body = Fdb, description = "Every learnt address")
     )
 )]
-async fn fdb(State(control): State<ControlHandle>) -> Result<Json<Fdb>, Problem> {
-    let entries = control.fdb().await?;
-    Ok(Json(Fdb {
-        entries: entries.into_iter().map(Into::into).collect(),
-    }))
+async fn fdb(
+    State(control): State<ControlHandle>,
+    page: Result<Query<FdbPage>, QueryRejection>,
+) -> Result<Json<Fdb>, Problem> {
+    let FdbPage { after, limit } = page::query(page)?;
+    let after = after.as_deref().map(FdbPlace::parse).transpose()?;
+    let mut entries = control.fdb().await?;
+    entries.sort_by_key(FdbPlace::of);
+    let rest = entries
+        .into_iter()
+        .filter(|entry| after.is_none_or(|after| FdbPlace::of(entry) > after));
+    let place = |entry: &FdbEntry| FdbPlace::of(entry).to_string();
+    let (entries, next) = page::cut(rest, limit, place)?;
+    let entries = entries.into_iter().map(Into::into).collect();
+    Ok(Json(Fdb { entries, next }))
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

@@ -2,14 +2,17 @@
 use super::body::{refuse_lists, refuse_other_media};
 use super::problem::Problem;
 use super::routes::Admin;
-use super::wire::{LeaseList, Neighbor, NeighborList, ServicesReport, ServicesSet};
+use super::tags::with_tag;
+use super::wire::{IfMatchHeader, LeaseList, Neighbor, NeighborList, ServicesReport, ServicesSet};
 use crate::control::services::document::{self, MAX_DOCUMENT_BYTES};
 use crate::control::services::{DocumentFault, ServicesError, ServicesHandle};
+use crate::control::tags::{IfMatch, tag_of};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use switch_core::service::ServicesConfig;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -49,16 +52,19 @@ impl FromRequestParts<Admin> for TheServices {
         (status = 404, description = "The daemon's program has no services")
     )
 )]
-async fn config(TheServices(services): TheServices) -> Json<ServicesConfig> {
-    Json(services.config())
+async fn config(TheServices(services): TheServices) -> Response {
+    let config = services.config();
+    with_tag(&tag_of(&config), Json(config))
 }
 
 /// Reads, checks, stores and sets beside the thread that serves everybody; of such bodies only a few are in memory at one time.
 #[utoipa::path(
     put,
     path = "/v1/services",
+    params(IfMatchHeader),
     request_body = ServicesConfig,
     responses(
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 200, body = ServicesSet, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "The daemon's program has no services")
     )
@@ -66,6 +72,7 @@ async fn config(TheServices(services): TheServices) -> Json<ServicesConfig> {
 async fn set_config(
     State(admin): State<Admin>,
     TheServices(services): TheServices,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ServicesSet>, Problem> {
@@ -84,7 +91,7 @@ async fn set_config(
         refuse_lists(&body)?;
         let config = document::parse(&body)?;
         let interfaces = config.interfaces.len();
-        let durable = services.set(config)?;
+        let durable = services.set(config, &if_match)?;
         Ok(ServicesSet {
             interfaces,
             durable,
@@ -173,6 +180,7 @@ impl From<ServicesError> for Problem {
             }
             ServicesError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
                 .remedy("look at the disk and at the daemon's log, then start it again"),
+            ServicesError::Changed => Self::changed_since(detail),
             ServicesError::Busy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy("try again")
             }

@@ -3,13 +3,15 @@ use super::body::{not_what_was_asked, parse, refuse_lists, refuse_other_media};
 use super::page;
 use super::problem::Problem;
 use super::routes::{Admin, MAX_BODY_BYTES};
+use super::tags::with_tag;
 use super::wire::{
     AsideList, Batch, BatchDone, ConnectionList, ConnectionsPage, CountRow, CounterList,
     CounterPath, CountersPage, Discarded, EntriesPage, EntryBody, EntryNameBody, EntryPage,
-    GroupBody, GroupList, GroupPath, MeterList, MeterPath, MulticastBody, MulticastList,
-    MulticastPath, ProgramInfo, TableList, TablePath,
+    GroupBody, GroupList, GroupPath, IfMatchHeader, MeterList, MeterPath, MulticastBody,
+    MulticastList, MulticastPath, ProgramInfo, TableList, TablePath,
 };
-use crate::control::tables::{MAX_BATCH_UPDATES, StoreError, Tables, Written};
+use crate::control::tables::{MAX_BATCH_UPDATES, StoreError, Tables, Versioned, Written};
+use crate::control::tags::IfMatch;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -133,11 +135,11 @@ async fn list(TheTables(tables): TheTables) -> Result<Json<TableList>, Problem> 
         (status = 200, body = super::wire::Table, description = "The table")
     )
 )]
-async fn show(
-    TheTables(tables): TheTables,
-    name: PathOf<String>,
-) -> Result<Json<super::wire::Table>, Problem> {
-    Ok(Json(existing(&tables, name)?.into()))
+async fn show(TheTables(tables): TheTables, name: PathOf<String>) -> Result<Response, Problem> {
+    let name = text(name)?;
+    let tag = tables.tag(&Versioned::Table(name.clone()));
+    let table = super::wire::Table::from(existing(&tables, name)?);
+    Ok(with_tag(&tag, Json(table)))
 }
 
 /// How many entries a table has.
@@ -153,7 +155,7 @@ async fn count(
     TheTables(tables): TheTables,
     name: PathOf<String>,
 ) -> Result<Json<CountRow>, Problem> {
-    let table = existing(&tables, name)?;
+    let table = existing(&tables, text(name)?)?;
     Ok(Json(CountRow {
         entries: table.entries,
         size: table.size,
@@ -173,7 +175,9 @@ async fn entries(
     TheTables(tables): TheTables,
     name: PathOf<String>,
     page: Result<Query<EntriesPage>, QueryRejection>,
-) -> Result<Json<EntryPage>, Problem> {
+) -> Result<Response, Problem> {
+    let name = text(name)?;
+    let tag = tables.tag(&Versioned::Table(name.clone()));
     let table = existing(&tables, name)?.name;
     let EntriesPage { after, limit } = page::query(page)?;
     let limit = page::limit(limit)?;
@@ -182,32 +186,32 @@ async fn entries(
         .last()
         .filter(|_| entries.len() == limit)
         .map(|last| last.handle);
-    Ok(Json(EntryPage {
-        entries: entries.into_iter().map(Into::into).collect(),
-        next,
-    }))
+    let entries = entries.into_iter().map(Into::into).collect();
+    Ok(with_tag(&tag, Json(EntryPage { entries, next })))
 }
 
 /// Adds an entry.
 #[utoipa::path(
     post,
     path = "/v1/tables/{table}/entries",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     request_body = EntryBody,
     responses(
         (status = 201, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn insert(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Response, Problem> {
     let entry = parse::<EntryBody>(&headers, body)?.into_entry(text(name)?);
-    let done = write_one(&tables, Update::Insert(entry)).await?;
+    let done = write_one(&tables, if_match, Update::Insert(entry)).await?;
     Ok((StatusCode::CREATED, done).into_response())
 }
 
@@ -215,76 +219,83 @@ async fn insert(
 #[utoipa::path(
     put,
     path = "/v1/tables/{table}/entries",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     request_body = EntryBody,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn put_entry(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let entry = parse::<EntryBody>(&headers, body)?.into_entry(text(name)?);
-    write_one(&tables, Update::Put(entry)).await
+    write_one(&tables, if_match, Update::Put(entry)).await
 }
 
 /// Gives an entry another action.
 #[utoipa::path(
     patch,
     path = "/v1/tables/{table}/entries",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     request_body = EntryBody,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn modify(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let entry = parse::<EntryBody>(&headers, body)?.into_entry(text(name)?);
-    write_one(&tables, Update::Modify(entry)).await
+    write_one(&tables, if_match, Update::Modify(entry)).await
 }
 
 /// Removes an entry.
 #[utoipa::path(
     delete,
     path = "/v1/tables/{table}/entries",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     request_body = EntryNameBody,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn delete(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let named = parse::<EntryNameBody>(&headers, body)?.into_name(text(name)?);
-    write_one(&tables, Update::Delete(named)).await
+    write_one(&tables, if_match, Update::Delete(named)).await
 }
 
 /// Removes every entry of a table, but those of the program.
 #[utoipa::path(
     post,
     path = "/v1/tables/{table}/clear",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
         (status = 422, description = "The table cannot be changed by itself")
     )
@@ -292,42 +303,46 @@ async fn delete(
 async fn clear(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
 ) -> Result<Json<BatchDone>, Problem> {
-    let table = existing(&tables, name)?.name;
-    write_one(&tables, Update::Clear { table }).await
+    let table = existing(&tables, text(name)?)?.name;
+    write_one(&tables, if_match, Update::Clear { table }).await
 }
 
 /// Sets what happens when no entry matches.
 #[utoipa::path(
     put,
     path = "/v1/tables/{table}/default",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     request_body = ActionCall,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn set_default(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let default = Some(parse::<ActionCall>(&headers, body)?);
     let table = text(name)?;
-    write_one(&tables, Update::SetDefault { table, default }).await
+    write_one(&tables, if_match, Update::SetDefault { table, default }).await
 }
 
 /// What happens when no entry matches is what the program says again.
 #[utoipa::path(
     delete,
     path = "/v1/tables/{table}/default",
-    params(TablePath),
+    params(TablePath, IfMatchHeader),
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
         (status = 422, description = "It cannot be changed")
     )
@@ -335,9 +350,10 @@ async fn set_default(
 async fn reset_default(
     TheTables(tables): TheTables,
     name: PathOf<String>,
+    if_match: IfMatch,
 ) -> Result<Json<BatchDone>, Problem> {
     let (table, default) = (text(name)?, None);
-    write_one(&tables, Update::SetDefault { table, default }).await
+    write_one(&tables, if_match, Update::SetDefault { table, default }).await
 }
 
 /// Many updates at once. A small body is read at once; of large ones only a few are in memory at one time, and they are read as JSON
@@ -463,27 +479,29 @@ async fn discard_aside(TheTables(tables): TheTables) -> Result<Json<Discarded>, 
         (status = 404, description = "The daemon runs no program with tables")
     )
 )]
-async fn groups(TheTables(tables): TheTables) -> Json<GroupList> {
-    Json(GroupList {
-        groups: tables.groups(),
-    })
+async fn groups(TheTables(tables): TheTables) -> Response {
+    let tag = tables.tag(&Versioned::Groups);
+    let groups = tables.groups();
+    with_tag(&tag, Json(GroupList { groups }))
 }
 
 /// Sets the members of a weighted group.
 #[utoipa::path(
     put,
     path = "/v1/groups/{selector}/{group}",
-    params(GroupPath),
+    params(GroupPath, IfMatchHeader),
     request_body = GroupBody,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn set_group(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
@@ -501,7 +519,7 @@ async fn set_group(
         group,
         members,
     };
-    write_one(&tables, update).await
+    write_one(&tables, if_match, update).await
 }
 
 /// Multicast groups.
@@ -513,33 +531,35 @@ async fn set_group(
         (status = 404, description = "The daemon runs no program with tables")
     )
 )]
-async fn multicast(TheTables(tables): TheTables) -> Json<MulticastList> {
-    Json(MulticastList {
-        groups: tables.multicast(),
-    })
+async fn multicast(TheTables(tables): TheTables) -> Response {
+    let tag = tables.tag(&Versioned::Multicast);
+    let groups = tables.multicast();
+    with_tag(&tag, Json(MulticastList { groups }))
 }
 
 /// Sets the ports of a multicast group.
 #[utoipa::path(
     put,
     path = "/v1/multicast/{group}",
-    params(MulticastPath),
+    params(MulticastPath, IfMatchHeader),
     request_body = MulticastBody,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn set_multicast(
     TheTables(tables): TheTables,
     path: PathOf<u16>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let group = parsed_path(path)?;
     let MulticastBody { ports } = parse(&headers, body)?;
-    write_one(&tables, Update::SetMulticast { group, ports }).await
+    write_one(&tables, if_match, Update::SetMulticast { group, ports }).await
 }
 
 /// Rates of meters.
@@ -551,43 +571,46 @@ async fn set_multicast(
         (status = 404, description = "The daemon runs no program with tables")
     )
 )]
-async fn meters(TheTables(tables): TheTables) -> Json<MeterList> {
-    Json(MeterList {
-        meters: tables.meters(),
-    })
+async fn meters(TheTables(tables): TheTables) -> Response {
+    let tag = tables.tag(&Versioned::Meters);
+    let meters = tables.meters();
+    with_tag(&tag, Json(MeterList { meters }))
 }
 
 /// Sets the rate of a meter.
 #[utoipa::path(
     put,
     path = "/v1/meters/{meter}/{index}",
-    params(MeterPath),
+    params(MeterPath, IfMatchHeader),
     request_body = MeterRate,
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed")
     )
 )]
 async fn set_meter(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
+    if_match: IfMatch,
     headers: HeaderMap,
     body: Body1,
 ) -> Result<Json<BatchDone>, Problem> {
     let (meter, index) = parsed_path(path)?;
     let rate = Some(parse::<MeterRate>(&headers, body)?);
-    write_one(&tables, Update::SetMeter { meter, index, rate }).await
+    write_one(&tables, if_match, Update::SetMeter { meter, index, rate }).await
 }
 
 /// Takes the rate of a meter away.
 #[utoipa::path(
     delete,
     path = "/v1/meters/{meter}/{index}",
-    params(MeterPath),
+    params(MeterPath, IfMatchHeader),
     responses(
         (status = 200, body = BatchDone, description = "It is in effect and, when `durable`, on the disk"),
         (status = 404, description = "There is no such table, entry or array; nothing has changed"),
+        (status = 412, description = "If-Match: it is not as it was; nothing has changed"),
         (status = 409, description = "It is there already, belongs to the program, or something is full; nothing has changed"),
         (status = 422, description = "There is no such one")
     )
@@ -595,10 +618,11 @@ async fn set_meter(
 async fn reset_meter(
     TheTables(tables): TheTables,
     path: PathOf<(String, u32)>,
+    if_match: IfMatch,
 ) -> Result<Json<BatchDone>, Problem> {
     let (meter, index) = parsed_path(path)?;
     let rate = None;
-    write_one(&tables, Update::SetMeter { meter, index, rate }).await
+    write_one(&tables, if_match, Update::SetMeter { meter, index, rate }).await
 }
 
 /// Counters of the program.
@@ -650,8 +674,13 @@ async fn connections(
     }))
 }
 
-async fn write_one(tables: &Tables, update: Update) -> Result<Json<BatchDone>, Problem> {
-    let written = tables.write(vec![update]).await.map_err(|refusal| {
+async fn write_one(
+    tables: &Tables,
+    if_match: IfMatch,
+    update: Update,
+) -> Result<Json<BatchDone>, Problem> {
+    let written = tables.write_if(vec![update], if_match).await;
+    let written = written.map_err(|refusal| {
         let problem = Problem::from(refusal);
         Problem {
             update: None,
@@ -672,9 +701,8 @@ impl From<Written> for BatchDone {
 
 fn existing(
     tables: &Tables,
-    name: PathOf<String>,
+    name: String,
 ) -> Result<switch_core::engine::control::ListedTable, Problem> {
-    let name = text(name)?;
     tables.table(&name).ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, format!("there is no table {name:?}"))
             .about("table")

@@ -30,6 +30,9 @@ use utoipa::ToSchema;
 pub struct PortList {
     /// By id.
     pub ports: Vec<Port>,
+    /// `after` of the next page; absent: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u16>,
 }
 
 /// `GET /v1/ports/{name}`: a port as it is configured and as it fares.
@@ -225,8 +228,11 @@ pub struct SourceRow {
 /// `GET /v1/fdb`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Fdb {
-    /// Every learnt address.
+    /// By VLAN, that of ports without one last, and address.
     pub entries: Vec<FdbRow>,
+    /// `after` of the next page; absent: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// One learnt address.

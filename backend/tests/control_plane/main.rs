@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 mod batch;
 mod command_line;
+mod conditions;
 mod durability;
 mod events;
 mod fake_engine;

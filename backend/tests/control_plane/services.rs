@@ -140,6 +140,30 @@ fn a_configuration_is_set_whole_or_not_at_all_and_outlives_a_restart() {
 }
 
 #[test]
+fn a_configuration_is_replaced_only_as_the_client_saw_it() {
+    let parts = Parts::open(None, None);
+    let seen = || {
+        let answer = parts.switch().get("/v1/services");
+        let line = answer.head.lines().find(|line| line.starts_with("etag: "));
+        line.expect(&answer.head)["etag: ".len()..].to_owned()
+    };
+    let put = |tag: &str, address: &str| {
+        let body = configuration(address).to_string();
+        let request = format!(
+            "PUT /v1/services HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIf-Match: {tag}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        parts.switch().send(request.as_bytes()).status
+    };
+    let first = seen();
+    assert_eq!(put(&first, "10.0.0.1/24"), 200);
+    assert_eq!(put(&first, "10.0.0.2/24"), 412);
+    assert_eq!(parts.address(), "10.0.0.1/24");
+    assert_eq!(put(&seen(), "10.0.0.2/24"), 200);
+}
+
+#[test]
 fn the_default_program_says_that_it_has_no_services() {
     let switch = TestSwitch::start(Limits::default());
     for (method, path) in [

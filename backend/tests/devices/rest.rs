@@ -116,3 +116,46 @@ fn devices_are_listed_by_vm_state_and_model() {
     assert_eq!(names("?model=virtio-net"), ["a", "b"]);
     assert_eq!(names("?model=e1000"), Vec::<Value>::new());
 }
+
+#[test]
+fn a_device_is_removed_only_as_the_client_saw_it() {
+    let switch = Switch::start();
+    let device = on_qemu("a", &switch.path("vm7.qmp"));
+    let tag = || {
+        let (head, status, _) = switch.exchange("GET", "/v1/devices/a", "", "");
+        assert_eq!(status, 200, "{head}");
+        let line = head.lines().find(|line| line.starts_with("etag: "));
+        line.expect(&head)["etag: ".len()..].to_owned()
+    };
+    let remove = |tag: &str| {
+        let condition = format!("If-Match: {tag}\r\n");
+        let (_, status, body) = switch.exchange("DELETE", "/v1/devices/a", &condition, "");
+        (status, body["field"].clone())
+    };
+    switch.add(&device);
+    let first = tag();
+    assert_eq!(remove("*").0, 204);
+    switch.add(&with(device, json!({"mtu": 1400})));
+    assert_eq!(remove(&first), (412, json!("If-Match")));
+    let second = tag();
+    assert_eq!(remove(&second).0, 204);
+    assert_eq!(remove(&second).0, 404);
+}
+
+#[test]
+fn devices_come_in_pages() {
+    let switch = Switch::start();
+    for name in ["c", "a", "b"] {
+        switch.add(&on_qemu(name, &switch.path("vm7.qmp")));
+    }
+    let page = |query: &str| {
+        let page = switch.get(&format!("/v1/devices?{query}"));
+        let devices = page["devices"].as_array().unwrap().iter();
+        let names: Vec<Value> = devices.map(|device| device["name"].clone()).collect();
+        (names, page["next"].clone())
+    };
+    assert_eq!(page("limit=2"), (vec![json!("a"), json!("b")], json!("b")));
+    assert_eq!(page("limit=2&after=b"), (vec![json!("c")], Value::Null));
+    assert_eq!(page("after=a").0, ["b", "c"]);
+    assert_eq!(switch.request("GET", "/v1/devices?limit=0", "").0, 400);
+}

@@ -83,18 +83,31 @@ impl Switch {
     }
 
     pub fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (_, status, body) = self.exchange(method, path, "", body);
+        (status, body)
+    }
+
+    /// With further headers, each with its line end; the answer's head, status and body.
+    pub fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (String, u16, Value) {
         let mut stream = UnixStream::connect(self.path("admin.sock")).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        let body = serde_json::from_str(body).unwrap_or(Value::Null);
+        (head.to_owned(), status, body)
     }
 
     pub fn device(&self, name: &str) -> Value {

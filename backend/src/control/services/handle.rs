@@ -5,6 +5,7 @@ use super::thread::Thread;
 use crate::control::PortId;
 use crate::control::clock::monotonic_now;
 use crate::control::tables::{StoreError, Tables};
+use crate::control::tags::{IfMatch, tag_of};
 use crate::datapath::Datapath;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -58,6 +59,9 @@ pub enum ServicesError {
     /// It could not be made durable.
     #[error("{0}")]
     Store(String),
+    /// It is not as the client saw it.
+    #[error("the configuration has changed since")]
+    Changed,
     /// What earlier changes said is still being carried out.
     #[error("earlier changes are still being carried out")]
     Busy,
@@ -175,9 +179,12 @@ impl ServicesHandle {
     ///
     /// # Errors
     /// See [`ServicesError`].
-    pub fn set(&self, config: ServicesConfig) -> Result<bool, ServicesError> {
+    pub fn set(&self, config: ServicesConfig, if_match: &IfMatch) -> Result<bool, ServicesError> {
         config.check()?;
         let _changing = lock(&self.0.changing);
+        if !if_match.holds(|| self.tag()) {
+            return Err(ServicesError::Changed);
+        }
         if self.0.desk().pending.len() > MOST_PENDING {
             return Err(ServicesError::Busy);
         }
@@ -192,6 +199,11 @@ impl ServicesHandle {
         drop(desk);
         self.0.wake();
         Ok(store.is_some())
+    }
+
+    /// Tells the configuration in effect from all others.
+    pub fn tag(&self) -> String {
+        tag_of(&self.config())
     }
 
     /// The configuration in effect.

@@ -13,6 +13,7 @@
 //! * [`changes`]: changes on their way to the store, [`record`] an entry as it keeps it;
 //! * [`store`]: the durable copy, one transaction for each group of batches; [`rows`]: what it keeps of ports;
 //! * [`restore`]: from the durable copy to the engine at the start, and what does not fit any more;
+//! * [`versions`]: which state of a table a client has seen;
 //! * [`port_names`]: which number each port name has, for good.
 //!
 //! # In which order a change takes effect
@@ -39,6 +40,7 @@ pub mod restore;
 pub mod rows;
 pub mod service;
 pub mod store;
+pub mod versions;
 pub mod writer;
 
 pub use engine::{KeyShape, TableEngine};
@@ -47,6 +49,7 @@ pub use port_names::{NamesOfBatch, PortRegistry};
 pub use quota::Quotas;
 pub use service::{InPlace, Tables, TablesOptions};
 pub use store::{Store, StoreError};
+pub use versions::Versioned;
 pub use writer::{Refusal, Written};
 
 /// Most updates in one batch.

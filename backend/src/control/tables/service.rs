@@ -12,10 +12,12 @@ use super::quota::{Holdings, Quotas};
 use super::restore::{Place, Restored, restore};
 use super::rows::Row;
 use super::store::{Aside, Store, StoreError};
-use super::writer::{Job, Refusal, Shapes, Writer, Written, reclaim};
+use super::versions::{Versioned, Versions};
+use super::writer::{Beside, Job, Refusal, Shapes, Writer, Written, reclaim};
 use crate::config::PortName;
 use crate::control::PortId;
 use crate::control::clock::monotonic_now;
+use crate::control::tags::IfMatch;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -63,6 +65,7 @@ pub struct Tables {
     registry: Arc<PortRegistry>,
     store: Option<Arc<Store>>,
     jobs: SyncSender<Job>,
+    versions: Arc<Versions>,
     restored: Restored,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -104,6 +107,7 @@ impl Tables {
             .as_ref()
             .map(|store| Committer::start(Arc::clone(store), Arc::clone(&registry)))
             .transpose()?;
+        let versions = Arc::new(Versions::new());
         let writer = Writer {
             committer,
             engine: Arc::clone(&engine),
@@ -112,6 +116,7 @@ impl Tables {
             shapes,
             holdings,
             quotas: options.quotas,
+            versions: Arc::clone(&versions),
             broken: None,
         };
         let (jobs, queue) = sync_channel(QUEUE_CAPACITY);
@@ -124,6 +129,7 @@ impl Tables {
             registry,
             store,
             jobs,
+            versions,
             restored,
             thread: Arc::new(Mutex::new(Some(thread))),
         })
@@ -161,14 +167,37 @@ impl Tables {
         answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
     }
 
-    /// The same, and makes rows of ports durable in the same commit.
+    /// The same, if what is changed is as the client saw it.
+    pub async fn write_if(
+        &self,
+        updates: Vec<Update>,
+        if_match: IfMatch,
+    ) -> Result<Written, Refusal> {
+        let beside = Beside {
+            if_match,
+            ..Beside::default()
+        };
+        self.ask(|reply| Job::WriteWith(updates, beside, reply))
+            .await
+    }
+
+    /// The tag of a table or of what else a program has, to be read before what it is of.
+    pub fn tag(&self, of: &Versioned) -> String {
+        self.versions.tag(of)
+    }
+
+    /// As [`Self::write`]; makes rows of ports durable in the same commit.
     pub(in crate::control) fn write_with(
         &self,
         updates: Vec<Update>,
         rows: Vec<Row>,
     ) -> Result<Written, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::WriteWith(updates, rows, reply))?;
+        let beside = Beside {
+            rows,
+            ..Beside::default()
+        };
+        self.send(Job::WriteWith(updates, beside, reply))?;
         answer.blocking_recv().unwrap_or(Err(Refusal::Stopping))
     }
 

@@ -10,7 +10,9 @@ use super::quota::{Holdings, Quotas, Undo};
 use super::restore;
 use super::rows::Row;
 use super::store::{Store, StoreError, encode};
+use super::versions::{Versioned, Versions};
 use crate::control::clock::monotonic_now;
+use crate::control::tags::IfMatch;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -44,6 +46,9 @@ pub enum Refusal {
     /// Too many batches wait.
     #[error("too many batches wait")]
     Busy,
+    /// It is not as the client saw it.
+    #[error("{0} changed since")]
+    Changed(Versioned),
     /// The daemon is on its way out.
     #[error("the daemon is stopping")]
     Stopping,
@@ -56,10 +61,10 @@ type Reply = oneshot::Sender<Result<Written, Refusal>>;
 pub enum Job {
     /// Carry a batch out.
     Write(Vec<Update>, oneshot::Sender<Result<Written, Refusal>>),
-    /// The same, and make rows of ports durable with it.
+    /// The same, under a condition, and with what else is to be durable.
     WriteWith(
         Vec<Update>,
-        Vec<Row>,
+        Beside,
         oneshot::Sender<Result<Written, Refusal>>,
     ),
     /// Forget what is kept aside.
@@ -68,6 +73,15 @@ pub enum Job {
     Hold(SyncSender<()>, Receiver<()>),
     /// Finish what waits, and end.
     Stop,
+}
+
+/// What a batch comes with.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// Rows of ports, durable with it.
+    pub rows: Vec<Row>,
+    /// What everything that it changes has to be like.
+    pub if_match: IfMatch,
 }
 
 /// The key of every table.
@@ -83,6 +97,8 @@ pub struct Writer {
     pub(super) shapes: Shapes,
     pub(super) holdings: Holdings,
     pub(super) quotas: Quotas,
+    /// Of each table.
+    pub(super) versions: Arc<Versions>,
     /// Why nothing can be stored any more.
     pub(super) broken: Option<String>,
 }
@@ -101,8 +117,8 @@ impl Writer {
             match job {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(Job::DiscardAside(reply)) => drop(reply.send(self.discard_aside())),
-                Ok(Job::Write(updates, reply)) => self.write(updates, vec![], reply),
-                Ok(Job::WriteWith(updates, rows, reply)) => self.write(updates, rows, reply),
+                Ok(Job::Write(updates, reply)) => self.write(updates, Beside::default(), reply),
+                Ok(Job::WriteWith(updates, beside, reply)) => self.write(updates, beside, reply),
                 Ok(Job::Hold(held, release)) => self.hold(&held, &release),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -128,10 +144,15 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, updates: Vec<Update>, rows: Vec<Row>, reply: Reply) {
+    fn write(&mut self, updates: Vec<Update>, beside: Beside, reply: Reply) {
+        let Beside { rows, if_match } = beside;
+        if let Err(what) = self.versions.allow(&updates, &if_match) {
+            return drop(reply.send(Err(Refusal::Changed(what))));
+        }
         let mut changes = Changes::default();
         match self.apply(&updates, &mut changes) {
             Ok(undo) => {
+                self.versions.count(updates.iter().map(Versioned::by));
                 changes.add_rows(rows);
                 let updates = updates.len();
                 let reply = Some(reply);
@@ -293,6 +314,8 @@ impl Writer {
         if expired.is_empty() {
             return;
         }
+        let tables = expired.iter().map(|name| name.table.clone());
+        self.versions.count(tables.map(Versioned::Table));
         let mut changes = Changes::default();
         let mut undo = Undo::default();
         for name in &expired {

@@ -10,6 +10,9 @@ use utoipa::ToSchema;
 pub struct DeviceList {
     /// By name.
     pub devices: Vec<DeviceReport>,
+    /// `after` of the next page; absent: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// `GET /v1/devices/{name}`: a device as it shall be and as it fares.

@@ -108,3 +108,37 @@ pub struct EventsQuery {
     /// From the event after that with this `id` on; goes over the header `Last-Event-ID`. Absent: from now on.
     pub after: Option<String>,
 }
+
+/// The query of a listing of ports.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PortsPage {
+    /// Ports after that with this id.
+    pub after: Option<u16>,
+    /// How many; all when absent.
+    #[param(minimum = 1, maximum = 10_000)]
+    pub limit: Option<u32>,
+}
+
+/// The query of a listing of learnt addresses.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FdbPage {
+    /// `next` of the page before, such as `10-52:54:00:12:34:56`.
+    #[param(pattern = "^([0-9]{1,4}|none)-([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")]
+    pub after: Option<String>,
+    /// How many; all when absent.
+    #[param(minimum = 1, maximum = 10_000)]
+    pub limit: Option<u32>,
+}
+
+/// The condition of a change.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct IfMatchHeader {
+    /// `ETag` of the answer that the client has seen: the change is refused (412) if it would be another now.
+    #[param(rename = "If-Match")]
+    pub if_match: Option<String>,
+}
