@@ -35,7 +35,32 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// Tags of which only the meaning is told (`W/`) match nothing (§13.1.1).
+/// One of a list of tags.
+struct EntityTag<'a> {
+    /// `W/`: of which only the meaning is told.
+    is_weak: bool,
+    /// What is between the quotes; there may be commas in it.
+    text: &'a str,
+}
+
+/// A list of tags. Its empty places mean nothing (§5.6.1.2).
+fn entity_tags(list: &str) -> Option<Vec<EntityTag<'_>>> {
+    const BETWEEN: [char; 3] = [' ', '\t', ','];
+    let mut tags = vec![];
+    let mut rest = list.trim_start_matches(BETWEEN);
+    while !rest.is_empty() {
+        let strong = rest.strip_prefix("W/");
+        let (text, behind) = strong.unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+        let is_weak = strong.is_some();
+        tags.push(EntityTag { is_weak, text });
+        rest = behind.trim_start_matches(BETWEEN);
+        let is_apart = behind.trim_start().starts_with(',') || rest.is_empty();
+        is_apart.then_some(())?;
+    }
+    Some(tags)
+}
+
+/// A weak tag matches nothing (§13.1.1).
 fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
     let mut tags = vec![];
     let mut is_said = false;
@@ -45,14 +70,9 @@ fn if_match(headers: &HeaderMap) -> Result<IfMatch, Problem> {
         if text.trim() == "*" {
             return Ok(IfMatch::default());
         }
-        for tag in text.split(',').map(str::trim) {
-            let strong = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-            match strong {
-                Some(tag) => tags.push(tag.to_owned()),
-                None if tag.starts_with("W/\"") => {}
-                None => return Err(malformed()),
-            }
-        }
+        let said = entity_tags(text).ok_or_else(malformed)?;
+        let strong = said.into_iter().filter(|tag| !tag.is_weak);
+        tags.extend(strong.map(|tag| tag.text.to_owned()));
     }
     Ok(match is_said {
         true => IfMatch::one_of(tags),
@@ -149,8 +169,9 @@ fn has_seen(seen: &HeaderValue, tag: &HeaderValue) -> bool {
     let (Ok(seen), Ok(tag)) = (seen.to_str(), tag.to_str()) else {
         return false;
     };
-    let mut seen = seen.split(',').map(str::trim);
-    seen.any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+    let tag = tag.trim_matches('"');
+    let has_tag = |tags: Vec<EntityTag<'_>>| tags.iter().any(|seen| seen.text == tag);
+    seen.trim() == "*" || entity_tags(seen).is_some_and(has_tag)
 }
 
 #[cfg(test)]
@@ -176,8 +197,11 @@ mod tests {
             read(&["\"a\", W/\"b\" ,\"c\"", "\"d\""]),
             tags(&["a", "c", "d"])
         );
+        assert_eq!(read(&["\"a\", ,"]), tags(&["a"]));
+        assert_eq!(read(&["W/\"x, \",\"a,b\""]), tags(&["a,b"]));
         assert_eq!(read(&["W/\"a\""]), tags(&[]));
-        for bad in ["", "a", "\"a", "a\"", "\"a\",", "w/\"a\""] {
+        assert_eq!(read(&[""]), tags(&[]));
+        for bad in ["a", "\"a", "a\"", "\"a\",b", "\"a\" \"b\"", "w/\"a\""] {
             assert_eq!(read(&[bad]), Err(400), "{bad}");
         }
     }

@@ -70,7 +70,7 @@ fn pages(switch: &TestSwitch, path: &str, list: &str, name: &str) -> Vec<Value> 
 
 #[test]
 fn long_lists_come_in_pages() {
-    let switch = switch();
+    let switch = TestSwitch::start(Limits::default());
     (1..=3).for_each(|number| assert_eq!(switch.post(&vm(number)).status, 201));
     assert_eq!(
         pages(&switch, "/v1/ports", "ports", "name"),

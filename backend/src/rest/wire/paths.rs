@@ -139,6 +139,10 @@ pub struct FdbPage {
 #[into_params(parameter_in = Header)]
 pub struct IfMatchHeader {
     /// `ETag` of the answer that the client has seen: the change is refused (412) if it would be another now.
-    #[param(rename = "If-Match")]
+    #[param(
+        rename = "If-Match",
+        nullable = false,
+        pattern = r#"^(\*|(W/)?"[!#-~]{0,64}"(, ?(W/)?"[!#-~]{0,64}"){0,8})$"#
+    )]
     pub if_match: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! NICs that are not virtio, on stream ports: Linux's own drivers for them, with a virtio guest at the other end.
 //!
-//! Which of them there are depends on the guests' kernel: a cloud kernel has vmxnet3, Debian's `linux-image-amd64` all.
+//! Which of them there are depends on the guests' kernel: Debian's `linux-image-amd64` has all, its cloud kernel vmxnet3 alone.
 
 use vm_lab::lab::{Lab, LabSpec, Station};
 use vm_lab::pool::with_lab;
@@ -10,7 +10,7 @@ use vm_lab::{Error, Result};
 use crate::{MIB, exchange, expect_equal};
 
 /// Models as QEMU names them, each with its driver in Linux.
-const MODELS: [(&str, &str); 4] = [
+pub const MODELS: [(&str, &str); 4] = [
     ("vmxnet3", "vmxnet3"),
     ("e1000", "e1000"),
     ("e1000e", "e1000e"),
