@@ -10,7 +10,7 @@ import time
 
 from playwright.sync_api import sync_playwright
 
-WITHIN_MS = 20_000
+WITHIN_MS = 60_000
 
 
 class Page:

@@ -5,6 +5,7 @@
 mod browser;
 
 use vm_lab::pool::with_lab;
+use vm_lab::traffic::Probes;
 
 use crate::hotplug::{exchange_over_eth1, monitor, start_third, stop_third, traces};
 use crate::{expect_equal, pair};
@@ -34,7 +35,11 @@ fn a_running_guest_is_given_a_nic_from_the_page_and_loses_it_again() {
         page.sees("#drawing svg", "vm3-eth1 · up");
         exchange_over_eth1(lab)?;
         page.sees("#events-list", "device_changed");
+        // A little traffic: guests that send all they can leave a browser on the same two cores no time.
+        let probes = Probes::start(&lab.host(1)?.0, lab.guest(2)?.spec().address(), 5_000)?;
+        page.sees("#drawing svg", "kbit/s");
         page.picture("page.png");
+        probes.stop()?;
         page.step(&["click", "[data-remove=vm3-eth1]"]);
         page.step(&["gone", "#devices-rows tr"]);
         expect_equal("what is left in QEMU", traces(lab)?, vec![])?;
