@@ -10,7 +10,7 @@ use super::port_state::{NamedPort, PortStates};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortName};
 use crate::datapath::capture::{Bell, Capture, CaptureOptions};
-use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
+use crate::datapath::{MoveError, PortCounters, QueueView, SourceStats, WorkerStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
 use std::collections::BTreeMap;
@@ -78,6 +78,8 @@ pub struct PortView {
     pub health: PortHealth,
     /// Its counters.
     pub counters: PortCounters,
+    /// Those of its queues.
+    pub queues: Vec<QueueView>,
 }
 
 /// A guest-tx ring or a TAP, and who serves it.

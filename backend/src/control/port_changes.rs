@@ -252,6 +252,7 @@ impl<E: Engine> Control<E> {
             config: port.clone(),
             health: self.engine.health(id).unwrap_or_else(gone),
             counters: self.engine.counters(id),
+            queues: self.engine.queues(id),
         }
     }
 
@@ -267,6 +268,7 @@ impl<E: Engine> Control<E> {
                 device: None,
             },
             counters: PortCounters::default(),
+            queues: Vec::new(),
         })
     }
 
