@@ -41,9 +41,13 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Program { command } if super::program::is_local(command) => {
             super::program::local(command)
         }
-        Command::DropReasons => print(&super::render_tables::reasons(
-            &crate::rest::explain::all_reasons(),
-        )),
+        Command::DropReasons => {
+            let reasons = crate::rest::explain::all_reasons();
+            match arguments.json {
+                true => print_json(&encode(&reasons)?),
+                false => print(&super::render_tables::reasons(&reasons)),
+            }
+        }
         Command::Completions { shell } => {
             let written = super::completions::script(*shell);
             print(&String::from_utf8_lossy(&written))
@@ -149,6 +153,12 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
         Command::Fdb => {
             let body = client.get("/v1/fdb").await?;
             show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
+        }
+        Command::Events(asked) => super::events::events(asked, client, format).await,
+        Command::Batch { file } => super::batch::batch(file, client, format).await,
+        Command::Openapi => {
+            let body = client.get("/openapi.json").await?;
+            print(&String::from_utf8_lossy(&body))
         }
         Command::Upgrade { binary, timeout } => {
             upgrade(binary.as_deref(), *timeout, client, format).await

@@ -14,6 +14,9 @@ pub enum DeviceCommand {
         /// Only those in this state: pending, plugging, waiting-for-guest, ready, unplugging or failed.
         #[arg(long)]
         state: Option<String>,
+        /// Only those of this model, such as virtio-net.
+        #[arg(long)]
+        model: Option<String>,
     },
     /// Show one device: how it fares and why, what to do about it, and how that came about.
     Show {
