@@ -2,12 +2,14 @@
 
 use crate::command_line::{ask, ringswitch, stderr, stdout, succeeded};
 use crate::events::place;
+use crate::process::WITHIN;
 use crate::recorder::TestSwitch;
 use ringswitch::rest::Limits;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 
 /// A switch on which things have happened since the place.
 fn eventful() -> (TestSwitch, String) {
@@ -117,7 +119,14 @@ impl Listening {
     }
 
     fn ends(&mut self) -> (Option<i32>, String) {
-        let status = self.child.wait().unwrap();
+        let deadline = Instant::now() + WITHIN;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "it does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         let mut said = String::new();
         let stderr = self.child.stderr.as_mut().unwrap();
         stderr.read_to_string(&mut said).unwrap();
