@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 use super::device_arguments::DeviceCommand;
+use super::events::EventsArguments;
+use super::page_arguments::PageArguments;
 use super::table_arguments::{
     ConnectionCommand, CounterCommand, ExplainArguments, FLOW_SYNTAX, GroupCommand, MeterCommand,
     MulticastCommand, ProgramCommand, TableCommand,
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 /// Environment variable that names the admin socket when `--admin` does not.
 pub const ADMIN_VARIABLE: &str = "RINGSWITCH_ADMIN";
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached; 4 `config diff` found differences; 5 `doctor` found warnings; 6 `doctor` found problems.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed; 2 wrong usage or configuration; 3 the daemon cannot be reached, or went away; 4 `config diff` found differences; 5 `doctor` found warnings; 6 `doctor` found problems.";
 
 const PORT_SYNTAX: &str = "\
 A port is written as key=value pairs separated by commas; a comma within a value is doubled.
@@ -116,7 +118,15 @@ pub enum Command {
     /// Print everything that is counted, as Prometheus reads it.
     Metrics,
     /// Show which address was learnt where.
-    Fdb,
+    Fdb(PageArguments),
+    /// Print what happens, as it happens: ports, devices, migrations, stations; until interrupted.
+    Events(EventsArguments),
+    /// Add and remove ports and change tables in one go, whole or not at all: a file with {"ports": [...], "updates": [...]}, as docs/rest.md
+    /// describes it.
+    Batch {
+        /// The file; - is standard input.
+        file: PathBuf,
+    },
     /// Watch rates, drops and workers on the terminal. Keys: q ends it, s sorts by the next column, p pauses, space looks at once.
     Top {
         /// How often to look, in seconds (0.1 to 3600).
@@ -194,6 +204,8 @@ pub enum Command {
     /// Say what would happen to a frame, step by step, or why the latest were dropped.
     #[command(after_help = FLOW_SYNTAX)]
     Explain(ExplainArguments),
+    /// Print the daemon's REST interface as an OpenAPI document.
+    Openapi,
     /// List every reason to drop a frame, with what to do about it. Needs no daemon.
     DropReasons,
     /// Print a script that completes commands in a shell. Needs no daemon.
@@ -242,7 +254,7 @@ pub enum CompletionShell {
 #[derive(Clone, Debug, Subcommand)]
 pub enum PortCommand {
     /// List every port.
-    List,
+    List(PageArguments),
     /// Show one port: its configuration, its state and why, its counters, and what to do about dropped frames.
     Show {
         /// The port.
@@ -311,6 +323,8 @@ pub struct CaptureArguments {
 /// What to do with the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
+    /// Print what runs: every port, where it comes from, and why it cannot be opened if it cannot.
+    Show,
     /// Print how the running ports differ from those of the configuration file. Exit code 0: not at all; 4: they do.
     Diff,
     /// Write the running ports into the configuration file. Comments, and all that is not about a port that differs, stay.
@@ -601,6 +615,10 @@ mod tests {
             "ringswitch services",
             "ringswitch services set",
             "ringswitch config",
+            "ringswitch batch",
+            "ringswitch events --kind port_upp",
+            "ringswitch events --count 0",
+            "ringswitch counter list c --limit 0",
             "ringswitch config save a.toml",
         ] {
             assert_eq!(parse(text).unwrap_err().exit_code(), 2, "{text}");

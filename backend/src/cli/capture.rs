@@ -6,6 +6,7 @@ use super::arguments::CaptureArguments;
 use super::client::{Client, Stream};
 use super::commands::{Format, port_path};
 use super::exit::CliError;
+use super::reach::percent_encoded;
 use crate::config::InvalidField;
 use crate::control::frames::encoding::to_hex;
 use crate::datapath::capture::filter::Filter;
@@ -186,20 +187,6 @@ fn output(file: Option<&Path>) -> io::Result<Box<dyn Write>> {
         ),
         _ => Box::new(io::stdout()),
     })
-}
-
-/// As a value in a URI (RFC 3986 §2.1).
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded += &format!("%{byte:02X}"),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -261,6 +261,13 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// What came is not what was to come.
+    pub fn unusable(&self, reason: impl ToString) -> ClientError {
+        self.client.unusable(reason)
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.connection.abort();

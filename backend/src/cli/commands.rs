@@ -2,6 +2,7 @@
 use super::arguments::{Arguments, Command, PortCommand, Reach, Settings, WorkerCommand};
 use super::client::{Client, ClientError};
 use super::exit::CliError;
+use super::page_arguments::with_next;
 use super::{render, table_commands};
 use crate::config::{self, Configuration, PortConfig, PortName, flags};
 use crate::daemon::{self, DaemonError, Ending};
@@ -41,9 +42,13 @@ pub fn execute(arguments: &Arguments) -> Result<(), CliError> {
         Command::Program { command } if super::program::is_local(command) => {
             super::program::local(command)
         }
-        Command::DropReasons => print(&super::render_tables::reasons(
-            &crate::rest::explain::all_reasons(),
-        )),
+        Command::DropReasons => {
+            let reasons = crate::rest::explain::all_reasons();
+            match arguments.json {
+                true => print_json(&encode(&reasons)?),
+                false => print(&super::render_tables::reasons(&reasons)),
+            }
+        }
         Command::Completions { shell } => {
             let written = super::completions::script(*shell);
             print(&String::from_utf8_lossy(&written))
@@ -146,9 +151,17 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
                 render::stats(stats)
             })
         }
-        Command::Fdb => {
-            let body = client.get("/v1/fdb").await?;
-            show(client, format, &body, |fdb: &Fdb| render::fdb(fdb))
+        Command::Fdb(page) => {
+            let body = client.get(&page.of("/v1/fdb")).await?;
+            show(client, format, &body, |fdb: &Fdb| {
+                with_next(render::fdb(fdb), fdb.next.as_ref())
+            })
+        }
+        Command::Events(asked) => super::events::events(asked, client, format).await,
+        Command::Batch { file } => super::batch::batch(file, client, format).await,
+        Command::Openapi => {
+            let body = client.get("/openapi.json").await?;
+            print(&String::from_utf8_lossy(&body))
         }
         Command::Upgrade { binary, timeout } => {
             upgrade(binary.as_deref(), *timeout, client, format).await
@@ -214,10 +227,11 @@ async fn worker(command: &WorkerCommand, client: &Client, format: Format) -> Res
 
 async fn port(command: &PortCommand, client: &Client, format: Format) -> Result<(), CliError> {
     match command {
-        PortCommand::List => {
-            let body = client.get("/v1/ports").await?;
+        PortCommand::List(page) => {
+            let body = client.get(&page.of("/v1/ports")).await?;
             show(client, format, &body, |list: &PortList| {
-                render::port_list(list)
+                let next = list.next.map(|next| next.to_string());
+                with_next(render::port_list(list), next.as_ref())
             })
         }
         PortCommand::Show {

@@ -4,14 +4,14 @@
 //! file again and tells what differs still.
 use super::arguments::ConfigCommand;
 use super::client::Client;
-use super::commands::{Format, print, print_json};
+use super::commands::{Format, print, print_json, show};
 use super::exit::CliError;
-use super::table::printable;
+use super::table::{Align, Table, printable};
 use crate::config::edit::{PortEdit, edited};
 use crate::config::flags::port_text;
 use crate::config::{PortConfig, PortFields, PortName};
 use crate::control::PortOrigin;
-use crate::rest::wire::{ConfigDiff, PortDifference};
+use crate::rest::wire::{ConfigDiff, ConfigReport, PortDifference};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -20,9 +20,14 @@ use std::path::{Path, PathBuf};
 
 /// Asks, prints, writes.
 pub async fn ask(command: &ConfigCommand, client: &Client, format: Format) -> Result<(), CliError> {
+    if let ConfigCommand::Show = command {
+        let body = client.get("/v1/config").await?;
+        return show(client, format, &body, config_text);
+    }
     let body = client.get("/v1/config/diff").await?;
     let diff: ConfigDiff = client.decode(&body)?;
     match command {
+        ConfigCommand::Show => Ok(()),
         ConfigCommand::Diff => {
             match format {
                 Format::Json => print_json(&body)?,
@@ -95,6 +100,32 @@ fn edits_of(differences: &[PortDifference]) -> Result<Vec<PortEdit>, CliError> {
             Ok((PortName::parse(&difference.name)?, port.transpose()?))
         })
         .collect()
+}
+
+/// Each port as the text that `port add` takes.
+fn config_text(config: &ConfigReport) -> String {
+    let file = config.file.as_deref().unwrap_or("none");
+    let durable = match config.durable {
+        true => "outlive the daemon",
+        false => "end with the daemon (there is no --state-dir)",
+    };
+    let mut table = Table::new(&[
+        ("ORIGIN", Align::Left),
+        ("PORT", Align::Left),
+        ("FAULT", Align::Left),
+    ]);
+    for port in &config.ports {
+        table.row([
+            port.origin.name().to_owned(),
+            port_text(&port.port),
+            port.fault.clone().unwrap_or_default(),
+        ]);
+    }
+    let file = printable(file);
+    format!(
+        "configuration file: {file}\nchanges at run time: {durable}\n\n{}",
+        table.render()
+    )
 }
 
 /// As `diff -u` shows it, each port as the text that `port add` takes.

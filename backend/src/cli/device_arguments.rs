@@ -1,4 +1,5 @@
 //! What can be said on the command line about the virtual-device table.
+use super::page_arguments::PageArguments;
 use clap::{Args, Subcommand};
 
 /// What to do with devices.
@@ -14,6 +15,11 @@ pub enum DeviceCommand {
         /// Only those in this state: pending, plugging, waiting-for-guest, ready, unplugging or failed.
         #[arg(long)]
         state: Option<String>,
+        /// Only those of this model, such as virtio-net.
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        page: PageArguments,
     },
     /// Show one device: how it fares and why, what to do about it, and how that came about.
     Show {

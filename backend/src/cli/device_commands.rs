@@ -3,6 +3,8 @@ use super::client::Client;
 use super::commands::{Format, encode, print, print_json, show};
 use super::device_arguments::{DeviceArguments, DeviceCommand};
 use super::exit::CliError;
+use super::page_arguments::with_next;
+use super::reach::percent_encoded;
 use super::table::{Align, Table};
 use crate::config::flags::parse_port;
 use crate::config::{InvalidField, PortName, VlanFields};
@@ -18,17 +20,24 @@ const LOOK: Duration = Duration::from_millis(100);
 pub async fn ask(command: &DeviceCommand, client: &Client, format: Format) -> Result<(), CliError> {
     match command {
         DeviceCommand::Add(arguments) => add(arguments, client, format).await,
-        DeviceCommand::List { vm, state } => {
-            let filters = [("vm", vm), ("state", state)];
+        DeviceCommand::List {
+            vm,
+            state,
+            model,
+            page,
+        } => {
+            let filters = [("vm", vm), ("state", state), ("model", model)];
             let given = filters.iter().filter_map(|(name, value)| {
                 let value = value.as_ref()?;
                 Some(format!("{name}={}", percent_encoded(value)))
             });
-            let query: Vec<String> = given.collect();
+            let query: Vec<String> = given.chain(page.parts()).collect();
             let body = client
                 .get(&format!("/v1/devices?{}", query.join("&")))
                 .await?;
-            show(client, format, &body, device_list)
+            show(client, format, &body, |list: &DeviceList| {
+                with_next(device_list(list), list.next.as_ref())
+            })
         }
         DeviceCommand::Show { name } => {
             let body = client.get(&device_path(name)?).await?;
@@ -126,18 +135,6 @@ fn device_path(name: &str) -> Result<String, CliError> {
     Ok(format!("/v1/devices/{}", PortName::parse(name)?))
 }
 
-/// RFC 3986 §2.1: everything but unreserved characters.
-fn percent_encoded(text: &str) -> String {
-    let encoded = |byte: u8| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            char::from(byte).to_string()
-        } else {
-            format!("%{byte:02X}")
-        }
-    };
-    text.bytes().map(encoded).collect()
-}
-
 fn device_list(list: &DeviceList) -> String {
     let left = Align::Left;
     let mut table = Table::new(&[
@@ -206,18 +203,5 @@ fn state_text(report: &DeviceReport) -> String {
     match &report.reason {
         Some(reason) => format!("{}: {reason}{}", report.state, retry.unwrap_or_default()),
         None => report.state.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_is_escaped_in_a_query() {
-        assert_eq!(
-            percent_encoded("/run/vm 7&x.qmp"),
-            "%2Frun%2Fvm%207%26x.qmp"
-        );
     }
 }

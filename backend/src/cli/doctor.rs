@@ -1,9 +1,10 @@
 //! `ringswitch doctor`: looks a host and its ports over, and says of each finding what to do.
 //!
 //! It looks twice, a second apart, so that what happens now is told from what once happened. `host` has what concerns the daemon and the machine,
-//! `port` what concerns one port; both are decisions about what was read. The exit code is that of the worst finding.
+//! `port` what concerns one port, `stuck` its rings that stand still; all are decisions about what was read. The exit code is that of the worst finding.
 mod host;
 mod port;
+mod stuck;
 
 use super::client::{Client, ClientError};
 use super::commands::{Format, port_path, print};

@@ -54,6 +54,14 @@ pub enum CliError {
     /// A device that was to be waited for.
     #[error("device {0} is not ready; `ringswitch device show {0}` says why, and what to do")]
     NotReady(String),
+    /// A stream that was listened to is over.
+    #[error("the stream has ended: {reason}; {}", going_on(.after))]
+    StreamEnded {
+        /// Why.
+        reason: String,
+        /// The event to go on after; empty: there was none.
+        after: String,
+    },
     /// There is no file to write to.
     #[error("the daemon was started without a configuration file; name one with --file")]
     NoFile,
@@ -67,8 +75,17 @@ pub enum CliError {
     },
 }
 
+fn going_on(after: &str) -> String {
+    match after {
+        "" => "`ringswitch events` listens again".to_owned(),
+        id => format!(
+            "`ringswitch events --after {id}` goes on there, or says that events were missed"
+        ),
+    }
+}
+
 impl CliError {
-    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached; 4: differences were found; 5, 6: `doctor`
+    /// 1: the operation failed; 2: wrong usage or configuration; 3: the daemon cannot be reached, or went away; 4: differences were found; 5, 6: `doctor`
     /// found warnings, problems.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -85,7 +102,7 @@ impl CliError {
                 | DaemonError::ServicesFile(_)
                 | DaemonError::Remote(RemoteError::Tokens(_) | RemoteError::Tls(_)),
             ) => 2,
-            Self::Client(ClientError::Unreachable { .. }) => 3,
+            Self::Client(ClientError::Unreachable { .. }) | Self::StreamEnded { .. } => 3,
             Self::Daemon(_)
             | Self::CutShort
             | Self::NotReady(_)

@@ -208,6 +208,18 @@ fn token(path: &Path) -> Result<HeaderValue, ReachError> {
     Ok(value)
 }
 
+/// As a value in a query: everything but unreserved characters is escaped (RFC 3986 §2.1).
+pub(super) fn percent_encoded(text: &str) -> String {
+    let encoded = |byte: u8| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
+    text.bytes().map(encoded).collect()
+}
+
 impl From<ReachError> for ClientError {
     fn from(error: ReachError) -> Self {
         Self::Reach(Box::new(error))
@@ -223,6 +235,14 @@ mod tests {
             url: Some(url.to_owned()),
             ..Reach::default()
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_escaped_in_a_query() {
+        assert_eq!(
+            percent_encoded("/run/vm 7&x.qmp"),
+            "%2Frun%2Fvm%207%26x.qmp"
+        );
     }
 
     #[test]

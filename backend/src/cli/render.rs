@@ -1,4 +1,5 @@
 //! Answers as text for people. Pure: from the JSON's types to a string.
+use super::render_rings;
 use super::table::Align::{Left, Right};
 use super::table::{Align, Table, printable};
 use crate::config::VlanFields;
@@ -79,6 +80,10 @@ pub fn port(port: &Port) -> String {
             .iter()
             .filter(untold)
             .for_each(|(key, value)| field(&mut text, 0, key, value));
+    }
+    if !port.rings.is_empty() {
+        text.push_str("ring fill:\n");
+        indented(&mut text, 1, &render_rings::pairs(&port.rings));
     }
     text.push_str("counters:\n");
     let counters = &port.counters;
@@ -301,11 +306,18 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
         ("GUEST_RX/S", Right),
         ("RX_MBIT/S", Right),
         ("DROPS/S", Right),
+        ("TX_RING_%", Right),
+        ("RX_FREE_%", Right),
         ("BUSY_%", Right),
         ("NS/FRAME", Right),
     ]);
     let none = Counters::default();
-    for PortCountersReport { name, counters } in &now.ports {
+    for PortCountersReport {
+        name,
+        counters,
+        rings,
+    } in &now.ports
+    {
         let old = before
             .ports
             .iter()
@@ -320,6 +332,7 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
                 rate_per_second(of(old), of(counters), elapsed) * 8.0 / 1e6
             )
         };
+        let [waiting, free] = render_rings::worst(rings);
         ports.row([
             name.clone(),
             frames(|counters| counters.guest_tx_frames),
@@ -327,6 +340,8 @@ pub fn rates(before: &StatsReport, now: &StatsReport) -> String {
             frames(|counters| counters.guest_rx_frames),
             mbits(|counters| counters.guest_rx_bytes),
             frames(dropped),
+            waiting,
+            free,
             format!(
                 "{:.1}",
                 rate_per_second(old.busy_ns, counters.busy_ns, elapsed) / 1e7
@@ -409,6 +424,12 @@ fn line(text: &mut String, depth: usize, label: &str, value: &str) {
     text.push('\n');
 }
 
+fn indented(text: &mut String, depth: usize, lines: &str) {
+    for line in lines.lines() {
+        text.extend([&INDENT.repeat(depth), line, "\n"]);
+    }
+}
+
 /// One field of the device's state, whatever it holds: nested objects are indented, lists of plain values stand on one line.
 fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
     let label = key.replace('_', " ");
@@ -423,9 +444,7 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
         }
         Value::Array(items) if items.iter().all(Value::is_object) => {
             line(text, depth, &label, "");
-            let rows = object_rows(items).render();
-            rows.lines()
-                .for_each(|row| text.extend([&INDENT.repeat(depth + 1), row, "\n"]));
+            indented(text, depth + 1, &object_rows(items).render());
         }
         Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) => {
             line(text, depth, &label, "");
@@ -509,6 +528,7 @@ device:
                 guest_tx_bytes: frames * 1_000,
                 ..Counters::default()
             },
+            rings: vec![],
         };
         let report = |uptime_us, ports| StatsReport {
             uptime_us,

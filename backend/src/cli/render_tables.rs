@@ -125,11 +125,7 @@ pub fn entries(entries: &[Entry], first: bool) -> String {
             notes.join(", "),
         ]);
     }
-    let text = rows.render();
-    match (first, text.split_once('\n')) {
-        (false, Some((_, rows))) => rows.to_owned(),
-        _ => text,
-    }
+    page(rows, first)
 }
 
 /// `table aside`.
@@ -204,8 +200,8 @@ pub fn meters(list: &MeterList) -> String {
     rows.render()
 }
 
-/// `counter list`.
-pub fn counters(list: &CounterList) -> String {
+/// `counter list`; a page of it.
+pub fn counters(list: &CounterList, first: bool) -> String {
     let mut rows = TextTable::new(&[
         ("COUNTER", Left),
         ("INDEX", Right),
@@ -220,7 +216,16 @@ pub fn counters(list: &CounterList) -> String {
             counter.bytes.to_string(),
         ]);
     }
-    rows.render()
+    page(rows, first)
+}
+
+/// Headings stand on the first page alone.
+fn page(rows: TextTable, is_first: bool) -> String {
+    let text = rows.render();
+    match (is_first, text.split_once('\n')) {
+        (false, Some((_, rows))) => rows.to_owned(),
+        _ => text,
+    }
 }
 
 /// `connection list`.

@@ -213,6 +213,12 @@ pub enum CounterCommand {
     List {
         /// The array.
         counter: String,
+        /// From this index on.
+        #[arg(long, value_name = "INDEX", default_value_t = 0)]
+        from: u32,
+        /// At most so many [default: all].
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
     },
 }
 

@@ -11,6 +11,7 @@ use super::table_arguments::{
 use crate::config::{InvalidField, PortName};
 use crate::control::frames::encoding::to_base64;
 use crate::rest::explain::MAX_EXPLAIN_BYTES;
+use crate::rest::tables::MAX_BATCH_BYTES;
 use crate::rest::wire::{
     AsideList, Batch, BatchDone, ConnectionList, CountRow, CounterList, Discarded, EntryBody,
     EntryNameBody, EntryPage, ExplainBody, GroupBody, GroupList, LastDrops, MeterList,
@@ -285,15 +286,38 @@ pub async fn meter(
 
 /// `ringswitch counter ...`
 pub async fn counter(
-    CounterCommand::List { counter }: &CounterCommand,
+    CounterCommand::List {
+        counter,
+        from,
+        limit,
+    }: &CounterCommand,
     client: &Client,
     format: Format,
 ) -> Result<(), CliError> {
-    let path = format!("/v1/counters/{}?limit={PAGE}", name("counter", counter)?);
-    let body = client.get(&path).await?;
-    show(client, format, &body, |list: &CounterList| {
-        render::counters(list)
-    })
+    let name = name("counter", counter)?;
+    let (mut from, mut left) = (*from, limit.unwrap_or(u32::MAX));
+    let mut is_first = true;
+    loop {
+        let limit = left.min(PAGE as u32);
+        let path = format!("/v1/counters/{name}?from={from}&limit={limit}");
+        let body = client.get(&path).await?;
+        let page: CounterList = client.decode(&body)?;
+        let last = page.counters.last().map(|counter| counter.index);
+        // A whole number of pages ends with an empty one, which is no news.
+        if is_first || last.is_some() {
+            match format {
+                Format::Json => print_json(&body)?,
+                Format::Text => print(&render::counters(&page, is_first))?,
+            }
+        }
+        is_first = false;
+        let count = page.counters.len();
+        left = left.saturating_sub(count as u32);
+        match last.and_then(|last| last.checked_add(1)) {
+            Some(next) if left > 0 && count >= limit as usize => from = next,
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// `ringswitch connection ...`
@@ -383,21 +407,25 @@ fn path_of(table: &str, rest: &str) -> Result<String, InvalidField> {
     Ok(format!("/v1/tables/{}{rest}", name("table", table)?))
 }
 
-/// Reads a file that a request is made of; `-` is standard input.
+/// Reads a file that a request is made of, which is no larger than any request; `-` is standard input.
 pub fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = vec![];
+    let most = MAX_BATCH_BYTES as u64 + 1;
     let reading = if path == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
+        std::io::stdin().lock().take(most).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes).map(drop))
+        std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
+    };
+    let refused = |reason: String, remedy| {
+        let reason = format!("{}: {reason}", path.display());
+        Err(InvalidField::new("file", reason, remedy).into())
     };
     match reading {
-        Ok(()) => Ok(bytes),
-        Err(error) => Err(InvalidField::new(
-            "file",
-            format!("{}: {error}", path.display()),
-            "name a readable file",
-        )
-        .into()),
+        Ok(_) if bytes.len() > MAX_BATCH_BYTES => refused(
+            "it is larger than 64 MiB".to_owned(),
+            "cut it into several, if it need not be one",
+        ),
+        Ok(_) => Ok(bytes),
+        Err(error) => refused(error.to_string(), "name a readable file"),
     }
 }

@@ -11,7 +11,7 @@ use super::tags::{IfMatch, tag_of};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortFields, PortName};
 use crate::datapath::capture::{Bell, Capture, CaptureOptions};
-use crate::datapath::{MoveError, PortCounters, SourceStats, WorkerStats};
+use crate::datapath::{MoveError, PortCounters, QueueView, SourceStats, WorkerStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
 use std::collections::BTreeMap;
@@ -79,6 +79,8 @@ pub struct PortView {
     pub health: PortHealth,
     /// Its counters.
     pub counters: PortCounters,
+    /// Those of its queues.
+    pub queues: Vec<QueueView>,
 }
 
 impl PortView {

@@ -258,6 +258,7 @@ impl<E: Engine> Control<E> {
             config: port.clone(),
             health: self.engine.health(id).unwrap_or_else(gone),
             counters: self.engine.counters(id),
+            queues: self.engine.queues(id),
         }
     }
 
@@ -273,6 +274,7 @@ impl<E: Engine> Control<E> {
                 device: None,
             },
             counters: PortCounters::default(),
+            queues: Vec::new(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! ([`super::last_drops`]).
 
 use super::histogram::{Histogram, HistogramView};
+use crate::ring::RingFill;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,6 +65,8 @@ pub struct QueueView {
     pub ring_full: u64,
     /// See [`QueueCounters::busy_ns`].
     pub busy_ns: u64,
+    /// How full the ring is; `None`: it does not run, or there is none.
+    pub fill: Option<RingFill>,
 }
 
 impl QueueCounters {
@@ -78,6 +81,7 @@ impl QueueCounters {
             notifications_saved: self.notifications_saved.get(),
             ring_full: self.ring_full.get(),
             busy_ns: self.busy_ns.get(),
+            fill: None,
         }
     }
 }

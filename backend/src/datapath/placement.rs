@@ -205,7 +205,8 @@ impl Workers {
         self.post(port.index() % self.count().max(1), command)
     }
 
-    /// Moves a source while frames flow; the worker it is at afterwards, which is the old one if that did not answer.
+    /// Moves a source while frames flow; the worker it is at afterwards, which is the old one if that did not answer. It is looked at there
+    /// also when it stays.
     pub fn place(&self, source: &Source, destination: Destination) -> usize {
         let _placing = self.placing();
         let placement = source.placement();
@@ -221,6 +222,9 @@ impl Workers {
             }
             // Watched also where it was: should the answer come after all, this follows it.
             self.post(placement.worker(), Command::Watch(source.clone()));
+        } else if to == from {
+            // Looked at anew, so that a kick which got lost is made good.
+            self.post(from, Command::Watch(source.clone()));
         }
         placement.pin(matches!(destination, Destination::Pinned(_)));
         placement.worker()

@@ -204,14 +204,18 @@ impl Port {
 }
 
 impl Port {
-    /// Counters of its queues, in the order of their pairs.
+    /// Counters of its queues, in the order of their pairs, and how full their rings are: each is taken from its worker for a moment.
     pub fn queues(&self) -> Vec<QueueView> {
         match self {
             Self::Vhost(port) => {
                 let queues = port.queues.iter();
                 let view = |queue: &Arc<Queue>| {
                     let index = queue.index;
-                    queue.counters.view(index.pair(), index.is_guest_tx())
+                    let counters = queue.counters.view(index.pair(), index.is_guest_tx());
+                    QueueView {
+                        fill: queue.fill(),
+                        ..counters
+                    }
                 };
                 queues.map(view).collect()
             }

@@ -11,7 +11,7 @@ use super::counters::QueueCounters;
 use super::fair_share::FairShare;
 use super::placement::Placement;
 use super::vnet_header::NetFeatures;
-use crate::ring::Ring;
+use crate::ring::{Ring, RingFill};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use switch_core::PortId;
@@ -111,6 +111,11 @@ impl Queue {
         let result = change(&mut self.lock());
         self.wanted.fetch_sub(1, Ordering::SeqCst);
         result
+    }
+
+    /// How full its ring is; `None`: it does not run. Control threads only.
+    pub fn fill(&self) -> Option<RingFill> {
+        self.control(|slot| slot.as_ref().map(|active| active.ring.fill()))
     }
 
     /// Takes a broken ring out of its slot and remembers where it came to. Called with the slot locked.

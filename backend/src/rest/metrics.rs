@@ -5,6 +5,7 @@
 
 use super::problem::Problem;
 use super::routes::Admin;
+use super::wire::direction;
 use crate::datapath::histogram::HistogramView;
 use crate::datapath::{QueueView, WorkerProfile, WorkerStats};
 use crate::devices::{DeviceState, DeviceView};
@@ -266,57 +267,66 @@ fn of_ports(ports: &[PortStats]) -> Vec<Family> {
     ]
 }
 
-/// One of a queue's numbers.
-type Count = fn(&QueueView) -> u64;
+/// One of a queue's numbers; `None`: it has none now.
+type Count = fn(&QueueView) -> Option<u64>;
 
 fn of_queues(ports: &[PortStats]) -> Vec<Family> {
-    let counters: [(&str, &str, Count); 5] = [
+    let numbers: [(&str, &str, Count); 7] = [
         (
             "queue_frames_total",
             "Frames taken from a guest-tx ring or delivered to a guest-rx ring, since this process serves it.",
-            |queue| queue.frames,
+            |queue| Some(queue.frames),
         ),
         (
             "queue_bytes_total",
             "Their bytes, without virtio-net headers.",
-            |queue| queue.bytes,
+            |queue| Some(queue.bytes),
         ),
         (
             "queue_notifications_sent_total",
             "Interrupts asked for: call eventfds written.",
-            |queue| queue.notifications_sent,
+            |queue| Some(queue.notifications_sent),
         ),
         (
             "queue_notifications_saved_total",
             "Batches that the driver did not want to be interrupted for.",
-            |queue| queue.notifications_saved,
+            |queue| Some(queue.notifications_saved),
         ),
         (
             "queue_full_total",
             "Batches of which a guest-rx ring had no room for a part.",
-            |queue| queue.ring_full,
+            |queue| Some(queue.ring_full),
         ),
+        (
+            "queue_offered",
+            "What a driver offers and nobody has taken, chains or a packed ring's descriptors: of a guest-tx ring frames that wait, of a guest-rx ring free buffers.",
+            |queue| Some(queue.fill?.offered.into()),
+        ),
+        ("queue_size", "Entries of a ring that runs.", |queue| {
+            Some(queue.fill?.size.into())
+        }),
     ];
     let family = |(name, help, count): (&str, &str, Count)| {
-        let mut family = Family::counter(name, help);
+        let mut family = match name.ends_with("_total") {
+            true => Family::counter(name, help),
+            false => Family::gauge(name, help),
+        };
         for port in ports {
             for queue in &port.queues {
-                let direction = match queue.is_guest_tx {
-                    true => "guest_tx",
-                    false => "guest_rx",
-                };
+                let Some(number) = count(queue) else { continue };
+                let direction = direction(queue.is_guest_tx);
                 let pair = queue.pair.to_string();
                 let labels = [
                     ("port", port.name.as_str()),
                     ("queue", &pair),
                     ("direction", direction),
                 ];
-                family.add(&labels, count(queue) as f64);
+                family.add(&labels, number as f64);
             }
         }
         family
     };
-    counters.into_iter().map(family).collect()
+    numbers.into_iter().map(family).collect()
 }
 
 fn of_workers(workers: &[WorkerStats], profiles: &[WorkerProfile], busy: &[f64]) -> Vec<Family> {

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod config;
 pub mod devices;
 pub mod paths;
+pub mod rings;
 pub mod services;
 pub mod tables;
 pub mod upgrade;
@@ -13,6 +14,7 @@ pub use self::batch::*;
 pub use self::config::*;
 pub use self::devices::*;
 pub use self::paths::*;
+pub use self::rings::*;
 pub use self::services::*;
 pub use self::tables::*;
 pub use self::upgrade::*;
@@ -80,6 +82,9 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub device: Option<serde_json::Value>,
+    /// vhost-user only: how full its running rings are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<RingRow>,
     /// Its counters.
     pub counters: Counters,
 }
@@ -143,6 +148,9 @@ pub struct PortCountersReport {
     /// Its counters.
     #[serde(flatten)]
     pub counters: Counters,
+    /// How full its running rings are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<RingRow>,
 }
 
 /// One worker's counters.
@@ -271,6 +279,7 @@ impl From<PortView> for Port {
                 },
             health,
             counters,
+            queues,
         } = view;
         let r#type = kind.type_name().to_owned();
         let (socket, mode, queue_pairs, packed, device_state, interface) = match kind {
@@ -316,6 +325,7 @@ impl From<PortView> for Port {
             state: health.state,
             reason: health.reason,
             device: health.device,
+            rings: RingRow::of(&queues),
             counters: counters.into(),
         }
     }
@@ -375,6 +385,7 @@ impl From<Stats> for StatsReport {
                 .into_iter()
                 .map(|port| PortCountersReport {
                     name: port.name.to_string(),
+                    rings: RingRow::of(&port.queues),
                     counters: port.counters.into(),
                 })
                 .collect(),

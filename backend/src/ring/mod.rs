@@ -53,4 +53,4 @@ pub use missing::MissingPages;
 pub use parts::RingAddresses;
 pub use record::{RecordError, RecordFile, RingRecord};
 pub use segment::{SegmentArena, SegmentRange};
-pub use virtqueue::{Ring, RingConfig, is_packed};
+pub use virtqueue::{Ring, RingConfig, RingFill, is_packed};

@@ -21,7 +21,7 @@ use super::guest_memory::GuestMemory;
 use super::parts::{DESCRIPTOR_BYTES, PackedParts, RingAddresses};
 use super::record::{Position, RingRecord, State, UsedElement};
 use super::segment::{SegmentArena, SegmentRange};
-use super::virtqueue::{MAX_RING_SIZE, RingConfig};
+use super::virtqueue::{MAX_RING_SIZE, RingConfig, RingFill};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
@@ -209,13 +209,36 @@ impl PackedRing {
 
     /// As [`Ring::offers_half`](super::Ring::offers_half): whether the driver offers the descriptor half a ring further on, too.
     pub fn offers_half(&self) -> bool {
+        self.offers(self.size / 2)
+    }
+
+    /// As [`Ring::fill`](super::Ring::fill). Drivers offer descriptors one after the other, so that the first which is no offer is found by
+    /// halving: some 15 looks in the largest ring.
+    pub fn fill(&self) -> RingFill {
+        let (mut offered, mut others) = (0, self.size);
+        while offered < others {
+            let middle = offered + (others - offered) / 2;
+            if self.offers(middle) {
+                offered = middle + 1;
+            } else {
+                others = middle;
+            }
+        }
+        RingFill {
+            size: self.size,
+            offered,
+        }
+    }
+
+    /// Whether the descriptor so many behind the next, less than the ring has, is the driver's offer.
+    fn offers(&self, behind: u16) -> bool {
         let mut offered = self.offered;
-        let mut half = u32::from(self.next) + u32::from(self.size / 2);
-        if half >= u32::from(self.size) {
-            half -= u32::from(self.size);
+        let mut index = u32::from(self.next) + u32::from(behind);
+        if index >= u32::from(self.size) {
+            index -= u32::from(self.size);
             offered ^= AVAIL | USED;
         }
-        let word = Word(self.word(half as u16).load(Ordering::Relaxed));
+        let word = Word(self.word(index as u16).load(Ordering::Relaxed));
         (word.flags() ^ offered) & (AVAIL | USED) == 0
     }
 

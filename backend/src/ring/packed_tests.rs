@@ -5,7 +5,7 @@ use super::record::RecordFile;
 use super::segment::{ChainWriter, SegmentArena};
 use super::{
     BurstLimit, ChainHead, Direction, DirtyLog, GuestMemory, LogLayout, RegionLayout, Ring,
-    RingAddresses, RingConfig,
+    RingAddresses, RingConfig, RingFill,
 };
 use guest_sim::migrate::Dice;
 use guest_sim::ring::{DescriptorTable, Direction as Use, Segment, Virtqueue};
@@ -543,4 +543,66 @@ fn a_kill_at_any_store_leaves_no_page_unmarked() {
         }
         assert!(stores >= 2, "{features:?}: {stores} stores");
     }
+}
+
+/// Chains of a split ring and places of a packed one, wherever in it, whatever was taken.
+#[test]
+fn a_ring_says_how_full_it_is() {
+    const SHAPES: [&[usize]; 5] = [
+        &[1],
+        &[1, 1, 1, 1, 1, 1, 1, 1],
+        &[2, 1],
+        &[1, 2, 1],
+        &[3, 3],
+    ];
+    for (features, size) in [
+        (Features::NONE, 8),
+        (Features::RING_PACKED, 8),
+        (Features::RING_PACKED, 7),
+        (IN_ORDER, 5),
+    ] {
+        let is_packed = features.contains(Features::RING_PACKED);
+        let base = if is_packed { START } else { 0 };
+        let mut bench = Bench::new(features, Direction::Readable, size);
+        let mut ring = bench.arrive(base);
+        let mut offered = VecDeque::new();
+        let mut was_full = false;
+        for round in 0..200 {
+            let shape = SHAPES[round % SHAPES.len()];
+            let before = bench.due.len();
+            bench.post(shape);
+            let posted = bench.due.len() - before;
+            offered.extend(shape[..posted].iter().map(|&places| match is_packed {
+                true => places as u16,
+                false => 1,
+            }));
+            let expected = |offered: &VecDeque<u16>| RingFill {
+                size,
+                offered: offered.iter().sum(),
+            };
+            assert_eq!(ring.fill(), expected(&offered), "{features:?} {round}");
+            was_full |= expected(&offered).offered == size;
+            let heads = take(&mut ring, round % 4);
+            offered.drain(..heads.len());
+            assert_eq!(ring.fill(), expected(&offered), "{features:?} {round}");
+            give_back(&mut ring, &heads, Direction::Readable);
+            assert_eq!(ring.fill(), expected(&offered), "{features:?} {round}");
+            bench.reclaim();
+        }
+        assert!(was_full, "{features:?}");
+    }
+}
+
+#[test]
+fn a_ring_whose_index_cannot_be_is_full_and_stays_to_be_refused() {
+    let mut bench = Bench::new(Features::NONE, Direction::Readable, 8);
+    let mut ring = bench.arrive(0);
+    let raw = bench.queue().raw().unwrap();
+    raw.set_avail_index(5000).unwrap();
+    let full = RingFill {
+        size: 8,
+        offered: 8,
+    };
+    assert_eq!(ring.fill(), full);
+    assert!(ring.refresh().is_err());
 }

@@ -16,7 +16,7 @@ use super::error::RingError;
 use super::guest_memory::GuestMemory;
 use super::parts::{Parts, RingAddresses};
 use super::segment::{SegmentArena, SegmentRange};
-use super::virtqueue::{MAX_RING_SIZE, RingConfig};
+use super::virtqueue::{MAX_RING_SIZE, RingConfig, RingFill};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -226,6 +226,15 @@ impl SplitRing {
         // A broken index is not kept: whoever asks next is to be told of it, too.
         self.avail_seen = avail;
         Ok(waiting)
+    }
+
+    /// As [`Ring::fill`](super::Ring::fill).
+    pub fn fill(&self) -> RingFill {
+        let avail = self.available_index().load(Ordering::Relaxed);
+        RingFill {
+            size: self.size,
+            offered: avail.wrapping_sub(self.next_avail).min(self.size),
+        }
     }
 
     /// As [`Ring::offers_half`](super::Ring::offers_half).

@@ -46,6 +46,15 @@ pub struct RingConfig {
     pub error: Option<Arc<EventSink>>,
 }
 
+/// How full a ring is at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingFill {
+    /// Its entries.
+    pub size: u16,
+    /// What the driver offers and nobody has taken: chains of a split ring, descriptors of a packed one; at most `size`.
+    pub offered: u16,
+}
+
 /// Where a ring's chains come from.
 #[derive(Debug)]
 enum Kind {
@@ -196,6 +205,15 @@ impl Ring {
         match &mut self.kind {
             Kind::Split(ring) => ring.refresh().map(|waiting| waiting > 0),
             Kind::Packed(ring) => Ok(ring.refresh()),
+        }
+    }
+
+    /// How full it is, as its driver has it now. Changes nothing: an index that cannot be counts as full, and is reported when a chain is
+    /// taken.
+    pub fn fill(&self) -> RingFill {
+        match &self.kind {
+            Kind::Split(ring) => ring.fill(),
+            Kind::Packed(ring) => ring.fill(),
         }
     }
 

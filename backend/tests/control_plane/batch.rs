@@ -1,10 +1,14 @@
 //! Ports and table entries in one go: all of it or nothing, and durable as one.
 
+use crate::command_line::{ask, ringswitch, stderr, stdout, succeeded};
 use crate::fake_engine::FakeEngine;
 use crate::process::Home;
 use crate::recorder::{Answer, TestSwitch};
 use ringswitch::rest::Limits;
 use serde_json::{Value, json};
+use std::io::Write;
+use std::process::Stdio;
+use vmm_sys_util::tempdir::TempDir;
 
 fn vm(name: &str) -> Value {
     json!({"name": name, "type": "vhost-user", "socket": format!("/run/{name}.sock")})
@@ -177,4 +181,67 @@ fn ports_and_entries_outlive_a_kill_together() {
     daemon.kill();
     let _daemon = home.start(&["--program", "vpc"]);
     assert_eq!(kept(&home), expected);
+}
+
+#[test]
+fn the_command_sends_a_file_and_says_what_was_done() {
+    let switch = TestSwitch::start(Limits::default());
+    switch.post(&vm("vm1"));
+    let folder = TempDir::new_with_prefix(std::env::temp_dir().join("ringswitch-batch-")).unwrap();
+    let path = folder.as_path().join("file");
+    let run = |body: &Value, more: &[&str]| {
+        std::fs::write(&path, body.to_string()).unwrap();
+        let arguments = [&["batch", path.to_str().unwrap()], more].concat();
+        ask(&switch, &arguments)
+    };
+    let body = json!({"ports": [add("vm2"), remove("vm1"), add("vm3")]});
+    let done = run(&body, &[]);
+    succeeded(&done);
+    assert_eq!(
+        stdout(&done),
+        "2 ports added, 1 removed, 0 changes of tables, not durable: the daemon has no state_dir\n"
+    );
+    let again = run(&json!({"ports": [add("vm2")]}), &[]);
+    assert_eq!(stdout(&again), "nothing had to be done\n");
+    let refused = run(&json!({"ports": [add("vm4"), add("refused")]}), &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        stderr(&refused),
+        "ringswitch: `ports[1].socket`: the directory is missing; create it\n"
+    );
+    let refused = run(
+        &json!({"updates": [{"clear": {"table": "t"}}]}),
+        &["--json"],
+    );
+    let problem: Value = serde_json::from_str(stderr(&refused)).unwrap();
+    assert_eq!(
+        (&problem["status"], &problem["field"]),
+        (&json!(404), &json!("updates"))
+    );
+    assert_eq!(names(&switch), ["vm2", "vm3"]);
+    let missing = ask(&switch, &["batch", "/nonexistent/file"]);
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    assert!(stderr(&missing).contains("name a readable file"));
+}
+
+#[test]
+fn the_command_reads_standard_input() {
+    let switch = TestSwitch::start(Limits::default());
+    let mut child = ringswitch(&["batch", "-", "--json"])
+        .env("RINGSWITCH_ADMIN", switch.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let body = json!({"ports": [add("vm1")]}).to_string();
+    stdin.write_all(body.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let done: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        done,
+        json!({"added": 1, "removed": 0, "updates": 0, "durable": false})
+    );
+    assert_eq!(names(&switch), ["vm1"]);
 }

@@ -91,6 +91,16 @@ VLAN  MAC                PORT  AGE_S
    -  52:54:00:00:00:02  vm1       2
 ";
     assert_eq!(stdout(&fdb), expected);
+    let page = ask(&switch, &["fdb", "--limit", "1"]);
+    succeeded(&page);
+    let expected = "\
+VLAN  MAC                PORT  AGE_S
+  10  52:54:00:00:00:01  vm1       2
+more: --after 10-52:54:00:00:00:01
+";
+    assert_eq!(stdout(&page), expected);
+    let last = ask(&switch, &["fdb", "--after", "10-52:54:00:00:00:01"]);
+    assert!(!stdout(&last).contains("00:01") && stdout(&last).contains("00:02"));
 }
 
 #[test]

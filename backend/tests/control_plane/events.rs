@@ -70,6 +70,11 @@ impl Stream {
     }
 }
 
+/// Where a stream would begin now.
+pub fn place(switch: &TestSwitch) -> String {
+    Stream::new(switch).next().id
+}
+
 #[test]
 fn ports_that_come_and_go_are_told_in_order() {
     let switch = TestSwitch::start(Limits::default());

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 mod batch;
 mod command_line;
+mod completeness;
 mod conditions;
 mod durability;
 mod events;
+mod events_command_line;
 mod fake_engine;
 mod kills;
 mod l2_tables;

@@ -141,6 +141,15 @@ fn a_token_says_what_a_client_over_tcp_may_do() {
         String::from_utf8_lossy(&listed.stdout).contains("vm1"),
         "{listed:?}"
     );
+    let heard = remote(
+        "reader.token",
+        &["events", "--after", "1-1", "--count", "1"],
+    );
+    assert_eq!(heard.status.code(), Some(0), "{heard:?}");
+    assert!(
+        String::from_utf8_lossy(&heard.stdout).contains("port_added"),
+        "{heard:?}"
+    );
     let refused = remote("reader.token", &["port", "remove", "vm1"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(

@@ -1,5 +1,5 @@
 //! Of one port, as it was a moment ago and as it is now.
-use super::{Finding, Findings};
+use super::{Finding, Findings, stuck};
 use crate::rest::wire::{Counters, Drop, Port};
 use serde::Deserialize;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -97,6 +97,17 @@ pub fn examine(before: Option<&Port>, now: &Port) -> Vec<Finding> {
                 "its VM is on its way to another host: what is written is marked",
             );
         }
+    }
+    if let Some(before) = before {
+        // What an older daemon does not say of a ring is taken for granted.
+        let rings = device.as_ref().map(|device| device.rings.as_slice());
+        let is_enabled = |index| {
+            let mut rings = rings.unwrap_or_default().iter();
+            rings
+                .find(|ring| ring.index == index)
+                .is_none_or(|ring| ring.enabled)
+        };
+        stuck::examine(&mut port, (before, now), is_enabled);
     }
     drops(&mut port, (before, now), device.as_ref());
     port.list
@@ -318,6 +329,7 @@ mod tests {
             "EVENT_IDX",
         ];
         let ring = |index, direction| json!({"index": index, "direction": direction, "size": 256, "enabled": true, "running": true, "fault": null});
+        let fill = |direction, offered| json!({"pair": 0, "direction": direction, "size": 256, "offered": offered, "frames": 10, "full": 0});
         let mut port = json!({
             "name": "vm1", "id": 1, "type": "vhost-user", "queue_pairs": 1, "state": "up",
             "device": {
@@ -325,6 +337,7 @@ mod tests {
                 "memory_bytes": 64 << 20, "connected_ms": 5, "logging": null, "unheard_of": 1,
                 "rings": [ring(0, "guest_rx"), ring(1, "guest_tx")],
             },
+            "rings": [fill("guest_rx", 256), fill("guest_tx", 0)],
             "counters": {
                 "guest_tx_frames": 10, "guest_tx_bytes": 0, "guest_rx_frames": 10, "guest_rx_bytes": 0, "drops": [],
                 "notifications_sent": 0, "notifications_saved": 0,
@@ -437,6 +450,84 @@ mod tests {
             "7 frames in the last second",
         );
         finds(change(11), Level::Warning, "ring_size", "256 entries");
+    }
+
+    /// A port before and after a second in which these things changed.
+    #[track_caller]
+    fn over_a_second(
+        both: impl Fn(&mut Value),
+        later: impl FnOnce(&mut Value),
+    ) -> Vec<(Level, &'static str, String)> {
+        let before = port(&both);
+        let now = port(|port| {
+            both(port);
+            later(port);
+        });
+        found(&before, &now)
+    }
+
+    #[test]
+    fn a_guest_tx_ring_is_stuck_when_frames_wait_in_it_and_none_is_taken() {
+        let waits = |port: &mut Value| port["rings"][1]["offered"] = 3.into();
+        let found = over_a_second(waits, |_| ());
+        let [(Level::Problem, "rings", text)] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(
+            text.contains("ring 1 (guest_tx) is stuck: 3 frames wait"),
+            "{text}"
+        );
+        // It goes on, they came just now, or the front-end holds it.
+        let none = [];
+        assert_eq!(
+            over_a_second(waits, |port| port["rings"][1]["frames"] = 11.into()),
+            none
+        );
+        assert_eq!(over_a_second(|_| (), waits), none);
+        assert_eq!(
+            over_a_second(waits, |port| port["state"] = "negotiating".into())
+                .iter()
+                .filter(|(_, check, _)| *check == "rings")
+                .count(),
+            0
+        );
+        let disabled = over_a_second(waits, |port| {
+            port["device"]["rings"][1]["enabled"] = false.into();
+        });
+        let [(Level::Warning, "rings", text)] = disabled.as_slice() else {
+            panic!("{disabled:?}")
+        };
+        assert!(text.contains("keeps it disabled"), "{text}");
+    }
+
+    #[test]
+    fn a_guest_rx_ring_is_stuck_when_it_stays_without_buffers_and_frames_are_dropped_for_it() {
+        let empty = |port: &mut Value| port["rings"][0]["offered"] = 0.into();
+        let drops = |port: &mut Value| port["rings"][0]["full"] = 7.into();
+        let found = over_a_second(empty, drops);
+        let [(Level::Problem, "rings", text)] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(
+            text.contains("ring 0 (guest_rx) is stuck") && text.contains("7 batches"),
+            "{text}"
+        );
+        // Nobody sends to it, it has buffers again, or it took some.
+        assert_eq!(over_a_second(empty, |_| ()), []);
+        assert_eq!(
+            over_a_second(empty, |port| {
+                drops(port);
+                port["rings"][0]["offered"] = 1.into();
+            }),
+            []
+        );
+        assert_eq!(
+            over_a_second(empty, |port| {
+                drops(port);
+                port["rings"][0]["frames"] = 11.into();
+            }),
+            []
+        );
     }
 
     #[test]
