@@ -4,7 +4,7 @@
 //!
 //! * [`arguments`]: what can be said;
 //! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
-//! * [`device_arguments`], [`device_commands`]: the virtual-device table;
+//! * [`device_arguments`], [`device_commands`]: the virtual-device table; [`flow_commands`]: what workers remember;
 //! * [`exit`]: what every error means for the exit code;
 //! * [`reach`]: where the daemon is, and how one gets there;
 //! * [`client`]: one HTTP request to it;
@@ -25,6 +25,7 @@ pub mod device_commands;
 pub mod doctor;
 pub mod entry_text;
 pub mod exit;
+pub mod flow_commands;
 pub mod load;
 pub mod man;
 pub mod port_state;

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod config;
 pub mod devices;
+pub mod flows;
 pub mod paths;
 pub mod services;
 pub mod tables;
@@ -12,6 +13,7 @@ pub mod upgrade;
 pub use self::batch::*;
 pub use self::config::*;
 pub use self::devices::*;
+pub use self::flows::*;
 pub use self::paths::*;
 pub use self::services::*;
 pub use self::tables::*;
