@@ -174,7 +174,8 @@ mod default_program {
             })
             .collect();
         let to = |last: u8| format!("02:00:00:00:00:{last:02x}");
-        let (one, two, three, nine) = (to(1), to(2), to(3), to(9));
+        let stations = [1, 2, 3, 9].map(to);
+        let [one, two, three, nine] = stations.each_ref().map(String::as_str);
         let addresses = |dst, src| vec![("ethernet.dst", dst), ("ethernet.src", src)];
         let tagged = |dst, src, vid, (pcp, dei)| {
             let tag = [("vlan.dei", dei), ("vlan.pcp", pcp), ("vlan.vid", vid)];
@@ -184,31 +185,31 @@ mod default_program {
             (
                 1,
                 "ethernet",
-                addresses(&two, &one),
+                addresses(two, one),
                 deliver("vm2", &["push VLAN 10"]),
             ),
             (
                 2,
                 "ethernet vlan",
-                tagged(&one, &two, "10", ("5", "0")),
+                tagged(one, two, "10", ("5", "0")),
                 deliver("vm1", &["pop VLAN"]),
             ),
             (
                 2,
                 "ethernet vlan vlan_inner",
-                tagged(&nine, &two, "10", ("0", "1")),
+                tagged(nine, two, "10", ("0", "1")),
                 FlowDecision::Flood { vlan: Some(10) },
             ),
             (
                 3,
                 "ethernet",
-                addresses(&three, &three),
+                addresses(three, three),
                 drop_for("same_port"),
             ),
             (
                 3,
                 "ethernet",
-                addresses("ff:ff:ff:ff:ff:ff", &three),
+                addresses("ff:ff:ff:ff:ff:ff", three),
                 FlowDecision::Flood { vlan: None },
             ),
         ];

@@ -97,6 +97,8 @@ struct Waiting {
     commands: Vec<Command>,
     /// Frames among them, and their bytes.
     frames: (usize, usize),
+    /// The worker has ended.
+    closed: bool,
 }
 
 /// The control thread's end of a worker. On cache lines of its own: the worker looks at it in every round.
@@ -120,11 +122,14 @@ impl Mailbox {
     }
 
     /// Leaves a command and wakes the worker. A command about a queue takes the place of those that wait for the same, and only so
-    /// many frames may wait: however often a front-end repeats itself, little waits here. `false` for a frame too many, which is
-    /// not left.
+    /// many frames may wait: however often a front-end repeats itself, little waits here. `false` for a frame too many, and once the
+    /// worker has ended: then nothing is left, and who waits for an answer sees it.
     pub fn post(&self, command: Command) -> bool {
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.closed {
+                return false;
+            }
             if let Command::Inject(frame) | Command::Send(frame) = &command {
                 let (frames, bytes) = waiting.frames;
                 let (most_frames, most_bytes) = WAITING_FRAMES;
@@ -146,12 +151,22 @@ impl Mailbox {
         true
     }
 
+    /// The worker ends: drops what waits, and what comes.
+    fn close(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Waiting {
+            closed: true,
+            ..Waiting::default()
+        };
+    }
+
     fn take(&self) -> Vec<Command> {
         if !self.pending.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting).commands
+        waiting.frames = (0, 0);
+        std::mem::take(&mut waiting.commands)
     }
 }
 
@@ -324,6 +339,7 @@ impl<D: Decide> Worker<D> {
                 self.obey();
             }
             if self.stopping {
+                self.mailbox.close();
                 return;
             }
             let batches = self.poll_sources();
