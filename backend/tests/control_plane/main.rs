@@ -5,6 +5,7 @@ mod command_line;
 mod durability;
 mod events;
 mod fake_engine;
+mod flows;
 mod kills;
 mod l2_tables;
 mod process;
