@@ -307,6 +307,9 @@ mod programs {
              "do": [{"output": {"port": "$port"}}]},
             {"name": "tag", "params": [{"name": "port", "bits": 16, "format": "port"}, {"name": "vid", "bits": 12}],
              "do": [{"push_vlan": {"vid": "$vid"}}, {"output": {"port": "$port"}}]},
+            {"name": "retag", "params": [{"name": "port", "bits": 16, "format": "port"}],
+             "do": [{"pop_vlan": {}}, {"subtract": {"field": "ipv4.ttl", "value": 1}}, {"push_vlan": {"vid": 6, "pcp": 3}},
+                    {"set": {"field": "ipv4.ttl", "to": 9}}, {"output": {"port": "$port"}}]},
             {"name": "flood", "do": [{"multicast": {"group": 7}}]},
             {"name": "ask", "do": [{"controller": {"reason": "who_is_it"}}]},
             {"name": "route", "params": [{"name": "port", "bits": 16, "format": "port"}, {"name": "mac", "bits": 48, "format": "mac"}],
@@ -316,7 +319,7 @@ mod programs {
         "tables": [
             {"name": "acl", "key": [{"field": "ipv4.src", "match": "ternary"}], "actions": ["deny", "pass"], "size": 1024},
             {"name": "forward", "key": [{"field": "ethernet.dst", "match": "exact"}],
-             "actions": ["send", "tag", "flood", "ask"], "size": 1024},
+             "actions": ["send", "tag", "retag", "flood", "ask"], "size": 1024},
             {"name": "routes", "key": [{"field": "ipv4.dst", "match": "lpm"}], "actions": ["route"], "size": 1024}
         ],
         "ingress": [
@@ -427,6 +430,29 @@ mod programs {
         assert!(flow(3).contains(&("ipv4.ttl", "64")), "{listed:?}");
         assert_eq!(listed[0].1.headers, ["ethernet", "ipv4", "udp"]);
         assert_eq!(listed[0].1.valid_for_ms, None);
+    }
+
+    #[test]
+    fn fields_are_told_where_edits_have_moved_them() {
+        let mut router = Router::new();
+        router.forward(7, "retag", r#""port": "vm7""#);
+        let plain = packet(7, FAR);
+        let tagged = [&plain[..12], &[0x81, 0, 0, 5], &plain[12..]].concat();
+        router.send(1, &tagged);
+        router.send(2, &plain);
+        let listed = router.list();
+        let decisions: Vec<_> = listed.iter().map(|(_, flow)| &flow.decision).collect();
+        let moved = [
+            "set ipv4.ttl to 63",
+            "push VLAN 6, priority 3",
+            "set ipv4.ttl to 9",
+        ];
+        let untagged = [&["pop VLAN"][..], &moved].concat();
+        assert_eq!(
+            decisions,
+            [&deliver("vm7", &untagged), &deliver("vm7", &moved)]
+        );
+        assert_eq!(listed[0].1.headers, ["ethernet", "vlan", "ipv4", "udp"]);
     }
 
     #[test]
