@@ -126,3 +126,67 @@ impl From<FlowListError> for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switch_core::FlowDecision;
+
+    fn names(named: &[(u16, &str)]) -> Names {
+        let named = named.iter();
+        Names(
+            named
+                .map(|&(id, name)| (PortId::new(id).unwrap(), PortName::parse(name).unwrap()))
+                .collect(),
+        )
+    }
+
+    fn flow(worker: usize, port: u16, to: &str) -> (usize, PortId, ListedFlow) {
+        let flow = ListedFlow {
+            headers: vec!["ethernet".to_owned()],
+            r#match: BTreeMap::from([("ethernet.dst".to_owned(), to.to_owned())]),
+            frame_bytes: None,
+            wire_bytes: None,
+            connection: None,
+            metered: false,
+            decision: FlowDecision::Flood { vlan: None },
+            valid_for_ms: None,
+        };
+        (worker, PortId::new(port).unwrap(), flow)
+    }
+
+    #[test]
+    fn flows_are_in_order_each_once_and_of_ports_that_are_the_same_still() {
+        let before = names(&[(1, "vm1"), (2, "vm2"), (3, "vm3")]);
+        let now = names(&[(1, "vm1"), (2, "another")]);
+        let flows = vec![
+            flow(1, 1, "b"),
+            flow(0, 2, "a"),
+            flow(0, 3, "a"),
+            flow(0, 4, "a"),
+            flow(1, 1, "a"),
+            flow(0, 1, "b"),
+            flow(1, 1, "b"),
+        ];
+        let listed = before.list(
+            Flows {
+                flows,
+                has_more: true,
+            },
+            &now,
+        );
+        let told: Vec<_> = listed
+            .flows
+            .iter()
+            .map(|Flow { worker, port, flow }| {
+                (
+                    *worker,
+                    port.as_str(),
+                    flow.r#match["ethernet.dst"].as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(told, [(0, "vm1", "b"), (1, "vm1", "a"), (1, "vm1", "b")]);
+        assert!(listed.truncated);
+    }
+}
