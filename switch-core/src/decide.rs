@@ -1,6 +1,7 @@
 //! What a worker asks for each frame, whichever program answers.
 
 use crate::engine::edit::PartialChecksum;
+use crate::flow_list::FlowWalk;
 use crate::outcomes::Outcomes;
 use crate::pipeline::Pipeline;
 use crate::port::PortId;
@@ -66,6 +67,11 @@ pub trait Decide {
     fn cache_use(&self) -> CacheUse {
         CacheUse::default()
     }
+
+    /// Goes on with a walk through what is remembered, by one step; between two batches. Looks, and changes nothing.
+    fn list_flows(&self, walk: &mut FlowWalk, _now: Millis) {
+        walk.end();
+    }
 }
 
 impl Decide for Pipeline {
@@ -94,5 +100,9 @@ impl Decide for Pipeline {
             misses: self.stats().misses,
             flows: None,
         }
+    }
+
+    fn list_flows(&self, walk: &mut FlowWalk, now: Millis) {
+        Self::list_flows(self, walk, now);
     }
 }

@@ -18,6 +18,7 @@ use foldhash::fast::SeedableRandomState;
 
 use crate::drop_reason::DropReason;
 use crate::flow_key::FlowKey;
+use crate::flow_list::{FlowWalk, Found, FoundFlow};
 use crate::mac_table::{EpochBucket, MacEpochs};
 use crate::port::PortId;
 use crate::program::Dependencies;
@@ -59,6 +60,16 @@ impl Slot {
             valid_until_ms: (validity >> 32) as u32,
             packed: PackedVerdict(packed),
         }
+    }
+
+    /// Whether the port tables and its stations are what they were.
+    #[inline(always)]
+    fn holds(self, tables_epoch: u32, epochs: &MacEpochs) -> bool {
+        let (source, destination) = self.packed.buckets();
+        let version = tables_epoch
+            .wrapping_add(epochs.get(source))
+            .wrapping_add(epochs.get(destination));
+        self.version == version
     }
 
     fn words(self) -> [u64; SLOT_WORDS] {
@@ -128,12 +139,41 @@ impl FlowCache {
             Some(slot) => slot,
             None => self.find(second, key)?,
         };
-        let (source, destination) = slot.packed.buckets();
-        let version = tables_epoch
-            .wrapping_add(epochs.get(source))
-            .wrapping_add(epochs.get(destination));
-        (slot.version == version && self.now_ms < slot.valid_until_ms)
+        (slot.holds(tables_epoch, epochs) && self.now_ms < slot.valid_until_ms)
             .then(|| slot.packed.verdict(key.in_port()))
+    }
+
+    /// Shows a walk the flows in the next places: those that [`get`](Self::get) would answer with at `now`.
+    pub(crate) fn list(
+        &self,
+        walk: &mut FlowWalk,
+        now: Millis,
+        tables_epoch: u32,
+        epochs: &MacEpochs,
+    ) {
+        let now_ms = now.since(self.started).0;
+        while let Some(number) = walk.next_place(2 * (self.mask + 1)) {
+            let place = self.skip + number * SLOT_WORDS;
+            let Some(slot) = self.slot(place) else {
+                continue;
+            };
+            let valid_until_ms = u64::from(slot.valid_until_ms);
+            let in_port = slot.key.in_port();
+            if now_ms >= valid_until_ms || !walk.wants(in_port.get()) {
+                continue;
+            }
+            // What was left behind when more sets were taken into use is not found there.
+            let set = place - number % 2 * SLOT_WORDS;
+            let (first, second) = self.places(slot.key);
+            if (set != first && set != second) || !slot.holds(tables_epoch, epochs) {
+                continue;
+            }
+            walk.add(FoundFlow {
+                in_port,
+                valid_for: Some(Millis(valid_until_ms - now_ms)),
+                what: Found::Default(slot.key, slot.packed.verdict(in_port)),
+            });
+        }
     }
 
     /// Whether remembering this key takes the place of another flow whose time is not up.
@@ -346,7 +386,11 @@ impl PackedVerdict {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::engine::control::PortNames;
+    use crate::flow_list::ListedFlow;
 
     fn key(number: u64) -> FlowKey {
         FlowKey {
@@ -362,10 +406,10 @@ mod tests {
         }
     }
 
-    fn dependencies() -> Dependencies {
+    fn dependencies(number: u64) -> Dependencies {
         Dependencies {
             source: EpochBucket::from_low_bits(1),
-            destination: EpochBucket::from_low_bits(2),
+            destination: EpochBucket::from_low_bits(2 + number % 2),
             mac_epochs: 0,
             valid_until: Millis(1000),
         }
@@ -382,11 +426,69 @@ mod tests {
                         assert_eq!(remembered, verdict(number));
                         found += pass;
                     }
-                    None => cache.insert(key(number), verdict(number), 0, &dependencies()),
+                    None => cache.insert(key(number), verdict(number), 0, &dependencies(number)),
                 }
             }
         }
         found
+    }
+
+    struct NoNames;
+
+    impl PortNames for NoNames {
+        fn id(&self, _: &str) -> Option<PortId> {
+            None
+        }
+
+        fn name(&self, _: PortId) -> Option<String> {
+            None
+        }
+    }
+
+    /// Before and after a change of some stations, and when time has passed.
+    fn lists_what_it_finds(cache: &FlowCache, flows: u64) {
+        let epochs = MacEpochs::new();
+        let mut found = [0; 3];
+        for (round, found) in (0..).zip(&mut found) {
+            if round == 1 {
+                epochs.advance(EpochBucket::from_low_bits(2));
+            }
+            let now = cache
+                .started
+                .after(Millis(u64::from(cache.now_ms) + round / 2 * 2000));
+            let mut walk = FlowWalk::new(None, 1 << 18);
+            while !walk.has_ended() {
+                walk.begin_step();
+                cache.list(&mut walk, now, 0, &epochs);
+            }
+            let listed = walk.take(None, &NoNames);
+            let name = |(_, flow): (PortId, ListedFlow)| flow.r#match;
+            let mut listed: Vec<_> = listed.into_iter().map(name).collect();
+            listed.sort();
+            let held = |number: &u64| round < 2 && cache.get(key(*number), 0, &epochs).is_some();
+            let addresses = |number: u64| {
+                let (key, text) = (key(number), str::to_owned);
+                BTreeMap::from([
+                    (text("ethernet.dst"), key.destination().to_string()),
+                    (text("ethernet.src"), key.source().to_string()),
+                ])
+            };
+            let mut expected: Vec<_> = (0..flows).filter(held).map(addresses).collect();
+            expected.sort();
+            *found = listed.len();
+            assert!(
+                listed == expected,
+                "{} and {}",
+                listed.len(),
+                expected.len()
+            );
+        }
+        let [all, after_change, later] = found;
+        assert!(
+            all > 90_000 && (1..all).contains(&after_change),
+            "{found:?}"
+        );
+        assert_eq!(later, 0);
     }
 
     #[test]
@@ -411,6 +513,8 @@ mod tests {
         let found = found_at_the_second_pass(&mut cache, 100_000);
         assert!(found > 95_000, "{found}");
         assert_eq!(cache.mask, MOST_SETS - 1);
+        // What is listed is what is found: nothing twice, nothing that was left behind or does not hold.
+        lists_what_it_finds(&cache, 100_000);
         // However many there are, it stays within its bounds.
         found_at_the_second_pass(&mut cache, 400_000);
         assert_eq!(cache.mask, MOST_SETS - 1);

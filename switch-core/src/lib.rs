@@ -40,6 +40,7 @@ mod decide;
 mod drop_reason;
 mod flow_cache;
 mod flow_key;
+mod flow_list;
 mod mac;
 mod mac_table;
 mod outcomes;
@@ -56,6 +57,10 @@ mod vlan_edit;
 
 pub use decide::{CacheUse, Decide, FrameInfo};
 pub use drop_reason::DropReason;
+pub use flow_list::{
+    FLOWS_PER_STEP, FlowCopy, FlowDecision, FlowWalk, LengthRange, ListedFlow, MOST_COPIES_LISTED,
+    PLACES_PER_STEP,
+};
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use mac_table::{
     MacEntry, MacMove, MacMoves, MacPage, MacRecord, MacStats, MacsRestored, SourceAction,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::drop_reason::DropReason;
 use crate::flow_cache::FlowCache;
 use crate::flow_key::FlowKey;
+use crate::flow_list::FlowWalk;
 use crate::mac_table::MacEpochs;
 use crate::outcomes::Outcomes;
 use crate::port::PortId;
@@ -158,6 +159,13 @@ impl Pipeline {
     /// The switch this pipeline serves.
     pub fn switch(&self) -> &Arc<Switch> {
         &self.switch
+    }
+
+    /// Goes on with a walk through the flow cache, by one step: shows the verdicts that a frame would get from it at `now`.
+    pub fn list_flows(&self, walk: &mut FlowWalk, now: Millis) {
+        walk.begin_step();
+        let tables_epoch = self.switch.tables_epoch();
+        self.cache.list(walk, now, tables_epoch, &self.epochs);
     }
 
     #[cold]

@@ -72,6 +72,11 @@ impl Tci {
         (self.0 >> 13) as u8
     }
 
+    /// The drop eligible indicator.
+    pub const fn is_drop_eligible(self) -> bool {
+        self.0 & 1 << 12 != 0
+    }
+
     /// The same priority and drop eligibility in another VLAN.
     pub const fn with_vlan(self, vlan: VlanId) -> Self {
         Self((self.0 & !Self::VID_MASK) | vlan.0)

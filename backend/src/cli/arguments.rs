@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 use super::device_arguments::DeviceCommand;
 use super::events::EventsArguments;
+use super::flow_commands::FlowCommand;
 use super::page_arguments::PageArguments;
 use super::table_arguments::{
     ConnectionCommand, CounterCommand, ExplainArguments, FLOW_SYNTAX, GroupCommand, MeterCommand,
@@ -188,6 +189,12 @@ pub enum Command {
         /// What to do with counters.
         #[command(subcommand)]
         command: CounterCommand,
+    },
+    /// List what workers remember of frames: their flow caches.
+    Flow {
+        /// What to do with flows.
+        #[command(subcommand)]
+        command: FlowCommand,
     },
     /// List tracked connections.
     Connection {

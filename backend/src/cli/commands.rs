@@ -127,6 +127,7 @@ async fn ask(command: &Command, client: &Client, format: Format) -> Result<(), C
         Command::Multicast { command } => table_commands::multicast(command, client, format).await,
         Command::Meter { command } => table_commands::meter(command, client, format).await,
         Command::Counter { command } => table_commands::counter(command, client, format).await,
+        Command::Flow { command } => super::flow_commands::ask(command, client, format).await,
         Command::Connection { command } => {
             table_commands::connection(command, client, format).await
         }

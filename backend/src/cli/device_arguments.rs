@@ -18,6 +18,7 @@ pub enum DeviceCommand {
         /// Only those of this model, such as virtio-net.
         #[arg(long)]
         model: Option<String>,
+        /// Which part of them.
         #[command(flatten)]
         page: PageArguments,
     },

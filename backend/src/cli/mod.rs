@@ -4,8 +4,8 @@
 //!
 //! * [`arguments`]: what can be said;
 //! * [`table_arguments`]: of that, what concerns programs and tables; [`entry_text`]: keys and arguments;
-//! * [`device_arguments`], [`device_commands`]: the virtual-device table;
 //! * [`page_arguments`]: pages of long lists;
+//! * [`device_arguments`], [`device_commands`]: the virtual-device table; [`flow_commands`]: what workers remember;
 //! * [`exit`]: what every error means for the exit code;
 //! * [`reach`]: where the daemon is, and how one gets there;
 //! * [`client`]: one HTTP request to it;
@@ -29,6 +29,7 @@ pub mod doctor;
 pub mod entry_text;
 pub mod events;
 pub mod exit;
+pub mod flow_commands;
 pub mod load;
 pub mod man;
 pub mod page_arguments;

@@ -41,25 +41,22 @@ impl Table {
             .iter()
             .map(|(heading, _)| heading.clone())
             .collect();
-        let lines: Vec<&Vec<String>> = std::iter::once(&headings).chain(&self.rows).collect();
-        let width = |column: usize| {
-            lines
-                .iter()
-                .filter_map(|line| line.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-        };
+        let lines = || std::iter::once(&headings).chain(&self.rows);
+        let mut widths = vec![0; headings.len()];
+        for line in lines() {
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
         let mut text = String::new();
-        for line in &lines {
-            let cells = self.columns.iter().zip(line.iter()).enumerate().map(
-                |(column, ((_, align), cell))| {
-                    let width = width(column).unwrap_or(0);
-                    match align {
-                        Align::Left => format!("{cell:<width$}"),
-                        Align::Right => format!("{cell:>width$}"),
-                    }
-                },
-            );
+        for line in lines() {
+            let columns = self.columns.iter().zip(&widths);
+            let cells = columns
+                .zip(line)
+                .map(|(((_, align), &width), cell)| match align {
+                    Align::Left => format!("{cell:<width$}"),
+                    Align::Right => format!("{cell:>width$}"),
+                });
             text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');
         }

@@ -11,7 +11,7 @@ use super::tags::{IfMatch, tag_of};
 use super::{MAX_PORTS, PortId};
 use crate::config::{ConfigFile, PortConfig, PortFields, PortName};
 use crate::datapath::capture::{Bell, Capture, CaptureOptions};
-use crate::datapath::{MoveError, PortCounters, QueueView, SourceStats, WorkerStats};
+use crate::datapath::{FlowLister, MoveError, PortCounters, QueueView, SourceStats, WorkerStats};
 use crate::handover::give::{UpgradeRequest, Upgraded};
 use crate::metrics::Stats;
 use std::collections::BTreeMap;
@@ -54,6 +54,8 @@ pub enum Command {
     PortStates(PortName, Reply<(NamedPort, PortStates)>),
     /// Start a capture of a port.
     Capture(PortName, CaptureOptions, Bell, Reply<Capture>),
+    /// What lists the flows that workers remember.
+    Flows(Reply<FlowLister>),
     /// What ports are called.
     PortNames(Reply<BTreeMap<PortId, PortName>>),
     /// What runs, and what the configuration file has.
@@ -285,6 +287,11 @@ impl ControlHandle {
     ) -> Result<Capture, CommandError> {
         self.ask(|reply| Command::Capture(name, options, bell, reply))
             .await
+    }
+
+    /// What lists the flows that workers remember.
+    pub async fn flows(&self) -> Result<FlowLister, CommandError> {
+        self.ask(Command::Flows).await
     }
 
     /// What ports are called.

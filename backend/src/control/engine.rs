@@ -6,8 +6,8 @@ use super::port_state::PortStates;
 use crate::config::PortConfig;
 use crate::datapath::capture::Captures;
 use crate::datapath::{
-    Destination, DroppedFrame, MoveError, PortCounters, QueueView, SourceStats, WorkerProfile,
-    WorkerStats,
+    Destination, DroppedFrame, FlowLister, MoveError, PortCounters, QueueView, SourceStats,
+    WorkerProfile, WorkerStats,
 };
 use crate::device::status::LoggingStatus;
 use crate::handover::give::{UpgradeError, UpgradeRequest, Upgraded};
@@ -107,6 +107,10 @@ pub trait Engine: Send + 'static {
     }
     /// Where captures of ports are started; `None`: nothing can be captured.
     fn captures(&self) -> Option<Arc<Captures>> {
+        None
+    }
+    /// What lists the flows that workers remember; `None`: there are no workers.
+    fn flows(&self) -> Option<FlowLister> {
         None
     }
     /// Called about once a second: forgets addresses past their age, relieves overloaded workers.

@@ -18,8 +18,8 @@ use crate::config::{
 };
 use crate::datapath::capture::Captures;
 use crate::datapath::{
-    Datapath, DatapathEvent, Destination, DroppedFrame, EventSinkFn, MoveError, PortCounters,
-    Program, QueueView, SourceStats, WorkerOptions, WorkerProfile, WorkerStats,
+    Datapath, DatapathEvent, Destination, DroppedFrame, EventSinkFn, FlowLister, MoveError,
+    PortCounters, Program, QueueView, SourceStats, WorkerOptions, WorkerProfile, WorkerStats,
 };
 use crate::device::state_transfer::StateCarrier;
 use crate::device::status::LoggingStatus;
@@ -477,6 +477,10 @@ impl Engine for LiveEngine {
 
     fn captures(&self) -> Option<Arc<Captures>> {
         Some(self.datapath.captures())
+    }
+
+    fn flows(&self) -> Option<FlowLister> {
+        Some(self.datapath.flows())
     }
 
     fn fdb(&self) -> Vec<MacEntry> {

@@ -175,6 +175,9 @@ impl<E: Engine> Control<E> {
             Command::Capture(name, options, bell, reply) => {
                 drop(reply.send(self.capture(&name, options, bell)));
             }
+            Command::Flows(reply) => {
+                drop(reply.send(self.engine.flows().ok_or(CommandError::Stopping)));
+            }
             Command::PortNames(reply) => drop(reply.send(Ok(self.port_names()))),
             Command::Fdb(reply) => drop(reply.send(Ok(self.fdb()))),
             Command::Config(reply) => drop(reply.send(Ok(self.config()))),

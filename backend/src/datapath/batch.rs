@@ -8,6 +8,7 @@ use super::capture::Onlookers;
 use super::counters::{QueueCounters, WorkerCounters};
 use super::courier::{Courier, Origin};
 use super::cpu_time::{SAMPLED, Sampler, now_ns};
+use super::flow_list::FlowQuestion;
 use super::frame::{BATCH_FRAMES, Batch, Frame, MIN_FRAME_BYTES, Rest, VNET_HEADER_BYTES};
 use super::outbox::{Outbox, PARCELS, Parcel};
 use super::packet_in::{PacketIn, PacketInQueue};
@@ -131,6 +132,11 @@ impl<D: Decide> BatchRunner<D> {
             .cache_misses
             .store(used.misses, Ordering::Relaxed);
         self.counters.cache_flows.store(flows, Ordering::Relaxed);
+    }
+
+    /// Goes on with what the control side wants to know of the flow cache, by one step; `true`: it is to be given back.
+    pub fn list_flows(&self, question: &mut FlowQuestion) -> bool {
+        question.step(&self.pipeline, self.now)
     }
 
     /// The time that the next batches happen at.

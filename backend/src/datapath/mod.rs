@@ -14,7 +14,7 @@
 //! * [`notify`]: the driver told, at most once a batch; the worker's poll window.
 //!
 //! [`queue`], [`stream_port`] and [`ports`] are where the control thread meets the workers; [`counters`] is what both count, [`carried`] what ports bring along, [`cpu_time`] whose
-//! frames took how long. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
+//! frames took how long, [`flow_list`] what workers remember. With several workers, [`placement`] says which of them serves a source, and [`balance`] when that
 //! changes, by the [`loads`]. [`Datapath`] is all of it as the control side sees it.
 
 pub mod balance;
@@ -27,6 +27,7 @@ pub mod cpu_time;
 pub mod edited;
 pub mod fair_share;
 pub mod flow_hash;
+pub mod flow_list;
 pub mod frame;
 pub mod guest_rx;
 pub mod guest_tx;
@@ -50,6 +51,7 @@ pub mod worker;
 
 pub use carried::PortTotals;
 pub use counters::{PortCounters, QueueView, WorkerProfile, WorkerStats};
+pub use flow_list::{FlowListError, FlowLister, Flows};
 pub use last_drops::DroppedFrame;
 pub use loads::SourceStats;
 pub use packet_in::{PacketIn, PacketInQueue};
@@ -254,6 +256,7 @@ pub struct Datapath {
     counters: Vec<(Arc<WorkerCounters>, Option<usize>)>,
     loads: Mutex<Loads>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    flows: FlowLister,
     /// Serialises changes of the port table.
     changing: Mutex<()>,
     /// TAPs are not read: another process does, or will.
@@ -291,9 +294,11 @@ impl Datapath {
         let count = options.workers.max(1);
         let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new));
         let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
+        let workers = Arc::new(Workers::new(mailboxes.clone()));
         let mut datapath = Self {
+            flows: FlowLister::new(Arc::clone(&workers), shared.program.clone()),
             shared,
-            workers: Arc::new(Workers::new(mailboxes.clone())),
+            workers,
             counters: Vec::new(),
             loads: Mutex::new(Loads::new(count)),
             threads: Mutex::new(Vec::new()),
@@ -583,6 +588,11 @@ impl Datapath {
     /// Where captures are started.
     pub fn captures(&self) -> Arc<Captures> {
         Arc::clone(&self.shared.captures)
+    }
+
+    /// What lists the flows that workers remember.
+    pub fn flows(&self) -> FlowLister {
+        self.flows.clone()
     }
 
     /// Frames for the control side.

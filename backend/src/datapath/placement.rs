@@ -205,6 +205,11 @@ impl Workers {
         self.post(port.index() % self.count().max(1), command)
     }
 
+    /// Has one worker do something.
+    pub fn ask(&self, worker: usize, command: Command) {
+        self.post(worker, command);
+    }
+
     /// Moves a source while frames flow; the worker it is at afterwards, which is the old one if that did not answer. It is looked at there
     /// also when it stays.
     pub fn place(&self, source: &Source, destination: Destination) -> usize {

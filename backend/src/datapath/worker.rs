@@ -17,6 +17,7 @@ use super::Shared;
 use super::batch::BatchRunner;
 use super::counters::WorkerCounters;
 use super::cpu_time::now_ns;
+use super::flow_list::{FlowQuestion, MAX_LISTINGS};
 use super::frame::VNET_HEADER_BYTES;
 use super::notify::PollWindow;
 use super::placement::Source;
@@ -27,6 +28,7 @@ use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +59,8 @@ pub enum Command {
     Inject(ControlFrame),
     /// Send this frame straight out of its port.
     Send(ControlFrame),
+    /// Say what the flow cache holds.
+    ListFlows(FlowQuestion),
     /// Finish the batch in hand and end.
     Stop,
 }
@@ -93,6 +97,8 @@ struct Waiting {
     commands: Vec<Command>,
     /// Frames among them, and their bytes.
     frames: (usize, usize),
+    /// The worker has ended.
+    closed: bool,
 }
 
 /// The control thread's end of a worker. On cache lines of its own: the worker looks at it in every round.
@@ -116,11 +122,14 @@ impl Mailbox {
     }
 
     /// Leaves a command and wakes the worker. A command about a queue takes the place of those that wait for the same, and only so
-    /// many frames may wait: however often a front-end repeats itself, little waits here. `false` for a frame too many, which is
-    /// not left.
+    /// many frames may wait: however often a front-end repeats itself, little waits here. `false` for a frame too many, and once the
+    /// worker has ended: then nothing is left, and who waits for an answer sees it.
     pub fn post(&self, command: Command) -> bool {
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.closed {
+                return false;
+            }
             if let Command::Inject(frame) | Command::Send(frame) = &command {
                 let (frames, bytes) = waiting.frames;
                 let (most_frames, most_bytes) = WAITING_FRAMES;
@@ -142,12 +151,22 @@ impl Mailbox {
         true
     }
 
+    /// The worker ends: drops what waits, and what comes.
+    fn close(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Waiting {
+            closed: true,
+            ..Waiting::default()
+        };
+    }
+
     fn take(&self) -> Vec<Command> {
         if !self.pending.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *waiting).commands
+        waiting.frames = (0, 0);
+        std::mem::take(&mut waiting.commands)
     }
 }
 
@@ -262,6 +281,8 @@ pub struct Worker<D> {
     /// How many are polled, and how many there are.
     counts: (usize, usize),
     runner: BatchRunner<D>,
+    /// What the control side wants to know of the flow cache, one after the other.
+    questions: VecDeque<FlowQuestion>,
     window: PollWindow,
     losses: u64,
     stopping: bool,
@@ -301,6 +322,7 @@ impl<D: Decide> Worker<D> {
             kickless_at_ns: 0,
             polled: Schedule::default(),
             counts: (0, 0),
+            questions: VecDeque::with_capacity(MAX_LISTINGS),
             window: PollWindow::new(poll_us),
             losses: sigbus::losses(),
             stopping: false,
@@ -317,6 +339,7 @@ impl<D: Decide> Worker<D> {
                 self.obey();
             }
             if self.stopping {
+                self.mailbox.close();
                 return;
             }
             let batches = self.poll_sources();
@@ -339,18 +362,20 @@ impl<D: Decide> Worker<D> {
             self.counters
                 .empty_rounds
                 .add(std::mem::take(&mut empty_rounds));
-            if self.polled.is_empty() {
+            let has_nothing_to_do = self.polled.is_empty();
+            if has_nothing_to_do && self.questions.is_empty() {
                 self.counters
                     .awake_ns
                     .add(now.saturating_sub(awake_since_ns));
                 self.runner.tell_cache_use();
                 awake_since_ns = self.sleep();
                 epoll_at_ns = awake_since_ns;
-            } else if now.saturating_sub(epoll_at_ns) >= EPOLL_INTERVAL_NS {
+            } else if has_nothing_to_do || now.saturating_sub(epoll_at_ns) >= EPOLL_INTERVAL_NS {
                 self.counters
                     .awake_ns
                     .add(now.saturating_sub(awake_since_ns));
                 self.runner.tell_cache_use();
+                self.list_flows();
                 awake_since_ns = now;
                 epoll_at_ns = now;
                 let (polled, all) = self.counts;
@@ -363,6 +388,18 @@ impl<D: Decide> Worker<D> {
                     }
                 }
             }
+        }
+    }
+
+    /// Goes on with what the control side wants to know of the flow cache, by one step.
+    fn list_flows(&mut self) {
+        let Some(question) = self.questions.front_mut() else {
+            return;
+        };
+        if self.runner.list_flows(question)
+            && let Some(question) = self.questions.pop_front()
+        {
+            question.answer();
         }
     }
 
@@ -492,6 +529,7 @@ impl<D: Decide> Worker<D> {
                     // The asker may have given up waiting.
                     let _ = done.send(());
                 }
+                Command::ListFlows(question) => self.questions.push_back(question),
                 Command::Stop => self.stopping = true,
             }
         }

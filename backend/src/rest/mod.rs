@@ -7,6 +7,7 @@
 //! * [`server`]: connections, bounded in number and in time;
 //! * [`routes`]: paths and methods, each request turned into a command of [`crate::control`];
 //! * [`tables`]: those of tables and what belongs to them, and [`explain`]: what would happen to a frame;
+//! * [`flows`]: what workers remember of frames;
 //! * [`events`]: what happens, as it happens;
 //! * [`batch`]: ports and table entries in one go;
 //! * [`port_state`]: what is known of a port, as bytes;
@@ -31,6 +32,7 @@ pub mod config;
 pub mod devices;
 pub mod events;
 pub mod explain;
+pub mod flows;
 pub mod metrics;
 pub mod openapi;
 pub mod page;

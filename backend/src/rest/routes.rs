@@ -6,6 +6,7 @@ use super::config::routes as config_routes;
 use super::devices::routes as devices_routes;
 use super::events::{MAX_STREAMS, routes as events_routes};
 use super::explain::routes as explain_routes;
+use super::flows::routes as flows_routes;
 use super::metrics::{BusyRatios, routes as metrics_routes};
 use super::openapi;
 use super::page::{self, FdbPlace};
@@ -115,6 +116,7 @@ fn every_route() -> OpenApiRouter<Admin> {
         .routes(routes!(fdb))
         .merge(tables_routes())
         .merge(explain_routes())
+        .merge(flows_routes())
         .merge(services_routes())
         .merge(port_state_routes())
         .merge(upgrade_routes())

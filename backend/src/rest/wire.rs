@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod config;
 pub mod devices;
+pub mod flows;
 pub mod paths;
 pub mod rings;
 pub mod services;
@@ -13,6 +14,7 @@ pub mod upgrade;
 pub use self::batch::*;
 pub use self::config::*;
 pub use self::devices::*;
+pub use self::flows::*;
 pub use self::paths::*;
 pub use self::rings::*;
 pub use self::services::*;

@@ -37,6 +37,7 @@ fn commands() -> Vec<(&'static str, Vec<String>)> {
         ("GET /v1/devices/{name}", "device show d"),
         ("GET /v1/events", "events --after a-1"),
         ("GET /v1/fdb", "fdb --limit 1 --after none-52:54:00:00:00:01"),
+        ("GET /v1/flows", "flow list --port vm1 --limit 5"),
         ("GET /v1/groups", "group list"),
         ("PUT /v1/groups/{selector}/{group}", "group set s 1 --member port=vm1"),
         ("GET /v1/meters", "meter list"),

@@ -8,6 +8,7 @@ mod durability;
 mod events;
 mod events_command_line;
 mod fake_engine;
+mod flows;
 mod kills;
 mod l2_tables;
 mod process;

@@ -1,7 +1,7 @@
 //! The daemon as a process, between simulated guests: what the hypervisor and the guests see of it, and nothing of its insides.
 //!
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
-//! `capture`, `metrics`, `ring_fill` and `page`, `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
+//! `capture`, `flows`, `metrics`, `ring_fill` and `page`, `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
 //! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `stream` (ports of
 //! NICs that are not virtio) -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
@@ -9,6 +9,7 @@
 mod capture;
 mod crash;
 mod device_state;
+mod flows;
 mod hostile_front_end;
 mod hostile_guest;
 mod hostile_log;

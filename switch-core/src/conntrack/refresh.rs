@@ -26,6 +26,27 @@ impl Conntrack {
         self.slab.get(conn.index).map_or(0, |slot| slot.status().0)
     }
 
+    /// Whether a cached verdict about a connection still holds for packets that change no state.
+    pub fn still_holds(&self, conn: ConnId, leg: Leg, now: Millis) -> bool {
+        let slot = self.slab.get(conn.index);
+        slot.is_some_and(|slot| self.is_as_it_was(slot, (conn, leg), slot.status(), Tick::of(now)))
+    }
+
+    /// Whether the connection is the same, was not changed nor answered since, and has not expired.
+    #[inline(always)]
+    fn is_as_it_was(
+        &self,
+        slot: &Slot,
+        (conn, leg): (ConnId, Leg),
+        status: Status,
+        tick: Tick,
+    ) -> bool {
+        status.generation() == conn.generation
+            && status.has(Status::FAST)
+            && status.has(Status::SEEN_REPLY) != (leg == Leg::Unanswered)
+            && !self.is_overdue(slot, status, tick)
+    }
+
     /// Takes a packet of a cached verdict into account, if the verdict still holds: the connection is the same, was not changed
     /// ([`Conntrack::set_mark`]) nor answered since, has not expired, and the packet is one that changes no state. `tcp` is the segment of a TCP packet.
     ///
@@ -46,12 +67,7 @@ impl Conntrack {
         let status = slot.status();
         let tick = Tick::of(now);
         let counters = slot.counters(direction);
-        if status.generation() != conn.generation
-            || !status.has(Status::FAST)
-            || status.has(Status::SEEN_REPLY) == (leg == Leg::Unanswered)
-            || self.is_overdue(slot, status, tick)
-            || counters.is_full()
-        {
+        if !self.is_as_it_was(slot, (conn, leg), status, tick) || counters.is_full() {
             return Refreshed::Changed;
         }
         if status.has(Status::TCP) {

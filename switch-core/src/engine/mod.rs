@@ -19,12 +19,14 @@
 //!
 //! * [`control`]: what the control side says to an engine and hears from it;
 //! * [`runtime`]: the [`Engine`](runtime::Engine): batches, listings, timeouts, and explanations (`explain`);
+//! * `listed`: what a worker remembers, in words; `edit_text`: what becomes of a frame's fields;
 //! * [`existing`]: what there is in place of an entry; [`seen`]: what entries and counters have counted, for another engine to go on from.
 
 pub mod cache;
 mod compile;
 pub mod control;
 pub mod edit;
+mod edit_text;
 mod entry;
 mod evaluate;
 pub mod existing;
@@ -35,6 +37,7 @@ mod key_match;
 mod known;
 mod layout;
 pub mod library;
+pub(crate) mod listed;
 pub mod literal;
 pub mod model;
 pub mod p4info;

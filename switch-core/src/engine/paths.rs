@@ -4,6 +4,8 @@
 //! and ended alike. So under one path every header that a program can look at lies at the same place, and the words of the frame that
 //! matter are known beforehand.
 
+use std::sync::Arc;
+
 use super::cache::{FlowKey, HEAD_WORDS, MOST_KEY_WORDS};
 use super::compile::{
     Compiled, Field, HeaderField, HeaderKind, Next, Prim, PushedHeader, Step, Test, Value,
@@ -38,6 +40,17 @@ pub(crate) struct Path {
     pattern: Option<Pattern>,
     /// Its headers in order, unless its parse ends with an error; the last one's length is each frame's own.
     pub headers: Option<Box<[(u16, Place)]>>,
+    /// For people.
+    pub shape: Arc<Shape>,
+}
+
+/// What the words of a path's keys are parts of.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    /// Its headers in order.
+    pub headers: Box<[(u16, Place)]>,
+    /// The words behind the port: their places in the frame, in words, and the bits that the program can look at.
+    pub words: Box<[(u16, u64)]>,
 }
 
 /// A word of a frame.
@@ -317,6 +330,10 @@ impl Paths {
         let in_key = |index: u16| gather.iter().any(|(other, _)| *other == index);
         let beside = (0..PACKET_BYTES as u16 / 8).filter(|at| same_at(*at) != 0 && !in_key(*at));
         let (head, rest) = gather.split_at(gather.len().min(HEAD_WORDS - 1));
+        let headers = layout.order().iter();
+        let headers: Box<[_]> = headers
+            .map(|&header| (header, layout.place(header)))
+            .collect();
         self.paths.push(Path {
             number,
             head: head.iter().copied().map(word).collect(),
@@ -324,11 +341,10 @@ impl Paths {
             beside: beside.map(|index| word((index, 0))).collect(),
             tcp: TcpPlace::of(known, layout),
             pattern,
-            headers: (error == ParseError::None).then(|| {
-                let headers = layout.order().iter();
-                headers
-                    .map(|&header| (header, layout.place(header)))
-                    .collect()
+            headers: (error == ParseError::None).then(|| headers.clone()),
+            shape: Arc::new(Shape {
+                headers,
+                words: gather,
             }),
         });
         self.paths.last()

@@ -11,6 +11,7 @@ use super::compile::Next;
 use super::evaluate::{Effects, Evaluation, Evaluator, Frame, Unobserved};
 use super::foreseen::{Foreseen, ForeseenFrame, Reader, as_it_came, start_of};
 use super::layout::Layout;
+use super::listed::FoundInProgram;
 use super::packet::Packet;
 use super::parse::{ParseError, parse};
 use super::paths::{Paths, Words};
@@ -21,6 +22,7 @@ use super::runtime::Engine;
 use super::state::Snapshot;
 use crate::conntrack::{ConnId, Refreshed};
 use crate::decide::{CacheUse, Decide, FrameInfo};
+use crate::flow_list::{FlowWalk, Found, FoundFlow};
 use crate::outcomes::Outcomes;
 use crate::port::PortId;
 use crate::rate_limit::TokenBucket;
@@ -406,6 +408,44 @@ impl EnginePipeline {
         give(&mut self.outcomes, &decision)
     }
 
+    /// Goes on with a walk through the flow cache, by one step: shows the verdicts that a frame which changes no connection's state would get
+    /// from it at `now`.
+    pub fn list_flows(&self, walk: &mut FlowWalk, now: Millis) {
+        walk.begin_step();
+        let engine = &*self.engine;
+        // Before anything is read that a change may concern.
+        let generation = Self::generation(engine);
+        while let Some(place) = walk.next_place(self.cache.places()) {
+            let Some(shown) = self.cache.shown(place) else {
+                continue;
+            };
+            if !walk.wants(shown.in_port) {
+                continue;
+            }
+            let Flow { value, stamp, .. } = shown.flow;
+            let holds = now < value.valid_until
+                && (*stamp == generation || holds(engine, &value.rest))
+                && value.leg.is_none_or(|leg| {
+                    let conntrack = &engine.state.conntrack;
+                    conntrack.still_holds(value.connection, leg, now)
+                });
+            let (Some(path), Some(in_port), true) = (
+                self.reader.paths.by_number(shown.path),
+                PortId::new(shown.in_port),
+                holds,
+            ) else {
+                continue;
+            };
+            let words = self.cache.words_of(&shown);
+            let first_word = walk.add_words(words);
+            walk.add(FoundFlow {
+                in_port,
+                valid_for: value.left(now),
+                what: Found::Program(FoundInProgram::new(value, &path.shape, first_word)),
+            });
+        }
+    }
+
     fn evaluate(
         &mut self,
         engine: &Engine,
@@ -569,6 +609,10 @@ impl Decide for EnginePipeline {
 
     fn outcomes(&self) -> &Outcomes {
         &self.outcomes
+    }
+
+    fn list_flows(&self, walk: &mut FlowWalk, now: Millis) {
+        Self::list_flows(self, walk, now);
     }
 
     fn cache_use(&self) -> CacheUse {

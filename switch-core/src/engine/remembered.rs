@@ -51,6 +51,13 @@ pub(super) struct Remembered {
     pub(super) wire_lengths: (u32, u32),
 }
 
+impl Remembered {
+    /// How long it holds from `now` on; `None`: as long as nothing changes.
+    pub(super) fn left(&self, now: Millis) -> Option<Millis> {
+        (self.valid_until != Millis(u64::MAX)).then(|| self.valid_until.since(now))
+    }
+}
+
 /// What the promise of cache lines counts on.
 const _: () = assert!(size_of::<Flow<Remembered>>() <= 56);
 

@@ -91,6 +91,16 @@ pub struct NotInserted<V> {
     pub why: Refusal,
 }
 
+/// A flow where it lies.
+pub(crate) struct ShownFlow<'a, V> {
+    pub flow: &'a Flow<V>,
+    /// The port that its frames come from.
+    pub in_port: u16,
+    /// Which headers they have.
+    pub path: u16,
+    index: u32,
+}
+
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -322,6 +332,27 @@ impl<V> FlowCache<V> {
         swept.wrapped = end == places;
         self.hand = if swept.wrapped { 0 } else { end };
         swept
+    }
+
+    /// The flow in a place below [`places`](Self::places), if there is one.
+    #[inline]
+    pub(crate) fn shown(&self, place: usize) -> Option<ShownFlow<'_, V>> {
+        let index = u32::try_from(place).ok()?;
+        let record = self.records.get(index)?;
+        Some(ShownFlow {
+            flow: record.flow.as_ref()?,
+            in_port: record.in_port(),
+            path: record.path,
+            index,
+        })
+    }
+
+    /// The words of a flow's key behind the port, each with its mask; only the bits of that mean anything.
+    pub(crate) fn words_of(
+        &self,
+        shown: &ShownFlow<'_, V>,
+    ) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.records.words(shown.index, &self.masks).skip(1)
     }
 
     /// How many places a whole sweep visits, taken and free ones.

@@ -4,7 +4,7 @@ use super::chunks::Chunks;
 use super::flow::Flow;
 use super::index::IsWanted;
 use super::key::{self, FlowKey, HEAD_WORDS, Head, REST_WORDS};
-use super::masks::{EXACT, MaskId, Masks};
+use super::masks::{EXACT, MaskId, MaskWords, Masks};
 
 /// No flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
@@ -121,6 +121,27 @@ impl<V> Records<V> {
     #[inline]
     pub(super) fn link_mut(&mut self, index: u32) -> Option<&mut Link> {
         self.links.get_mut(index as usize)
+    }
+
+    /// The words of a flow's key, each with its mask; only the bits of that mean anything.
+    pub(super) fn words<'a>(
+        &'a self,
+        index: u32,
+        masks: &'a Masks,
+    ) -> impl Iterator<Item = (u64, u64)> + 'a {
+        let record = self.get(index);
+        let mask = record.and_then(|record| masks.get(record.mask));
+        let rest = self
+            .link(index)
+            .and_then(|link| self.rests.get(link.rest as usize));
+        let length = record.map_or(0, |record| usize::from(record.length));
+        let words = record.into_iter().flat_map(|record| record.words);
+        let words = words.chain(rest.into_iter().flatten().copied());
+        let masks = mask.into_iter().flat_map(|mask| {
+            let MaskWords { head, rest } = &mask.words;
+            head.iter().chain(rest).copied()
+        });
+        words.zip(masks).take(length)
     }
 
     /// Whether the frame is one of this flow's.
