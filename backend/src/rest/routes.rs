@@ -85,13 +85,10 @@ pub fn router(
         devices,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
-    let (routes, document) = every_route().split_for_parts();
+    let (routes, _) = every_route().split_for_parts();
     routes
         .merge(page_routes())
-        .route(
-            "/openapi.json",
-            openapi::served(openapi::text(&document).into()),
-        )
+        .route("/openapi.json", openapi::served())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
