@@ -101,7 +101,8 @@ impl Vm {
                 "--cpus",
                 "boot=1",
             ])
-            .args(["--memory", "size=256M,shared=on", "--net", &net])
+            .args(["--memory", "size=256M,shared=on,hotplug_size=256M"])
+            .args(["--net", &net])
             .args(["--serial", "null", "--console", "off"])
             .stdin(Stdio::null())
             .spawn()
@@ -147,18 +148,19 @@ impl Drop for Vm {
 
 /// Waits until the port says that its guest's driver is running.
 fn wait_up(daemon: &Daemon) -> Outcome {
+    wait_told(daemon, &["port", "show", "vm1"], r#""state":"up""#)
+}
+
+/// Waits until the daemon's JSON has a part.
+fn wait_told(daemon: &Daemon, question: &[&str], part: &str) -> Outcome {
     let patience = Patience::of(BOOT_WITHIN);
     loop {
-        let shown = daemon.command(&["port", "show", "vm1", "--json"])?;
-        if shown
-            .split_whitespace()
-            .collect::<String>()
-            .contains(r#""state":"up""#)
-        {
+        let told = daemon.command(&[question, &["--json"]].concat())?;
+        if told.split_whitespace().collect::<String>().contains(part) {
             return Ok(());
         }
         if patience.is_over() {
-            return Err(Failure(format!("the port did not come up: {shown}")));
+            return Err(Failure(format!("no {part} in {told}")));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -253,4 +255,51 @@ fn a_real_vm_boots_pauses_resumes_and_reboots() -> Outcome {
     wait_up(&daemon)?;
     drop(next);
     Ok(())
+}
+
+#[test]
+fn a_real_vm_is_given_a_nic_by_the_device_table_and_loses_it_again() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
+    };
+    let daemon = switch(1)?;
+    let vm = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    let at = format!("cloud-hypervisor:{}", vm.api.display());
+    for _ in 0..3 {
+        daemon.command(&["device", "add", "vm1-eth1", "--vm", &at, "--wait", "60"])?;
+        wait_told(&daemon, &["port", "show", "vm1-eth1"], r#""state":"up""#)?;
+        daemon.command(&["device", "remove", "vm1-eth1"])?;
+        wait_told(&daemon, &["device", "list"], r#""devices":[]"#)?;
+    }
+    wait_up(&daemon)
+}
+
+#[test]
+fn a_real_vm_reconnects_after_the_switch_was_killed() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
+    };
+    let mut daemon = switch(1)?;
+    let _vm = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    for _ in 0..3 {
+        daemon.kill()?;
+        daemon.restart()?;
+        wait_up(&daemon)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_real_vm_is_given_memory_while_it_runs() -> Outcome {
+    let Some(means) = means_or_skip()? else {
+        return Ok(());
+    };
+    let daemon = switch(1)?;
+    let vm = Vm::boot(&means, &daemon)?;
+    wait_up(&daemon)?;
+    vm.put_body("vm.resize", r#"{"desired_ram":402653184}"#)?;
+    wait_told(&daemon, &["port", "show", "vm1"], r#""memory_regions":2"#)?;
+    wait_up(&daemon)
 }
