@@ -87,10 +87,13 @@ fn removed(name: &str, client: &Client, format: Format, body: &Bytes) -> Result<
     match (format, body.is_empty()) {
         (Format::Text, true) => print(&format!("device {name} is removed\n")),
         (Format::Json, true) => Ok(()),
-        (Format::Json, false) => print_json(body),
-        (Format::Text, false) => {
+        (_, false) => {
             let report: DeviceReport = client.decode(body)?;
-            print(&format!("device {name} is {}\n", state_text(&report)))
+            match format {
+                Format::Json => print_json(body)?,
+                Format::Text => print(&format!("device {name} is {}\n", state_text(&report)))?,
+            }
+            Err(CliError::NotGone(name.to_owned()))
         }
     }
 }

@@ -54,6 +54,11 @@ pub enum CliError {
     /// A device that was to be waited for.
     #[error("device {0} is not ready; `ringswitch device show {0}` says why, and what to do")]
     NotReady(String),
+    /// A device that was removed is there still.
+    #[error(
+        "device {0} is not gone yet; `ringswitch device show {0}` says how it fares, and what to do"
+    )]
+    NotGone(String),
     /// A stream that was listened to is over.
     #[error("the stream has ended: {reason}; {}", going_on(.after))]
     StreamEnded {
@@ -106,6 +111,7 @@ impl CliError {
             Self::Daemon(_)
             | Self::CutShort
             | Self::NotReady(_)
+            | Self::NotGone(_)
             | Self::Client(_)
             | Self::Edit { .. }
             | Self::Io { .. } => 1,

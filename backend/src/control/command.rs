@@ -88,8 +88,13 @@ pub struct PortView {
 impl PortView {
     /// Tells this configuration of the port from all others; not its state, not its counters.
     pub fn tag(&self) -> String {
-        tag_of(&PortFields::from(&self.config))
+        port_tag(&self.config)
     }
+}
+
+/// See [`PortView::tag`].
+pub fn port_tag(config: &PortConfig) -> String {
+    tag_of(&PortFields::from(config))
 }
 
 /// A guest-tx ring or a TAP, and who serves it.

@@ -128,8 +128,9 @@ pub struct Session {
 
 /// All captures of a data path.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Captures {
-    /// How many there are. On a cache line that is rarely written: every worker reads it once a batch.
+    /// How many there are. On cache lines of its own, which are rarely written: every worker reads it once a batch.
     active: AtomicUsize,
     sessions: ArcSwap<Vec<Arc<Session>>>,
     /// Buffers handed out to workers.

@@ -52,6 +52,21 @@ impl Origin<'_> {
         self.note_drop(drops, frame, reason);
     }
 
+    /// The same in a loop that is there twice: with those who capture, and without.
+    #[inline]
+    fn drop_in_run<const LOOKED_ON: bool>(
+        &self,
+        (port, drops): (PortId, &PortDrops),
+        frame: (&Batch, usize),
+        reason: DropReason,
+    ) {
+        if LOOKED_ON {
+            self.drop((port, drops), frame, reason);
+        } else {
+            self.note_drop(drops, frame, reason);
+        }
+    }
+
     /// Tells those who capture of a frame that was delivered.
     #[inline]
     fn delivered(&self, to: PortId, parcel: (&Batch, Parcel)) {
@@ -205,7 +220,35 @@ impl Courier {
     }
 
     /// Writes frames to one guest-rx ring; `false` when the ring is not to be written to, and nothing happened.
+    #[inline]
     fn fill_ring(
+        &mut self,
+        origin: &Origin<'_>,
+        to: (&VhostQueues, &Queue),
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) -> bool {
+        if origin.onlookers.is_some() {
+            self.fill_ring_looked_on(origin, to, batch, run)
+        } else {
+            self.fill::<false>(origin, to, batch, run)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fill_ring_looked_on(
+        &mut self,
+        origin: &Origin<'_>,
+        to: (&VhostQueues, &Queue),
+        batch: &mut Batch,
+        run: &[Parcel],
+    ) -> bool {
+        self.fill::<true>(origin, to, batch, run)
+    }
+
+    /// `LOOKED_ON`: somebody captures. What that takes is kept out of the loop of all other batches.
+    fn fill<const LOOKED_ON: bool>(
         &mut self,
         origin: &Origin<'_>,
         (port, queue): (&VhostQueues, &Queue),
@@ -243,13 +286,18 @@ impl Courier {
                     (u64::from(len_bytes) > room_bytes && keeps_length(parcel)).then_some(reason)
                 };
                 if let Some(reason) = refused {
-                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
+                    origin.drop_in_run::<LOOKED_ON>(
+                        (port.id, &port.drops),
+                        (batch, parcel.frame),
+                        reason,
+                    );
                     continue;
                 }
             }
             let frames = (&mut *batch, origin.outcomes);
             match self.writer.write(active, frames, parcel, &mut written) {
-                Ok(()) => origin.delivered(port.id, (batch, parcel)),
+                Ok(()) if LOOKED_ON => origin.delivered(port.id, (batch, parcel)),
+                Ok(()) => {}
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
                         DropReason::RxRingFull => {
@@ -267,10 +315,14 @@ impl Courier {
                         }
                         _ => {}
                     }
-                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
+                    origin.drop_in_run::<LOOKED_ON>(
+                        (port.id, &port.drops),
+                        (batch, parcel.frame),
+                        reason,
+                    );
                 }
                 Err(Undelivered::Broken(error)) => {
-                    origin.drop(
+                    origin.drop_in_run::<LOOKED_ON>(
                         (port.id, &port.drops),
                         (batch, parcel.frame),
                         DropReason::BadChain,

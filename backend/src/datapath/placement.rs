@@ -133,7 +133,7 @@ impl Source {
         match self {
             Self::Ring(queue) => queue.control(|slot| slot.is_some()),
             Self::Tap(_) => true,
-            Self::Stream(port) => port.inbound().connection.is_some(),
+            Self::Stream(port) => port.is_connected(),
         }
     }
 

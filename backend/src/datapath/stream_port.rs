@@ -26,7 +26,7 @@ use crate::port::stream::unsent::{NotTaken, Unsent};
 use crate::ring::segment::PayloadCursor;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use switch_core::{DropReason, PortId};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -94,6 +94,10 @@ pub struct StreamPort {
     outbound: Mutex<Outbound>,
     /// The peer's socket took not all: the port's worker is to watch for room. Changed with the outbound half locked.
     wants_room: AtomicBool,
+    /// There is a peer. Changed with the inbound half locked; for those who must not wait for the worker that has it.
+    is_connected: AtomicBool,
+    /// Bytes that wait for the peer, alike.
+    unsent_bytes: AtomicUsize,
     /// Tells that worker, whoever found out.
     bell: EventFd,
 }
@@ -119,6 +123,8 @@ impl StreamPort {
             }),
             outbound: Mutex::default(),
             wants_room: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
+            unsent_bytes: AtomicUsize::new(0),
             bell: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
         })
     }
@@ -131,6 +137,17 @@ impl StreamPort {
     /// The peer, if there is one.
     pub fn connection(&self) -> Option<Arc<Connection>> {
         self.inbound().connection.clone()
+    }
+
+    /// Whether there is one.
+    pub fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
+    }
+
+    fn set_connection(&self, inbound: &mut Inbound, connection: Option<Arc<Connection>>) {
+        self.is_connected
+            .store(connection.is_some(), Ordering::Relaxed);
+        inbound.connection = connection;
     }
 
     /// Where frames for the peer go, for a run of them.
@@ -155,7 +172,8 @@ impl StreamPort {
 
     /// Gives up the connection of `inbound`, and with it what is half read and half sent; its number.
     pub fn end(&self, inbound: &mut Inbound) -> Option<u64> {
-        let connection = inbound.connection.take()?;
+        let connection = inbound.connection.clone()?;
+        self.set_connection(inbound, None);
         inbound.unread = Unread::default();
         connection.shut_down();
         self.sender().replace(None);
@@ -235,16 +253,18 @@ impl Sender<'_> {
         }
     }
 
-    /// Bytes that wait.
-    pub fn unsent_bytes(&self) -> usize {
-        self.outbound.unsent.len()
-    }
-
     /// Sends to another peer from now on, or to none.
     fn replace(&mut self, connection: Option<Arc<Connection>>) {
         self.outbound.connection = connection;
         self.outbound.unsent.clear();
         self.port.wants_room.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Sender<'_> {
+    fn drop(&mut self) {
+        let waiting = self.outbound.unsent.len();
+        self.port.unsent_bytes.store(waiting, Ordering::Relaxed);
     }
 }
 
@@ -269,7 +289,8 @@ impl StreamLink {
         self.disconnect();
         let connection = Arc::new(Connection::new(socket, self.next_number()));
         self.port.sender().replace(Some(Arc::clone(&connection)));
-        self.port.inbound().connection = Some(Arc::clone(&connection));
+        self.port
+            .set_connection(&mut self.port.inbound(), Some(Arc::clone(&connection)));
         self.workers.watch(&Source::Stream(Arc::clone(&self.port)));
         connection
     }
@@ -282,7 +303,7 @@ impl StreamLink {
 
     /// Bytes that wait for the peer to read.
     pub fn unsent_bytes(&self) -> usize {
-        self.port.sender().unsent_bytes()
+        self.port.unsent_bytes.load(Ordering::Relaxed)
     }
 
     /// The number of the next connection.
@@ -301,7 +322,8 @@ impl StreamLink {
     pub fn park(&self) -> Option<Parked> {
         let mut inbound = self.port.inbound();
         let mut sender = self.port.sender();
-        let connection = inbound.connection.take()?;
+        let connection = inbound.connection.clone()?;
+        self.port.set_connection(&mut inbound, None);
         let parked = Parked {
             unread: inbound.unread.bytes(&inbound.buffer).to_vec(),
             unsent: sender.outbound.unsent.bytes().to_vec(),
@@ -317,7 +339,8 @@ impl StreamLink {
     pub fn resume(&self, connection: Arc<Connection>, (unread, unsent): (&[u8], &[u8])) {
         let mut inbound = self.port.inbound();
         let mut sender = self.port.sender();
-        inbound.connection = Some(Arc::clone(&connection));
+        self.port
+            .set_connection(&mut inbound, Some(Arc::clone(&connection)));
         let Inbound {
             buffer, unread: at, ..
         } = &mut *inbound;

@@ -23,6 +23,9 @@ const BACKLOG: i32 = 16;
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
+/// The identity of no file.
+const NOBODYS_FILE: (u64, u64) = (0, 0);
+
 /// A listening socket and its file.
 #[derive(Debug)]
 pub struct Listener {
@@ -60,15 +63,19 @@ impl Listener {
         })
     }
 
-    /// Takes over a socket that another process bound to `path`.
+    /// Takes over a socket that another process bound to `path`, and whose file is that process's until [`Self::own_file`].
     pub fn adopt(socket: OwnedFd, path: &Path) -> Self {
-        // A path that somebody removed is nothing of ours to remove.
-        let file = rustix::fs::lstat(path).map_or((0, 0), |file| identity(&file));
         Self {
             socket,
             path: path.to_owned(),
-            file,
+            file: NOBODYS_FILE,
         }
+    }
+
+    /// From now on the file of a socket that was taken over is to go with it.
+    pub fn own_file(&mut self) {
+        // A path that somebody removed is nothing of ours to remove.
+        self.file = rustix::fs::lstat(&self.path).map_or(NOBODYS_FILE, |file| identity(&file));
     }
 
     /// Another descriptor of the socket.
@@ -207,5 +214,25 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), DeviceError>
             path: path.to_owned(),
         }),
         Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::tempdir::TempDir;
+
+    #[test]
+    fn a_socket_that_was_taken_over_is_removed_only_by_who_owns_its_file() {
+        let prefix = std::env::temp_dir().join("ringswitch-listener-");
+        let folder = TempDir::new_with_prefix(prefix).unwrap();
+        let path = folder.as_path().join("socket");
+        let theirs = Listener::bind(&path).unwrap();
+        drop(Listener::adopt(theirs.share().unwrap(), &path));
+        assert!(path.exists(), "refused before it served it");
+        let mut ours = Listener::adopt(theirs.share().unwrap(), &path);
+        ours.own_file();
+        drop(ours);
+        assert!(!path.exists());
     }
 }

@@ -6,7 +6,8 @@ use super::backend::{self, Backend};
 use super::device::Device;
 use super::plan::Step;
 use super::status::Fault;
-use crate::config::PortName;
+use crate::control::command::port_tag;
+use crate::control::tags::IfMatch;
 use crate::control::{CommandError, ControlHandle, PortView};
 use crate::hypervisor::HypervisorError;
 use std::time::Duration;
@@ -30,6 +31,11 @@ pub enum StepFault {
 }
 
 impl StepFault {
+    /// Whether a port of the device's name is somebody else's.
+    pub fn is_others_port(&self) -> bool {
+        matches!(self, Self::Port(CommandError::Conflict { .. }))
+    }
+
     /// In words that a person can act on.
     pub fn fault(&self) -> Fault {
         match self {
@@ -110,7 +116,7 @@ impl Hands<'_> {
                 let opened = self.control.add_port(self.device.port.clone());
                 return in_time(opened).await.map(drop);
             }
-            (Step::ClosePort, _) => return close_port(self.control, self.device.name()).await,
+            (Step::ClosePort, _) => return close_port(self.control, self.device).await,
             (Step::AddChardev, Backend::Qemu(qemu)) => {
                 qemu.add_chardev(id, &backend::socket_of(self.device)).await
             }
@@ -136,13 +142,14 @@ impl Hands<'_> {
     }
 }
 
-/// Closes a port. That there is none is no error.
+/// Closes a device's port. That there is none, or one that is somebody else's, is no error.
 ///
 /// # Errors
 /// The switch refused, or does not answer.
-pub async fn close_port(control: &ControlHandle, name: &PortName) -> Result<(), StepFault> {
-    match in_time(control.remove_port(name.clone())).await {
-        Err(StepFault::Port(CommandError::NotFound(_))) => Ok(()),
+pub async fn close_port(control: &ControlHandle, device: &Device) -> Result<(), StepFault> {
+    let ours = IfMatch::one_of(vec![port_tag(&device.port)]);
+    match in_time(control.remove_port_if(device.name().clone(), ours)).await {
+        Err(StepFault::Port(CommandError::NotFound(_) | CommandError::Changed(_))) => Ok(()),
         other => other,
     }
 }

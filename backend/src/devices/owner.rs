@@ -205,6 +205,7 @@ impl Owner {
     fn note(&mut self, name: &PortName, id: &str, report: Report) {
         match self.table.report(name, id, report) {
             Reported::Nothing => {}
+            Reported::Reason => self.changed(),
             Reported::News => {
                 self.changed();
                 self.tell(name);

@@ -76,12 +76,14 @@ pub struct Reconciler {
 }
 
 /// What is remembered of a device from one look to the next.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// When its removal began.
     removing_since: Option<Instant>,
     /// When its guest may be asked to let go again, and after which pause once more.
     ask: Pace,
+    /// Why asking came to nothing, the last time.
+    refused: Option<Fault>,
     /// The same for what failed.
     retry: Pace,
     /// The same for looking whether its guest has taken it up.
@@ -139,12 +141,36 @@ impl Reconciler {
             };
             let retry = reconnect.pause(pauses);
             self.unreachable(&error, retry).await;
-            tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
-                () = sleep_until(retry.into()) => {}
+            loop {
+                // What goes by force goes in time, whether its hypervisor answers or not.
+                let until = self.next_force().map_or(retry, |force| force.min(retry));
+                tokio::select! {
+                    changed = self.wanted.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        break;
+                    }
+                    () = sleep_until(until.into()) => {}
+                }
+                if until == retry {
+                    break;
+                }
+                self.unreachable(&error, retry).await;
             }
             last = Some(error);
         }
+    }
+
+    /// When the next device is to go by force that has not been seen to.
+    fn next_force(&self) -> Option<Instant> {
+        let wanted = self.wanted.borrow();
+        let forced = wanted.iter().filter_map(|wanted| {
+            let removal = wanted.removal.filter(|removal| removal.force)?;
+            let since = self.progress.get(&wanted.device.id())?.removing_since?;
+            Some(since + removal.timeout)
+        });
+        forced.filter(|force| *force > Instant::now()).min()
     }
 
     /// Connects. Where that failed before and takes its time again, what is asked for meanwhile is answered at once. `None`: the owner has
@@ -194,7 +220,7 @@ impl Reconciler {
             .retain(|id, _| ids.contains(id) || sight.contains_key(id));
         for wanted in wanted.iter() {
             let id = wanted.device.id();
-            let mut progress = self.progress.get(&id).copied().unwrap_or_default();
+            let mut progress = self.progress.get(&id).cloned().unwrap_or_default();
             let due = Turn {
                 reconciler: self,
                 wanted,
@@ -293,7 +319,7 @@ impl Reconciler {
 
     /// Closes the port of a device that its VM does not have, or keeps whatever we do.
     async fn leave(&self, device: &Device, left_behind: bool) -> Report {
-        match close_port(&self.control, device.name()).await {
+        match close_port(&self.control, device).await {
             Ok(()) => Report::Gone { left_behind },
             Err(fault) => Report::Status(Status::with(DeviceState::Failed, fault.fault(), None)),
         }
@@ -358,7 +384,7 @@ impl Turn<'_> {
         let port = match port_of(&self.reconciler.control, self.device()).await {
             Ok(port) => port,
             // A port that is somebody else's: the device has none.
-            Err(StepFault::Port(_)) if self.wanted.removal.is_some() => None,
+            Err(fault) if fault.is_others_port() && self.wanted.removal.is_some() => None,
             Err(fault) => return Ok(self.failed(DeviceState::Failed, fault.fault()).await),
         };
         let seen = Seen {
@@ -478,18 +504,19 @@ impl Turn<'_> {
             return self.finish(backend, seen, Intent::Abandoned).await;
         }
         let again = self.progress.ask.next.unwrap_or_else(Instant::now);
-        let status = match asked {
-            Err(fault) => Status::with(DeviceState::Failed, fault, Some(again)),
-            Ok(()) if backend.take_guest_refusal(self.id) => Status::with(
-                DeviceState::Failed,
-                Fault::of(
-                    "vm",
-                    "the guest refuses to let go of it",
-                    "see the guest's log; remove it with force to take it away all the same",
-                ),
-                Some(again),
-            ),
-            Ok(()) if Instant::now() >= deadline => {
+        if let Err(fault) = asked {
+            self.progress.refused = Some(fault);
+        } else if backend.take_guest_refusal(self.id) {
+            self.progress.refused = Some(Fault::of(
+                "vm",
+                "the guest refuses to let go of it",
+                "see the guest's log; remove it with force to take it away all the same",
+            ));
+        }
+        let status = match self.progress.refused.clone() {
+            // So it stays until it is asked again.
+            Some(fault) => Status::with(DeviceState::Failed, fault, Some(again)),
+            None if Instant::now() >= deadline => {
                 let reason = format!(
                     "the guest has not let go of it within {} ms",
                     removal.timeout.as_millis()
@@ -501,7 +528,7 @@ impl Turn<'_> {
                     Some(again),
                 )
             }
-            Ok(()) => Status::plain(DeviceState::Unplugging),
+            None => Status::plain(DeviceState::Unplugging),
         };
         self.status(status).await;
         let next = if deadline > Instant::now() {
@@ -522,6 +549,7 @@ impl Turn<'_> {
             return Ok(Ok(()));
         }
         self.progress.ask.pause(ASK_AGAIN);
+        self.progress.refused = None;
         self.execute(backend, &[Step::AskForRelease]).await
     }
 

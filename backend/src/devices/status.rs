@@ -134,6 +134,17 @@ pub struct Transition {
     pub reason: Option<String>,
 }
 
+/// What is different of how a device fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    Nothing,
+    /// Why it is in its state: there may be a time in it, and another a second later.
+    Reason,
+    /// Its state.
+    State,
+}
+
 /// How a device fares and fared.
 #[derive(Clone, Debug)]
 pub struct Actual {
@@ -152,8 +163,8 @@ impl Actual {
         actual
     }
 
-    /// Takes notice of how it is now; whether that is news. Another reason for the same state is no transition.
-    pub fn set(&mut self, status: Status) -> bool {
+    /// Takes notice of how it is now. Another reason for the same state is no transition.
+    pub fn set(&mut self, status: Status) -> Change {
         let is_transition = status.state != self.status.state;
         let is_news = is_transition || status.fault != self.status.fault;
         if is_transition {
@@ -162,7 +173,11 @@ impl Actual {
             last.reason = status.fault.as_ref().map(|fault| fault.reason.clone());
         }
         self.status = status;
-        is_news
+        match (is_transition, is_news) {
+            (true, _) => Change::State,
+            (false, true) => Change::Reason,
+            (false, false) => Change::Nothing,
+        }
     }
 
     fn remember(&mut self, status: &Status) {
@@ -216,14 +231,26 @@ mod tests {
     #[test]
     fn history_holds_each_transition_once_and_no_more_than_its_bound() {
         let mut actual = Actual::new(Status::plain(DeviceState::Pending));
-        assert!(!actual.set(Status::plain(DeviceState::Pending)));
+        assert_eq!(
+            actual.set(Status::plain(DeviceState::Pending)),
+            Change::Nothing
+        );
         for round in 0..100 {
             let fault = |text: &str| Fault::new(format!("{text} {round}"), "wait");
-            assert!(actual.set(Status::with(DeviceState::Failed, fault("first"), None)));
+            assert_eq!(
+                actual.set(Status::with(DeviceState::Failed, fault("first"), None)),
+                Change::State
+            );
             let again = Status::with(DeviceState::Failed, fault("first"), Some(Instant::now()));
-            assert!(!actual.set(again));
-            assert!(actual.set(Status::with(DeviceState::Failed, fault("then"), None)));
-            assert!(actual.set(Status::plain(DeviceState::Pending)));
+            assert_eq!(actual.set(again), Change::Nothing);
+            assert_eq!(
+                actual.set(Status::with(DeviceState::Failed, fault("then"), None)),
+                Change::Reason
+            );
+            assert_eq!(
+                actual.set(Status::plain(DeviceState::Pending)),
+                Change::State
+            );
         }
         let history: Vec<_> = actual.history().collect();
         assert_eq!(history.len(), MAX_HISTORY);

@@ -4,7 +4,7 @@ use super::device::{Choices, Device, DeviceFields, VmAddress};
 use super::handle::DeviceError;
 use super::reconcile::{Report, Wanted};
 use super::rows::DeviceRow;
-use super::status::{Actual, DeviceState, DeviceView, Removal, Status};
+use super::status::{Actual, Change, DeviceState, DeviceView, Removal, Status};
 use crate::config::{InvalidField, PortName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -151,7 +151,7 @@ impl Table {
             return false;
         };
         let was_going = entry.removal.replace(removal).is_some();
-        !was_going && entry.actual.set(Status::plain(DeviceState::Unplugging))
+        !was_going && entry.actual.set(Status::plain(DeviceState::Unplugging)) != Change::Nothing
     }
 
     /// What a report comes to: `Some`, when the device is gone.
@@ -172,13 +172,11 @@ impl Table {
             {
                 Reported::Nothing
             }
-            Report::Status(status) => {
-                if entry.actual.set(status) {
-                    Reported::News
-                } else {
-                    Reported::Nothing
-                }
-            }
+            Report::Status(status) => match entry.actual.set(status) {
+                Change::Nothing => Reported::Nothing,
+                Change::Reason => Reported::Reason,
+                Change::State => Reported::News,
+            },
             Report::Gone { .. } if entry.removal.is_none() => Reported::Nothing,
             Report::Gone { left_behind } => {
                 if left_behind {
@@ -237,7 +235,9 @@ impl Table {
 pub enum Reported {
     /// It is as it was.
     Nothing,
-    /// Something is different.
+    /// Why it is in its state is different.
+    Reason,
+    /// Its state is different.
     News,
     /// The device is gone from that VM, and to be forgotten.
     Gone(VmAddress),

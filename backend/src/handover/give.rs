@@ -139,11 +139,18 @@ impl Giver<'_> {
                 streams.hold();
                 self.datapath.hold_taps();
                 let devices = frozen.park();
-                let result = self.commit(&channel, (devices, streams.park()), started);
+                let told = self.commit(&channel, (devices, streams.park()), started);
+                let is_told = told.is_ok();
+                let result = told.and_then(|()| expect(&channel, &FromNew::Running));
                 if result.is_err() {
                     // Before the rings are served again: there is never more than one who does.
                     end(&mut child);
-                    streams.unpark();
+                    // Rings say themselves how far the other came. A stream does not.
+                    if is_told {
+                        streams.abandon();
+                    } else {
+                        streams.unpark();
+                    }
                     frozen.unpark();
                     streams.release();
                     self.datapath.release_taps();
@@ -226,8 +233,7 @@ impl Giver<'_> {
             channel.send(&FromOld::Streams(rests), (&bytes, &[]))?;
         }
         let parked = parked.into_iter().map(|(id, device)| (id.get(), device));
-        channel.tell(&FromOld::Commit(parked.collect()))?;
-        expect(channel, &FromNew::Running)
+        channel.tell(&FromOld::Commit(parked.collect()))
     }
 
     /// What only adds up; the rings are served meanwhile.

@@ -98,13 +98,47 @@ impl HypervisorError {
 pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, HypervisorError> {
     match tokio::time::timeout(ANSWER, UnixStream::connect(socket)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::PermissionDenied => HypervisorError::Forbidden(error.to_string()),
-            _ => HypervisorError::Absent(error.to_string()),
-        }),
-        Err(_) => Err(HypervisorError::Silent {
-            what: "a connection".to_owned(),
-            within: ANSWER,
-        }),
+        Ok(Err(error)) => Err(of_connecting(&error)),
+        Err(_) => Err(unaccepted()),
+    }
+}
+
+/// That nobody listens means that the VM has ended. One that hangs listens still, with clients waiting that it does not accept.
+fn of_connecting(error: &io::Error) -> HypervisorError {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::ConnectionRefused => HypervisorError::Absent(error.to_string()),
+        io::ErrorKind::PermissionDenied => HypervisorError::Forbidden(error.to_string()),
+        io::ErrorKind::WouldBlock => unaccepted(),
+        _ => HypervisorError::Protocol(format!("connecting: {error}")),
+    }
+}
+
+fn unaccepted() -> HypervisorError {
+    HypervisorError::Silent {
+        what: "a connection".to_owned(),
+        within: ANSWER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_nobody_listens_the_vm_has_ended() {
+        let of = |kind: io::ErrorKind| of_connecting(&io::Error::from(kind));
+        for ended in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            assert!(matches!(of(ended), HypervisorError::Absent(_)), "{ended}");
+        }
+        // Clients wait that it does not accept.
+        assert!(matches!(
+            of(io::ErrorKind::WouldBlock),
+            HypervisorError::Silent { .. }
+        ));
+        const EMFILE: i32 = 24;
+        let ours = of_connecting(&io::Error::from_raw_os_error(EMFILE));
+        assert!(matches!(ours, HypervisorError::Protocol(_)));
     }
 }

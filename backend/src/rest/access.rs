@@ -57,6 +57,10 @@ pub enum Access {
 impl Access {
     /// Lets a request pass, or answers it.
     pub fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Denied> {
+        let looks = method == Method::GET || method == Method::HEAD;
+        if !looks && is_foreign(headers) {
+            return Err(Denied::Foreign);
+        }
         if web_page::PATHS.contains(&path) {
             // The page asks whoever looks at it for a token.
             return Ok(());
@@ -84,6 +88,22 @@ impl Access {
     }
 }
 
+/// Whether a browser sends it for a page that is not the daemon's own: certificates go along with whatever such a page asks for.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let text = origin.to_str().unwrap_or_default();
+    let origin = text.split_once("://").map(|(_, authority)| authority);
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    match (origin, host) {
+        (Some(origin), Some(host)) => !origin.eq_ignore_ascii_case(host),
+        _ => true,
+    }
+}
+
 /// The token of `Authorization: Bearer TOKEN` (RFC 6750 §2.1).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -102,6 +122,8 @@ pub enum Denied {
     UnknownToken,
     /// It would change something.
     ReadOnly,
+    /// It would change something, for another site's page.
+    Foreign,
 }
 
 impl IntoResponse for Denied {
@@ -125,6 +147,15 @@ impl IntoResponse for Denied {
                 "use one with the role admin",
                 r#"Bearer realm="ringswitch", error="insufficient_scope""#,
             ),
+            Self::Foreign => {
+                return Problem::new(
+                    StatusCode::FORBIDDEN,
+                    "a page of another site asks for a change",
+                )
+                .about("Origin")
+                .remedy("use the daemon's own page, or a client that is no browser")
+                .into_response();
+            }
         };
         let mut response = Problem::new(status, detail).remedy(remedy).into_response();
         let headers = response.headers_mut();
@@ -427,6 +458,39 @@ mod tests {
                 Err(Denied::UnknownToken),
                 "{wrong}"
             );
+        }
+    }
+
+    /// A browser sends its user's certificate with whatever any page asks for.
+    #[test]
+    fn a_page_of_another_site_changes_nothing() {
+        let access = Access::Remote {
+            tokens: None,
+            certificate: Some(Role::Admin),
+        };
+        let ask = |origin: Option<&'static str>, method: &Method| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("switch1:8443"));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            access.check(method, "/v1/ports", &headers)
+        };
+        for own in [
+            None,
+            Some("https://switch1:8443"),
+            Some("https://SWITCH1:8443"),
+        ] {
+            assert_eq!(ask(own, &Method::POST), Ok(()), "{own:?}");
+        }
+        for other in ["https://evil.example", "https://switch1", "null", ""] {
+            assert_eq!(
+                ask(Some(other), &Method::POST),
+                Err(Denied::Foreign),
+                "{other}"
+            );
+            // What it is answered it cannot read.
+            assert_eq!(ask(Some(other), &Method::GET), Ok(()), "{other}");
         }
     }
 

@@ -23,8 +23,8 @@ use utoipa_axum::routes;
 
 /// How long a guest may take to let go of a device, unless said otherwise, and at most.
 const TIMEOUT_MS: (i64, i64) = (10_000, 600_000);
-/// How long an answer waits for a removal: less than a request may take.
-const WAIT: Duration = Duration::from_secs(10);
+/// How long an answer waits for a removal: longer than a guest may usually take, and less than a request may.
+const WAIT: Duration = Duration::from_secs(12);
 
 /// Every route of devices.
 pub fn routes() -> OpenApiRouter<Admin> {

@@ -7,6 +7,7 @@ use super::wire::{ExplainBody, Explained, LastDrops, PortPath, Reason, ReasonLis
 use crate::config::PortName;
 use crate::control::frames::encoding::{from_base64, from_hex, to_hex};
 use crate::control::frames::{MAX_FRAME_BYTES, capture, flow};
+use crate::control::tables::Tables;
 use crate::control::{ControlHandle, PortId};
 use axum::Json;
 use axum::body::Bytes;
@@ -14,6 +15,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use switch_core::DropReason;
+use switch_core::engine::control::Update;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -21,6 +23,8 @@ use utoipa_axum::routes;
 pub const MAX_EXPLAIN_BYTES: usize = 1024 * 1024;
 /// Frames of a capture that are explained.
 pub const MAX_EXPLAINED: usize = 100;
+/// Updates that are tried for one request: those of the batch, for each frame anew.
+const MAX_WORK: usize = 50_000;
 
 /// Paths below `/v1` that explain.
 pub fn routes() -> OpenApiRouter<Admin> {
@@ -42,28 +46,49 @@ pub fn routes() -> OpenApiRouter<Admin> {
     )
 )]
 async fn explain(
-    State(control): State<ControlHandle>,
+    State(admin): State<Admin>,
     TheTables(tables): TheTables,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Explained>, Problem> {
     let request: ExplainBody = parse(&headers, body)?;
-    let port = port_id(&control, PortName::parse(&request.port)?).await?;
+    let port = port_id(&admin.control, PortName::parse(&request.port)?).await?;
     let frames = frames_of(&request)?;
-    let mut traces = vec![];
-    for frame in frames {
-        let trace = tables
-            .explain(port, &frame, &request.what_if)
-            .map_err(|error| Problem {
-                field: Some(format!("what_if.{}", error.place)),
-                ..Problem::from(error)
-            })?;
-        traces.push(TracedFrame {
-            frame: to_hex(&frame),
-            trace,
-        });
+    let work = frames.len().saturating_mul(request.what_if.len());
+    if work > MAX_WORK {
+        let detail =
+            format!("{work} updates to try, for all frames together, are more than {MAX_WORK}");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            .about("what_if")
+            .remedy("try fewer updates, or fewer frames at a time"));
     }
+    // Beside the thread that serves everybody, and one after the other: each takes the tables for a moment.
+    let _permit = admin.explanations.acquire().await;
+    let traced = move || explained(&tables, port, &frames, &request.what_if);
+    let done = tokio::task::spawn_blocking(traced).await;
+    let traces = done.map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            .remedy("report this as a fault of Ringswitch")
+    })??;
     Ok(Json(Explained { traces }))
+}
+
+fn explained(
+    tables: &Tables,
+    port: PortId,
+    frames: &[Vec<u8>],
+    what_if: &[Update],
+) -> Result<Vec<TracedFrame>, Problem> {
+    let traced = frames.iter().map(|frame| {
+        let trace = tables.explain(port, frame, what_if);
+        let trace = trace.map_err(|error| Problem {
+            field: Some(format!("what_if.{}", error.place)),
+            ..Problem::from(error)
+        })?;
+        let frame = to_hex(frame);
+        Ok(TracedFrame { frame, trace })
+    });
+    traced.collect()
 }
 
 /// Exactly one of the ways to give frames.

@@ -20,16 +20,13 @@ pub fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     })
 }
 
-/// As many rows as are asked for, and the place of the last if there are more; without `limit`, all.
+/// As many rows as are asked for, and the place of the last if there are more; without `limit`, [`MAX_ROWS`].
 pub fn cut<T, P>(
     rows: impl Iterator<Item = T>,
     asked: Option<u32>,
     place: impl Fn(&T) -> P,
 ) -> Result<(Vec<T>, Option<P>), Problem> {
-    if asked.is_none() {
-        return Ok((rows.collect(), None));
-    }
-    let limit = limit(asked)?;
+    let limit = limit(Some(asked.unwrap_or(MAX_ROWS)))?;
     let mut rows: Vec<T> = rows.take(limit + 1).collect();
     let has_more = rows.len() > limit;
     rows.truncate(limit);

@@ -10,7 +10,13 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -43,6 +49,32 @@ enum ConflictsText {
     Keep,
 }
 
+/// A body that counts for as long as it is being sent.
+struct Sent {
+    whole: Full<Bytes>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.whole).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.whole.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.whole.size_hint()
+    }
+}
+
 /// What the switch knows of a port.
 #[utoipa::path(
     get,
@@ -58,11 +90,22 @@ async fn export(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let (port, states) = admin.control.port_states(port_name(name)?).await?;
-    let _permit = admin.large_bodies.acquire().await.ok();
+    let permit = admin.large_answers.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "as many states as may be in memory are on their way to clients",
+        )
+        .remedy("try again")
+    })?;
     let tables = admin.tables.clone();
     let written = apart(move || blob::write(&states.export(&port, tables.as_ref()))).await?;
     let bytes = Bytes::from(written.map_err(ImportError::from)?);
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], bytes).into_response())
+    let body = Body::new(Sent {
+        whole: Full::new(bytes),
+        _permit: permit,
+    });
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response())
 }
 
 /// Gives a port what another had: all of it or nothing.

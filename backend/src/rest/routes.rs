@@ -58,6 +58,10 @@ pub struct Admin {
     pub devices: Option<DevicesHandle>,
     /// For bodies above [`MAX_BODY_BYTES`]: so many in memory at one time.
     pub large_bodies: Arc<Semaphore>,
+    /// For answers as large, until they are sent.
+    pub large_answers: Arc<Semaphore>,
+    /// For what takes the tables for as long as a frame's explanation.
+    pub explanations: Arc<Semaphore>,
 }
 
 impl FromRef<Admin> for ControlHandle {
@@ -84,6 +88,8 @@ pub fn router(
         busy_ratios: Arc::default(),
         devices,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+        large_answers: Arc::new(Semaphore::new(LARGE_BODIES)),
+        explanations: Arc::new(Semaphore::new(1)),
     };
     let (routes, _) = every_route().split_for_parts();
     routes

@@ -100,7 +100,7 @@ pub fn with_tag(tag: &str, answer: impl IntoResponse) -> Response {
 
 /// Refuses conditions that nobody would look at; tags what is read, and says that it has not changed where that is so.
 pub async fn conditions(request: Request, next: Next) -> Response {
-    if request.method() != Method::GET {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return match unheeded(&request) {
             Some(header) => not_heeded(header).into_response(),
             None => next.run(request).await,

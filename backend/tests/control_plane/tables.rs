@@ -19,6 +19,9 @@ fn rule(dst_port: &str) -> Value {
 }
 
 const ACL: &str = "/v1/tables/acl/entries";
+/// A capture of frames 01020304 and 05, in base64.
+const TWO_FRAMES: &str =
+    "1MOyoQIABAAAAAAAAAAAAP//AAABAAAAAAAAAAAAAAAEAAAABAAAAAECAwQAAAAAAAAAAAEAAAABAAAABQ==";
 
 #[test]
 fn the_program_and_its_tables_are_told() {
@@ -352,13 +355,11 @@ fn a_frame_is_explained_from_hex_words_or_a_capture_and_against_a_batch_not_comm
         &json!({"port": "vm1", "frame": frame}),
     );
     assert_eq!(by_hex.json(), by_flow.json());
-    let pcap =
-        "1MOyoQIABAAAAAAAAAAAAP//AAABAAAAAAAAAAAAAAAEAAAABAAAAAECAwQAAAAAAAAAAAEAAAABAAAABQ==";
     let by_pcap = send(
         &switch,
         "POST",
         "/v1/explain",
-        &json!({"port": "vm1", "pcap": pcap}),
+        &json!({"port": "vm1", "pcap": TWO_FRAMES}),
     );
     let frames: Vec<_> = by_pcap.json()["traces"]
         .as_array()
@@ -395,6 +396,12 @@ fn what_cannot_be_explained_is_refused_with_the_field() {
             json!({"port": "vm1", "frame": "00", "what_if": [{"insert": {"table": "acl", "action": "fly"}}]}),
             422,
             "what_if.action",
+        ),
+        (
+            // Tried for each of two frames.
+            json!({"port": "vm1", "pcap": TWO_FRAMES, "what_if": vec![json!({"clear": {"table": "acl"}}); 26_000]}),
+            422,
+            "what_if",
         ),
         (
             json!({"port": "vm1", "frame": "00", "colour": 1}),

@@ -159,3 +159,15 @@ fn devices_come_in_pages() {
     assert_eq!(page("after=a").0, ["b", "c"]);
     assert_eq!(switch.request("GET", "/v1/devices?limit=0", "").0, 400);
 }
+
+#[test]
+fn a_port_that_took_a_devices_name_meanwhile_outlives_the_device() {
+    let switch = Switch::start();
+    switch.add(&on_qemu("a", &switch.path("vm7.qmp")));
+    let port = json!({"name": "a", "type": "vhost-user", "socket": switch.path("another.sock")});
+    let (status, added) = switch.request("POST", "/v1/ports", &port.to_string());
+    assert_eq!(status, 201, "{added}");
+    assert_eq!(switch.delete("a", "").0, 204);
+    let (status, left) = switch.request("GET", "/v1/ports/a", "");
+    assert_eq!((status, &left["socket"]), (200, &port["socket"]));
+}

@@ -203,6 +203,9 @@ impl Port {
         if !std::mem::take(&mut self.waits_to_go) {
             return;
         }
+        if let Endpoint::Server(listener) = &mut self.endpoint {
+            listener.own_file();
+        }
         self.watch_endpoint(ops);
         match &self.connected {
             Some(connected) => {

@@ -125,6 +125,16 @@ impl Frozen<'_> {
         }
     }
 
+    /// Ends them: another process may have read and sent on them, so that nobody knows where they are. Peers connect anew.
+    pub fn abandon(&mut self) {
+        for (_, parked) in &mut self.parked {
+            parked.connection.shut_down();
+            parked.unread.clear();
+            parked.unsent.clear();
+        }
+        self.unpark();
+    }
+
     /// Has workers read them again.
     pub fn release(&self) {
         for (_, life) in &self.ports {
@@ -216,6 +226,9 @@ impl Life {
     /// Serves an adopted port.
     pub fn go(&mut self, ops: &mut EventOps) {
         if self.adopted.take().is_some() {
+            if let Endpoint::Server(listener) = &mut self.endpoint {
+                listener.own_file();
+            }
             self.link.release();
             self.watch_endpoint(ops);
         }
