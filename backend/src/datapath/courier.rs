@@ -52,21 +52,6 @@ impl Origin<'_> {
         self.note_drop(drops, frame, reason);
     }
 
-    /// The same in a loop that is there twice: with those who capture, and without.
-    #[inline]
-    fn drop_in_run<const LOOKED_ON: bool>(
-        &self,
-        (port, drops): (PortId, &PortDrops),
-        frame: (&Batch, usize),
-        reason: DropReason,
-    ) {
-        if LOOKED_ON {
-            self.drop((port, drops), frame, reason);
-        } else {
-            self.note_drop(drops, frame, reason);
-        }
-    }
-
     /// Tells those who capture of a frame that was delivered.
     #[inline]
     fn delivered(&self, to: PortId, parcel: (&Batch, Parcel)) {
@@ -220,35 +205,7 @@ impl Courier {
     }
 
     /// Writes frames to one guest-rx ring; `false` when the ring is not to be written to, and nothing happened.
-    #[inline]
     fn fill_ring(
-        &mut self,
-        origin: &Origin<'_>,
-        to: (&VhostQueues, &Queue),
-        batch: &mut Batch,
-        run: &[Parcel],
-    ) -> bool {
-        if origin.onlookers.is_some() {
-            self.fill_ring_looked_on(origin, to, batch, run)
-        } else {
-            self.fill::<false>(origin, to, batch, run)
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn fill_ring_looked_on(
-        &mut self,
-        origin: &Origin<'_>,
-        to: (&VhostQueues, &Queue),
-        batch: &mut Batch,
-        run: &[Parcel],
-    ) -> bool {
-        self.fill::<true>(origin, to, batch, run)
-    }
-
-    /// `LOOKED_ON`: somebody captures. What that takes is kept out of the loop of all other batches.
-    fn fill<const LOOKED_ON: bool>(
         &mut self,
         origin: &Origin<'_>,
         (port, queue): (&VhostQueues, &Queue),
@@ -286,18 +243,13 @@ impl Courier {
                     (u64::from(len_bytes) > room_bytes && keeps_length(parcel)).then_some(reason)
                 };
                 if let Some(reason) = refused {
-                    origin.drop_in_run::<LOOKED_ON>(
-                        (port.id, &port.drops),
-                        (batch, parcel.frame),
-                        reason,
-                    );
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
                     continue;
                 }
             }
             let frames = (&mut *batch, origin.outcomes);
             match self.writer.write(active, frames, parcel, &mut written) {
-                Ok(()) if LOOKED_ON => origin.delivered(port.id, (batch, parcel)),
-                Ok(()) => {}
+                Ok(()) => origin.delivered(port.id, (batch, parcel)),
                 Err(Undelivered::Dropped(reason)) => {
                     match reason {
                         DropReason::RxRingFull => {
@@ -315,14 +267,10 @@ impl Courier {
                         }
                         _ => {}
                     }
-                    origin.drop_in_run::<LOOKED_ON>(
-                        (port.id, &port.drops),
-                        (batch, parcel.frame),
-                        reason,
-                    );
+                    origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
                 }
                 Err(Undelivered::Broken(error)) => {
-                    origin.drop_in_run::<LOOKED_ON>(
+                    origin.drop(
                         (port.id, &port.drops),
                         (batch, parcel.frame),
                         DropReason::BadChain,
