@@ -3,9 +3,11 @@
 //! Each queue pair of each guest sends one stream of TCP segments, small ones and such that the device may have to cut; the other checks
 //! every frame and that the streams go on where they were. Driven on the threads that own the queue pairs. Keeps true: never more frames
 //! are on their way than the receiver has buffers for, so that a frame which does not arrive was lost by the device, or was on its way
-//! while the receiver was stopped ([`Talker::pardon`]).
+//! while the receiver was stopped ([`Talker::pardon`]). Such a frame may also lie in another of its rings, where it went when the
+//! stream's own had stopped already: it may then come late, once.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -113,6 +115,17 @@ impl Stage {
     }
 }
 
+/// Sequence numbers of a frame.
+type Bytes = Range<u32>;
+
+/// A pardoned frame that a later one of its stream has overtaken.
+#[derive(Debug, PartialEq, Eq)]
+struct Missed {
+    bytes: Bytes,
+    /// The ring that the later one came on. One ring keeps its order.
+    ring: usize,
+}
+
 /// One direction: how far each stream has been sent and received.
 #[derive(Debug)]
 struct Direction {
@@ -123,8 +136,8 @@ struct Direction {
 struct Stream {
     sent_to: AtomicU32,
     received_to: AtomicU32,
-    /// Ends of the frames that may be lost.
-    pardoned: Mutex<Vec<u32>>,
+    /// Frames that may be lost, or late.
+    pardoned: Mutex<Vec<Bytes>>,
 }
 
 impl Direction {
@@ -135,7 +148,7 @@ impl Direction {
 }
 
 impl Stream {
-    fn pardoned(&self) -> MutexGuard<'_, Vec<u32>> {
+    fn pardoned(&self) -> MutexGuard<'_, Vec<Bytes>> {
         self.pardoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,11 +162,12 @@ pub struct Talker {
     dice: Dice,
     outward: Arc<Direction>,
     inward: Arc<Direction>,
-    /// Per outward stream, the ends of frames that were sent and not received.
-    on_their_way: Vec<VecDeque<u32>>,
+    /// Per outward stream, frames that were sent and not received.
+    on_their_way: Vec<VecDeque<Bytes>>,
+    /// Per inward stream, pardoned frames that did not arrive yet.
+    missed: Vec<Vec<Missed>>,
     /// Frames sent, which says what the next is like.
     turns: usize,
-    lost_frames: usize,
 }
 
 /// Two guests with these MAC addresses and numbers of queue pairs.
@@ -172,8 +186,8 @@ pub fn conversation(
         outward: outward.clone(),
         inward: inward.clone(),
         on_their_way: vec![VecDeque::new(); outward.streams.len()],
+        missed: inward.streams.iter().map(|_| Vec::new()).collect(),
         turns: 0,
-        lost_frames: 0,
     };
     let first = talker(one, other, &there, &back);
     (first, talker(other, one, &back, &there))
@@ -201,7 +215,7 @@ impl Talker {
             if !busy && let Some(pair) = pairs.first_mut() {
                 // Asks for a call, as a driver does that has nothing to do.
                 if let Some(frame) = pair.guest_rx.receive(NAP)? {
-                    self.arrived(&frame)?;
+                    self.arrived(0, &frame)?;
                 }
             }
             if self.load.pause_one_in > 0 && self.dice.one_in(self.load.pause_one_in) {
@@ -216,14 +230,14 @@ impl Talker {
     /// What goes wrong first.
     pub fn turn(&mut self, pairs: &mut [QueuePair], phase: Phase) -> Result<bool, TalkError> {
         let mut busy = false;
-        for (stream, pair) in pairs.iter_mut().enumerate() {
+        for (number, pair) in pairs.iter_mut().enumerate() {
             while let Some(frame) = pair.guest_rx.try_receive()? {
-                self.arrived(&frame)?;
+                self.arrived(number, &frame)?;
                 busy = true;
             }
             pair.guest_tx.reclaim()?;
             if phase == Phase::Talk {
-                busy |= self.send(stream, pair)?;
+                busy |= self.send(number, pair)?;
             }
         }
         Ok(busy)
@@ -236,7 +250,7 @@ impl Talker {
         let on_their_way = &mut self.on_their_way[stream];
         while on_their_way
             .front()
-            .is_some_and(|&end| is_past(received_to, end))
+            .is_some_and(|frame| is_past(received_to, frame.end))
         {
             on_their_way.pop_front();
         }
@@ -256,7 +270,7 @@ impl Talker {
             self.outward.streams[stream]
                 .sent_to
                 .store(end, Ordering::Release);
-            self.on_their_way[stream].push_back(end);
+            self.on_their_way[stream].push_back(sequence..end);
             sent = true;
         }
         pair.guest_tx.publish()?;
@@ -278,7 +292,7 @@ impl Talker {
         }
     }
 
-    fn arrived(&mut self, frame: &crate::Frame) -> Result<(), TalkError> {
+    fn arrived(&mut self, ring: usize, frame: &crate::Frame) -> Result<(), TalkError> {
         let parsed = verify::check(frame)?;
         if parsed.source != self.peer || parsed.destination != self.own {
             // What the switch floods, and announcements.
@@ -293,26 +307,29 @@ impl Talker {
         let stream = usize::from(ports.0.wrapping_sub(FIRST_PORT));
         let known = self.inward.streams.get(stream).ok_or(TalkError::Stray)?;
         let expected = known.received_to.load(Ordering::Relaxed);
-        if sequence != expected {
-            let what = match is_past(sequence, expected) {
-                true => "bytes were lost",
-                false => "bytes came twice, or late",
-            };
-            let lost = known.pardon(expected, sequence);
-            self.lost_frames += lost.ok_or(TalkError::Order {
-                stream,
-                expected,
-                found: sequence,
-                what,
-            })?;
+        let out_of_order = |what| TalkError::Order {
+            stream,
+            expected,
+            found: sequence,
+            what,
+        };
+        let length = parsed.payload(&frame.bytes).len() as u32;
+        let bytes = sequence..sequence.wrapping_add(length);
+        let missed = &mut self.missed[stream];
+        if !is_past(sequence, expected) {
+            let late = |missed: &Missed| missed.bytes == bytes && missed.ring != ring;
+            let at = missed.iter().position(late);
+            missed.swap_remove(at.ok_or(out_of_order("bytes came twice, or late"))?);
+            return Ok(());
         }
-        let bytes = parsed.payload(&frame.bytes).len() as u32;
-        let end = sequence.wrapping_add(bytes);
-        known.received_to.store(end, Ordering::Release);
+        let overtaken = known.overtaken(expected, sequence);
+        let overtaken = overtaken.ok_or(out_of_order("bytes were lost"))?;
+        missed.extend(overtaken.into_iter().map(|bytes| Missed { bytes, ring }));
+        known.received_to.store(bytes.end, Ordering::Release);
         Ok(())
     }
 
-    /// The other guest was stopped: what this one has on its way may be lost, once and as whole frames.
+    /// The other guest was stopped: what this one has on its way may be lost, or come late on another ring, as whole frames.
     pub fn pardon(&mut self) {
         for (stream, on_their_way) in self.on_their_way.iter_mut().enumerate() {
             let mut pardoned = self.outward.streams[stream].pardoned();
@@ -320,9 +337,9 @@ impl Talker {
         }
     }
 
-    /// Frames that were pardoned and did not arrive.
+    /// Frames that were pardoned and did not arrive, though later ones did.
     pub fn lost_frames(&self) -> usize {
-        self.lost_frames
+        self.missed.iter().map(Vec::len).sum()
     }
 
     /// Shared with nothing: where both directions stand, for a thread that waits for them.
@@ -334,18 +351,19 @@ impl Talker {
 }
 
 impl Stream {
-    /// How many pardoned frames lie between here and there, if those are all that does.
-    fn pardon(&self, from: u32, to: u32) -> Option<usize> {
-        if !is_past(to, from) {
-            return None;
+    /// The pardoned frames from here to there, if those are all that is between.
+    fn overtaken(&self, from: u32, to: u32) -> Option<Vec<Bytes>> {
+        if from == to {
+            return Some(Vec::new());
         }
         let mut pardoned = self.pardoned();
-        let inside = |&&end: &&u32| is_past(to, end) && is_past(end, from) && end != from;
-        let lost = pardoned.iter().filter(inside).count();
-        // Frames are lost whole: one of them ends where the next begins.
-        let whole = pardoned.contains(&to);
-        pardoned.retain(|&end| !is_past(to, end));
-        (lost > 0 && whole).then_some(lost)
+        let between = |frame: &&Bytes| is_past(frame.start, from) && is_past(to, frame.end);
+        let between: Vec<Bytes> = pardoned.iter().filter(between).cloned().collect();
+        pardoned.retain(|frame| !is_past(to, frame.end));
+        let bytes = between
+            .iter()
+            .map(|frame| frame.end.wrapping_sub(frame.start));
+        (bytes.sum::<u32>() == to.wrapping_sub(from)).then_some(between)
     }
 }
 
@@ -427,32 +445,63 @@ mod tests {
     fn what_is_lost_repeated_or_changed_is_noticed() {
         let (one, mut other) = talkers();
         let first = frame(&one, 0, 100);
-        other.arrived(&first).unwrap();
-        let again = other.arrived(&first).unwrap_err();
+        other.arrived(0, &first).unwrap();
+        let again = other.arrived(0, &first).unwrap_err();
         assert!(again.to_string().contains("came twice"), "{again}");
-        let later = other.arrived(&frame(&one, 200, 100)).unwrap_err();
+        let later = other.arrived(0, &frame(&one, 200, 100)).unwrap_err();
         assert!(later.to_string().contains("lost"), "{later}");
         let mut changed = frame(&one, 100, 100);
         changed.bytes[80] ^= 1;
-        assert!(matches!(other.arrived(&changed), Err(TalkError::Frame(_))));
-        other.arrived(&frame(&one, 100, 50)).unwrap();
+        assert!(matches!(
+            other.arrived(0, &changed),
+            Err(TalkError::Frame(_))
+        ));
+        other.arrived(0, &frame(&one, 100, 50)).unwrap();
         // Of somebody else.
-        other.arrived(&frame(&other, 0, 50)).unwrap();
+        other.arrived(0, &frame(&other, 0, 50)).unwrap();
         assert_eq!(one.progress().received(), [150, 0]);
+    }
+
+    /// Ends of frames that were on their way when the other guest was stopped.
+    fn stopped_with(one: &mut Talker, ends: &[u32]) {
+        let starts = [0].iter().chain(ends);
+        let frames = starts.zip(ends).map(|(&start, &end)| start..end);
+        one.on_their_way[0].extend(frames);
+        one.pardon();
     }
 
     #[test]
     fn whole_frames_are_pardoned_once() {
         let (mut one, mut other) = talkers();
-        for end in [100, 200, 300] {
-            one.on_their_way[0].push_back(end);
-        }
-        one.pardon();
-        other.arrived(&frame(&one, 0, 100)).unwrap();
-        let part = other.arrived(&frame(&one, 150, 150)).unwrap_err();
+        stopped_with(&mut one, &[100, 200, 300]);
+        other.arrived(0, &frame(&one, 0, 100)).unwrap();
+        let part = other.arrived(0, &frame(&one, 150, 150)).unwrap_err();
         assert!(part.to_string().contains("lost"), "{part}");
-        other.arrived(&frame(&one, 300, 100)).unwrap();
+        other.arrived(0, &frame(&one, 300, 100)).unwrap();
         assert_eq!(other.lost_frames(), 2);
-        assert!(other.arrived(&frame(&one, 500, 100)).is_err());
+        assert!(other.arrived(0, &frame(&one, 500, 100)).is_err());
+    }
+
+    #[test]
+    fn a_pardoned_frame_may_come_late_on_another_ring_and_once() {
+        let (mut one, mut other) = talkers();
+        stopped_with(&mut one, &[100, 200, 300]);
+        other.arrived(1, &frame(&one, 0, 100)).unwrap();
+        other.arrived(0, &frame(&one, 300, 100)).unwrap();
+        let late = frame(&one, 100, 100);
+        // One ring keeps its order, and what came in time does not come again.
+        for (ring, again) in [
+            (0, &late),
+            (1, &frame(&one, 0, 100)),
+            (1, &frame(&one, 100, 50)),
+        ] {
+            let twice = other.arrived(ring, again).unwrap_err();
+            assert!(twice.to_string().contains("came twice"), "{twice}");
+        }
+        other.arrived(1, &late).unwrap();
+        assert_eq!(other.lost_frames(), 1);
+        assert!(other.arrived(1, &late).is_err());
+        other.arrived(0, &frame(&one, 400, 100)).unwrap();
+        assert_eq!(other.progress().received(), [0, 500]);
     }
 }
