@@ -20,8 +20,11 @@ use crate::control::{ControlHandle, ControlThread, DesiredPorts, StartError};
 use crate::devices::owner::StartDevicesError;
 use crate::devices::{Devices, DevicesOptions};
 use crate::handover::take::{self, TakeError};
-use crate::rest::{AdminSocket, ClaimError, Limits, Remote, RemoteError, Turn, router, serve_all};
+use crate::rest::{
+    AdminSocket, ClaimError, Leave, Limits, Remote, RemoteError, Turn, router, serve_all,
+};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,7 +116,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         .build()
         .map_err(DaemonError::Runtime)?;
     let remote = remote(&configuration.switch)?;
-    let begun = begin(configuration)?;
+    let mut begun = begin(configuration)?;
     // From here on a signal is caught: one that comes during the start is served right after it.
     let (signals, listener, remote) = {
         let _runtime = runtime.enter();
@@ -123,7 +126,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
             .listener()
             .and_then(tokio::net::UnixListener::from_std)
             .map_err(DaemonError::Runtime)?;
-        let remote = remote.map(|remote| turn(remote, begun.handed.is_some()));
+        let remote = remote.map(|remote| turn(remote, begun.handed.is_some(), begun.remote.take()));
         (signals, listener, remote.transpose()?)
     };
     let Begun {
@@ -133,6 +136,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
         table,
         handed,
         services,
+        ..
     } = begun;
     let (handed, in_place) = handed.unzip();
     let folder = configuration.switch.state_dir.as_deref();
@@ -159,6 +163,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     let live = live.with_beside(Beside {
         tables: tables.clone(),
         admin: admin.listener().map_err(DaemonError::Runtime)?.into(),
+        remote: shared(remote.as_ref()).map_err(DaemonError::Runtime)?,
         program: configuration.switch.program.to_string(),
         left: Arc::clone(&left),
     });
@@ -216,6 +221,8 @@ struct Begun {
     engine: Option<Arc<Engine>>,
     table: PortTable,
     handed: Option<(HandedPorts, InPlace)>,
+    /// Where the process before accepted clients over TCP.
+    remote: Option<OwnedFd>,
     services: Option<ServicesConfig>,
 }
 
@@ -248,6 +255,7 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
                     engine,
                     table: taken.table,
                     handed: Some((handed, InPlace { names })),
+                    remote: taken.remote,
                     services,
                 });
             }
@@ -263,6 +271,7 @@ fn begin(configuration: &Configuration) -> Result<Begun, DaemonError> {
         engine,
         table: PortTable::default(),
         handed: None,
+        remote: None,
         services: None,
     })
 }
@@ -396,13 +405,29 @@ pub fn remote(switch: &SwitchConfig) -> Result<Option<Remote>, RemoteError> {
     switch.remote.as_ref().map(Remote::read).transpose()
 }
 
-/// Listens, unless another process still does, which hands everything over.
-fn turn(remote: Remote, is_handed_over: bool) -> Result<(Remote, Turn), RemoteError> {
-    if is_handed_over {
-        return Ok((remote, Turn::AfterAnother));
+/// Goes on where the process before listened, if that is where it is to be; otherwise listens, as soon as that process has let go of
+/// what may be in the way. Within the runtime.
+fn turn(
+    remote: Remote,
+    is_handed_over: bool,
+    before: Option<OwnedFd>,
+) -> Result<(Remote, Turn), RemoteError> {
+    let turn = match before.and_then(|listener| remote.adopt(listener)) {
+        Some(listener) => Turn::Listening(listener),
+        None => match remote.listen() {
+            Err(_) if is_handed_over => Turn::AfterAnother,
+            listener => Turn::Listening(listener?),
+        },
+    };
+    Ok((remote, turn))
+}
+
+/// What listens, once more, for another process to go on with.
+fn shared(remote: Option<&(Remote, Turn)>) -> io::Result<Option<OwnedFd>> {
+    match remote {
+        Some((_, Turn::Listening(listener))) => listener.as_fd().try_clone_to_owned().map(Some),
+        _ => Ok(None),
     }
-    let listener = remote.listen()?;
-    Ok((remote, Turn::Listening(listener)))
 }
 
 /// Where sockets are put that nobody names.
@@ -458,8 +483,12 @@ async fn serve_until_signal(
             name = signals.end() => {
                 log::info!("{name}: draining; once more to end at once");
                 notify::service_manager("STOPPING=1");
+                Leave::Drain
             }
-            () = left.notified() => has_left = true,
+            () = left.notified() => {
+                has_left = true;
+                Leave::HandedOver
+            }
         }
     };
     serve_all(listeners, router, Limits::default(), stop).await;

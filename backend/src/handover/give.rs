@@ -96,6 +96,8 @@ pub struct Giver<'a> {
     pub program: String,
     /// The listening admin socket.
     pub admin: OwnedFd,
+    /// The listening socket of the admin interface over TCP.
+    pub remote: Option<OwnedFd>,
     /// What the control thread keeps of its own.
     pub control: serde_json::Value,
     /// The configuration of the services, where there are some.
@@ -197,6 +199,7 @@ impl Giver<'_> {
             })
         });
         let ports = ports.collect::<io::Result<_>>()?;
+        let remote = self.remote.as_ref().map(OwnedFd::try_clone).transpose()?;
         let names = self.tables.map(Tables::port_numbers).unwrap_or_default();
         let names = names
             .into_iter()
@@ -204,6 +207,7 @@ impl Giver<'_> {
         let switch = FromOld::Switch {
             program: self.program.clone(),
             admin: descriptors.add(self.admin.try_clone()?),
+            remote: remote.map(|remote| descriptors.add(remote)),
             ports,
             names: names.collect(),
             settings: self.tables.map(content::settings).unwrap_or_default(),

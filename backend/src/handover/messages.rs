@@ -100,6 +100,9 @@ pub enum FromOld {
         program: String,
         /// The listening admin socket.
         admin: Slot,
+        /// Where clients over TCP are accepted, if they are.
+        #[serde(default)]
+        remote: Option<Slot>,
         /// Every port.
         ports: Vec<SwitchPort>,
         /// The numbers of port names, those of ports that are gone included.

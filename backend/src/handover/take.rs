@@ -56,6 +56,8 @@ pub struct Taken {
     pub names: Vec<(PortName, PortId)>,
     /// The listening admin socket.
     pub admin: OwnedFd,
+    /// The listening socket of the admin interface over TCP.
+    pub remote: Option<OwnedFd>,
     /// What the control thread before kept of its own.
     pub control: serde_json::Value,
     /// The configuration of the services before.
@@ -87,6 +89,7 @@ struct Progress {
     names: Vec<(PortName, PortId)>,
     registry: PortRegistry,
     admin: OwnedFd,
+    remote: Option<OwnedFd>,
     control: serde_json::Value,
     services: Option<serde_json::Value>,
 }
@@ -127,6 +130,7 @@ pub fn take_over(
         table: progress.table,
         names: progress.names,
         admin: progress.admin,
+        remote: progress.remote,
         control: progress.control,
         services: progress.services,
     })
@@ -160,6 +164,7 @@ fn prepare(
                 FromOld::Switch {
                     program,
                     admin,
+                    remote,
                     ports,
                     names,
                     settings,
@@ -176,6 +181,7 @@ fn prepare(
                 }
                 let mut descriptors = Incoming::new(received.descriptors);
                 let admin = descriptors.take(admin).map_err(refused)?;
+                let remote = descriptors.take_some(remote).map_err(refused)?;
                 let names = read_names(names)?;
                 let registry = PortRegistry::with(names.iter().cloned());
                 let table = adopt(live, ports, &mut descriptors)?;
@@ -185,6 +191,7 @@ fn prepare(
                     names,
                     registry,
                     admin,
+                    remote,
                     control,
                     services,
                 });

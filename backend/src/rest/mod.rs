@@ -52,4 +52,4 @@ pub mod wire;
 pub use admin_socket::{AdminSocket, ClaimError};
 pub use remote::{Remote, RemoteError};
 pub use routes::router;
-pub use server::{Limits, Turn, serve, serve_all};
+pub use server::{Leave, Limits, Turn, serve, serve_all};

@@ -5,6 +5,7 @@ use crate::config::RemoteConfig;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -76,12 +77,33 @@ impl Remote {
             address: self.address,
             source,
         })?;
+        self.tell(&listener);
+        Ok(listener)
+    }
+
+    /// Goes on with what the process before listened on; `None`: it is not this address. Within the runtime.
+    pub fn adopt(&self, listener: OwnedFd) -> Option<TcpListener> {
+        let listener = std::net::TcpListener::from(listener);
+        let found = listener.local_addr().ok()?;
+        let port = match self.address.port() {
+            // Any.
+            0 => found.port(),
+            port => port,
+        };
+        if found != SocketAddr::new(self.address.ip(), port) {
+            return None;
+        }
+        let listener = TcpListener::from_std(listener).ok()?;
+        self.tell(&listener);
+        Some(listener)
+    }
+
+    fn tell(&self, listener: &TcpListener) {
         log::info!(
             "serving {}://{}",
             if self.tls.is_some() { "https" } else { "http" },
             listener.local_addr().unwrap_or(self.address)
         );
-        Ok(listener)
     }
 
     /// The same once the process before, which hands everything over, has let go of the address.

@@ -49,15 +49,64 @@ impl Default for Limits {
     }
 }
 
-/// How long requests in hand may take once the server is told to stop.
-const DRAIN: Duration = Duration::from_secs(2);
+/// How long it may take to write the last answers.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a connection that has just come may take for its first request then: it may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// How long to leave new connections waiting when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// The daemon ends: requests in hand are finished first.
+    Drain,
+    /// Another process does all that is asked from now on. Most of what is in hand waits for what that process has now.
+    HandedOver,
+}
+
+impl Leave {
+    /// How long requests in hand may take.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Drain => Duration::from_secs(2),
+            Self::HandedOver => Duration::from_millis(100),
+        }
+    }
+
+    /// The answer to one that took longer.
+    fn too_late(self) -> Problem {
+        let (detail, remedy) = match self {
+            Self::Drain => (
+                "the daemon ends, and the request takes too long",
+                "see what came of it when the daemon runs again",
+            ),
+            Self::HandedOver => (
+                "another process has taken this one's place meanwhile",
+                "ask again, that process answers; of a change, see first what came of it",
+            ),
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).remedy(remedy)
+    }
+}
+
+/// What connections are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To be served.
+    Serving,
+    /// To end behind the request in hand.
+    Leaving,
+    /// To answer that one in this way.
+    GivenUp(Leave),
+}
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Its client: to prove who it is, or to send its next request.
+    /// Its client, to prove who it is and to send its first request.
+    New,
+    /// Its client, to send its next request.
     Client,
     /// The daemon, which is at work on its request.
     Daemon,
@@ -124,6 +173,10 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
+    let stop = async {
+        stop.await;
+        Leave::Drain
+    };
     serve_all((listener, None), router, limits, stop).await;
 }
 
@@ -132,26 +185,25 @@ pub async fn serve_all(
     (local, remote): (UnixListener, Option<(Remote, Turn)>),
     router: Router,
     limits: Limits,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Leave>,
 ) {
-    let (serving, until) = watch::channel(());
+    let (serving, until) = watch::channel(None);
     let stopping = async {
-        stop.await;
-        drop(serving);
+        serving.send_replace(Some(stop.await));
     };
     let over_tcp = async {
         let Some((remote, turn)) = remote else { return };
         let listener = match turn {
             Turn::Listening(listener) => Ok(listener),
             Turn::AfterAnother => tokio::select! {
-                () = ended(until.clone()) => return,
+                _ = leave(until.clone()) => return,
                 listener = remote.listen_in_turn() => listener,
             },
         };
         match listener {
             Ok(listener) => {
                 let entrance = Entrance::Remote(listener, remote);
-                accept_until(entrance, &router, limits, ended(until.clone())).await;
+                accept_until(entrance, &router, limits, leave(until.clone())).await;
             }
             Err(error) => log::error!("nothing is served over TCP: {error}"),
         }
@@ -160,37 +212,45 @@ pub async fn serve_all(
         Entrance::Local(local),
         &router,
         limits,
-        ended(until.clone()),
+        leave(until.clone()),
     );
     LocalSet::new()
         .run_until(async { tokio::join!(stopping, here, over_tcp) })
         .await;
 }
 
-/// Resolves when the sender is gone.
-async fn ended(mut until: watch::Receiver<()>) {
-    while until.changed().await.is_ok() {}
+/// Resolves when there is a reason to leave.
+async fn leave(mut until: watch::Receiver<Option<Leave>>) -> Leave {
+    let told = until.wait_for(Option::is_some).await;
+    told.ok().and_then(|told| *told).unwrap_or(Leave::Drain)
 }
 
 async fn accept_until(
     entrance: Entrance,
     router: &Router,
     limits: Limits,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Leave>,
 ) {
     let mut stop = pin!(stop);
     let mut connections: VecDeque<Connection> = VecDeque::new();
-    loop {
+    let (stage, told) = watch::channel(Stage::Serving);
+    let leaves = loop {
         let accepted = tokio::select! {
-            () = &mut stop => break,
+            // First: once there is a reason to leave, whoever comes is another's.
+            biased;
+            leaves = &mut stop => break leaves,
             accepted = entrance.accept() => accepted,
         };
         match accepted {
             Ok(arrival) => {
                 make_room(&mut connections, limits.connections);
-                let phase = Rc::new(Cell::new(Phase::Client));
-                let connection =
-                    serve_connection(arrival, router.clone(), limits, Rc::clone(&phase));
+                let phase = Rc::new(Cell::new(Phase::New));
+                let connection = serve_connection(
+                    arrival,
+                    (router.clone(), told.clone()),
+                    limits,
+                    Rc::clone(&phase),
+                );
                 connections.push_back(Connection {
                     task: tokio::task::spawn_local(connection),
                     phase,
@@ -201,9 +261,9 @@ async fn accept_until(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
     drop(entrance);
-    finish(connections).await;
+    finish(connections, leaves, &stage).await;
 }
 
 /// Leaves room for one more: forgets connections that ended, then closes the oldest, preferring one that waits for its client, then one
@@ -213,40 +273,51 @@ fn make_room(connections: &mut VecDeque<Connection>, most: usize) {
     if connections.len() < most {
         return;
     }
-    let oldest = |phase| {
+    let oldest = |wanted: &dyn Fn(Phase) -> bool| {
         let mut phases = connections.iter().map(|connection| connection.phase.get());
-        phases.position(|of| of == phase)
+        phases.position(wanted)
     };
-    let least = oldest(Phase::Client).or_else(|| oldest(Phase::Listening));
+    let for_client = |phase| matches!(phase, Phase::New | Phase::Client);
+    let least = oldest(&for_client).or_else(|| oldest(&|phase| phase == Phase::Listening));
     if let Some(least) = connections.remove(least.unwrap_or(0)) {
         least.task.abort();
     }
 }
 
-async fn finish(connections: VecDeque<Connection>) {
-    let (in_hand, waiting): (Vec<_>, Vec<_>) = connections
-        .into_iter()
-        .partition(|connection| connection.phase.get() == Phase::Daemon);
-    waiting
-        .iter()
-        .for_each(|connection| connection.task.abort());
-    let all = async {
-        for connection in in_hand {
-            // An aborted or panicked connection has nothing left to finish.
-            let _ = connection.task.await;
-        }
+async fn finish(
+    mut connections: VecDeque<Connection>,
+    leaves: Leave,
+    stage: &watch::Sender<Stage>,
+) {
+    let end = |connections: &mut VecDeque<Connection>, of: Phase| {
+        let ended = connections.iter().filter(|one| one.phase.get() == of);
+        ended.for_each(|one| one.task.abort());
     };
-    if tokio::time::timeout(DRAIN, all).await.is_err() {
-        log::warn!(
-            "requests on the admin socket were cut off after {} s",
-            DRAIN.as_secs()
-        );
+    end(&mut connections, Phase::Listening);
+    stage.send_replace(Stage::Leaving);
+    settle(&mut connections, FIRST_REQUEST).await;
+    end(&mut connections, Phase::New);
+    settle(&mut connections, leaves.patience()).await;
+    stage.send_replace(Stage::GivenUp(leaves));
+    settle(&mut connections, LAST_WORDS).await;
+    if !connections.is_empty() {
+        log::warn!("clients of the admin interface did not take their last answers");
     }
+}
+
+/// Waits for connections to end; forgets those that did.
+async fn settle(connections: &mut VecDeque<Connection>, within: Duration) {
+    let until = tokio::time::Instant::now() + within;
+    for connection in connections.iter_mut() {
+        // One that was aborted or panicked has ended as well; one that is late is looked at again.
+        let _ = tokio::time::timeout_at(until, &mut connection.task).await;
+    }
+    connections.retain(|connection| !connection.task.is_finished());
 }
 
 async fn serve_connection(
     arrival: Arrival,
-    router: Router,
+    (router, mut stage): (Router, watch::Receiver<Stage>),
     limits: Limits,
     phase: Rc<Cell<Phase>>,
 ) {
@@ -256,10 +327,10 @@ async fn serve_connection(
         Err(_) => return log::debug!("a client did not say who it is in time"),
     };
     let router = TowerToHyperService::new(router);
-    let of_service = Rc::clone(&phase);
+    let (of_service, of_service_stage) = (Rc::clone(&phase), stage.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         answer(
-            (router.clone(), access.clone()),
+            (router.clone(), access.clone(), of_service_stage.clone()),
             request,
             limits.request,
             Rc::clone(&of_service),
@@ -271,7 +342,12 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     loop {
-        match tokio::time::timeout(limits.connection, &mut connection).await {
+        let served = tokio::time::timeout(limits.connection, &mut connection);
+        let served = tokio::select! {
+            served = served => served,
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => break,
+        };
+        match served {
             Ok(Ok(())) => return,
             Ok(Err(error)) => return log::debug!("a connection ended: {error}"),
             // Ended by its client's end, which is seen when something is to be sent to it.
@@ -282,10 +358,23 @@ async fn serve_connection(
             }
         }
     }
+    connection.as_mut().graceful_shutdown();
+    if let Err(error) = connection.await {
+        log::debug!("a connection ended: {error}");
+    }
+}
+
+/// Resolves when requests in hand are given up.
+async fn given_up(mut stage: watch::Receiver<Stage>) -> Leave {
+    let told = stage.wait_for(|stage| matches!(stage, Stage::GivenUp(_)));
+    match told.await.as_deref() {
+        Ok(Stage::GivenUp(leaves)) => *leaves,
+        _ => Leave::Drain,
+    }
 }
 
 async fn answer(
-    (router, access): (TowerToHyperService<Router>, Access),
+    (router, access, stage): (TowerToHyperService<Router>, Access, watch::Receiver<Stage>),
     request: Request<Incoming>,
     limit: Duration,
     phase: Rc<Cell<Phase>>,
@@ -295,7 +384,11 @@ async fn answer(
         return Ok(denied.into_response());
     }
     phase.set(Phase::Daemon);
-    let response = tokio::time::timeout(limit, router.call(request)).await;
+    let response = tokio::time::timeout(limit, router.call(request));
+    let response = tokio::select! {
+        response = response => response,
+        leaves = given_up(stage) => Ok(Ok(leaves.too_late().into_response())),
+    };
     let lasts = |response: &Response<Body>| response.extensions().get::<Lasting>().is_some();
     phase.set(match &response {
         Ok(Ok(response)) if lasts(response) => Phase::Listening,

@@ -26,6 +26,8 @@ pub struct Beside {
     pub tables: Option<Tables>,
     /// The listening admin socket.
     pub admin: OwnedFd,
+    /// The listening socket of the admin interface over TCP.
+    pub remote: Option<OwnedFd>,
     /// The program's name, as it is configured.
     pub program: String,
     /// Told when the other process serves everything, so that this one ends.
@@ -137,6 +139,7 @@ impl LiveEngine {
     ) -> Result<(), UpgradeError> {
         let beside = self.beside.as_ref();
         let beside = beside.ok_or(UpgradeError::Channel(io::ErrorKind::Unsupported.into()))?;
+        let remote = beside.remote.as_ref().map(OwnedFd::try_clone);
         let services = self.services.as_ref();
         let giver = Giver {
             devices: &self.devices,
@@ -147,6 +150,7 @@ impl LiveEngine {
             ports: kept.ports,
             program: beside.program.clone(),
             admin: beside.admin.try_clone().map_err(UpgradeError::Channel)?,
+            remote: remote.transpose().map_err(UpgradeError::Channel)?,
             control: kept.control,
             services: services.and_then(|services| serde_json::to_value(services.config()).ok()),
             looked_up: services
