@@ -115,7 +115,7 @@ drop_reasons! {
         "The host refused the frame that an uplink or TAP port was to send."
         "Look at the interface: it must exist, be up, and have an MTU large enough."
     PeerNotConnected "peer_not_connected"
-        "Nobody is connected to the socket of the destination's stream port."
+        "Nobody is connected to the socket of the destination's stream port, or who was has gone before it read the frame."
         "Start the VM behind the port; `ringswitch port show` says why its last connection ended."
     PeerNotReading "peer_not_reading"
         "The VM behind the destination's stream port does not read as fast as frames come for it."

@@ -333,20 +333,19 @@ impl Courier {
         run: &[Parcel],
     ) {
         let mut sender = port.sender();
-        let mut written = Written::default();
         for &parcel in run {
             let Some(out) = batch.outgoing(parcel, origin.outcomes) else {
                 continue;
             };
             let to = (&mut sender, port.max_frame_bytes);
-            match self.stream_writer.write(to, out, &mut written) {
+            match self.stream_writer.write(to, out) {
                 Ok(()) => origin.delivered(port.id, (batch, parcel)),
                 Err(reason) => {
                     origin.drop((port.id, &port.drops), (batch, parcel.frame), reason);
                 }
             }
         }
-        sender.finish(written);
+        sender.finish();
     }
 }
 

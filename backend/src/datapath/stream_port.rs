@@ -2,7 +2,7 @@
 //!
 //! The control side gives it connections through a [`StreamLink`]; the worker that finds one ended says so with
 //! [`DatapathEvent::StreamEnded`](super::DatapathEvent). Kept true: nobody waits for the peer. What it does not read waits in the
-//! port's own buffer, and what does not fit there is dropped.
+//! port's own buffer, and what does not fit there, or still waits there when the peer goes, is dropped and counted.
 //!
 //! ```text
 //!                    frame                  the socket takes not all of it
@@ -16,12 +16,11 @@
 use super::carried::CarriedTraffic;
 use super::counters::QueueCounters;
 use super::frame::MAX_FRAME_BYTES;
-use super::guest_rx::Written;
 use super::last_drops::PortDrops;
 use super::placement::{Placement, Source, Workers};
 use crate::port::stream::connection::Connection;
 use crate::port::stream::framing::{BadLength, READ_BUFFER_BYTES, Unread};
-use crate::port::stream::handover::Parked;
+use crate::port::stream::handover::{Parked, UnderWay};
 use crate::port::stream::unsent::{NotTaken, Unsent};
 use crate::ring::segment::PayloadCursor;
 use std::io;
@@ -82,7 +81,7 @@ pub struct StreamPort {
     pub placement: Placement,
     /// Frames its peer sent into the switch. One worker reads the connection, so it alone writes these.
     pub from_peer: QueueCounters,
-    /// Frames delivered to it. Written with the outbound half locked.
+    /// Frames that its socket took. Written with the outbound half locked.
     pub to_peer: QueueCounters,
     /// What it had elsewhere.
     pub carried: CarriedTraffic,
@@ -224,10 +223,8 @@ impl Sender<'_> {
         }
     }
 
-    /// Ends a run in which so much was added.
-    pub fn finish(&mut self, written: Written) {
-        self.port.to_peer.frames.add(written.frames);
-        self.port.to_peer.bytes.add(written.bytes);
+    /// Ends a run.
+    pub fn finish(&mut self) {
         if !self.port.wants_room() {
             self.send();
         }
@@ -238,7 +235,10 @@ impl Sender<'_> {
         let Outbound { connection, unsent } = &mut *self.outbound;
         let Some(open) = connection else { return };
         match unsent.send(|bytes| open.send(bytes)) {
-            Ok(all) => {
+            Ok(sent) => {
+                let all = unsent.is_empty();
+                self.port.to_peer.frames.add(sent.frames);
+                self.port.to_peer.bytes.add(sent.bytes);
                 let wanted = self.port.wants_room.swap(!all, Ordering::AcqRel);
                 if !all && !wanted {
                     // A full counter rings as well.
@@ -256,7 +256,9 @@ impl Sender<'_> {
     /// Sends to another peer from now on, or to none.
     fn replace(&mut self, connection: Option<Arc<Connection>>) {
         self.outbound.connection = connection;
-        self.outbound.unsent.clear();
+        let lost = self.outbound.unsent.clear();
+        let reason = DropReason::PeerNotConnected.name();
+        self.port.drops.add_count(reason, lost);
         self.port.wants_room.store(false, Ordering::Release);
     }
 }
@@ -327,16 +329,19 @@ impl StreamLink {
         let parked = Parked {
             unread: inbound.unread.bytes(&inbound.buffer).to_vec(),
             unsent: sender.outbound.unsent.bytes().to_vec(),
+            begun: sender.outbound.unsent.begun(),
             connection,
         };
         inbound.unread = Unread::default();
+        // Not lost: somebody goes on with it.
+        sender.outbound.unsent = Unsent::default();
         sender.replace(None);
         Some(parked)
     }
 
     /// Goes on with a connection where another process, or this one, was with it: bytes that were read, and bytes to be sent.
     /// Workers read it once they are told to ([`Self::release`]).
-    pub fn resume(&self, connection: Arc<Connection>, (unread, unsent): (&[u8], &[u8])) {
+    pub fn resume(&self, connection: Arc<Connection>, rest: UnderWay<'_>) {
         let mut inbound = self.port.inbound();
         let mut sender = self.port.sender();
         self.port
@@ -344,9 +349,9 @@ impl StreamLink {
         let Inbound {
             buffer, unread: at, ..
         } = &mut *inbound;
-        *at = Unread::of(unread, buffer);
+        *at = Unread::of(rest.unread, buffer);
         sender.replace(Some(connection));
-        sender.outbound.unsent.refill(unsent);
+        sender.outbound.unsent.refill(rest.unsent, rest.begun);
         sender.send();
     }
 

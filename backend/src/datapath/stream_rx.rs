@@ -5,7 +5,6 @@
 
 use super::edited::{Edited, edited};
 use super::frame::{Outgoing, PrivateHeader};
-use super::guest_rx::Written;
 use super::software_offload::{SoftwareOffload, Whole};
 use super::stream_port::Sender;
 use super::vnet_header::{Fit, NetFeatures};
@@ -30,7 +29,7 @@ impl Default for StreamWriter {
 }
 
 impl StreamWriter {
-    /// Adds one frame to what `sender` sends, and what of it goes to `written`, also when a later piece does not.
+    /// Adds one frame to what `sender` sends, and its first pieces also when a later one does not go.
     ///
     /// # Errors
     /// Why it was dropped.
@@ -38,7 +37,6 @@ impl StreamWriter {
         &mut self,
         (sender, max_frame_bytes): (&mut Sender<'_>, u32),
         out: Outgoing<'_>,
-        written: &mut Written,
     ) -> Result<(), DropReason> {
         let Self { staging, software } = self;
         let (payload, payload_bytes) = (out.payload, out.payload_bytes);
@@ -59,10 +57,7 @@ impl StreamWriter {
         sender.check(wire_bytes as usize)?;
         let fit = offload.fit(NetFeatures::NONE);
         let mut add = |start: &[u8], payload: PayloadCursor<'_>, payload_bytes: u32| {
-            sender.add(start, (payload, payload_bytes as usize))?;
-            written.frames += 1;
-            written.bytes += start.len() as u64 + u64::from(payload_bytes);
-            Ok(())
+            sender.add(start, (payload, payload_bytes as usize))
         };
         if fit == Fit::AsIs && around.is_empty() {
             return add(header.frame(), payload, payload_bytes);

@@ -9,6 +9,7 @@
 use super::connection::Connection;
 use super::life::{Connected, Life, elapsed_ms};
 use super::ports::StreamSpec;
+use super::unsent::Begun;
 use crate::datapath::{StreamEnd, StreamLink};
 use crate::device::endpoint::{Endpoint, RETRY_FIRST};
 use crate::device::listener::Listener;
@@ -42,6 +43,8 @@ pub struct Parked {
     pub(crate) unread: Vec<u8>,
     /// What is to be sent before anything else.
     pub(crate) unsent: Vec<u8>,
+    /// How much of the first frame of that has gone.
+    pub(crate) begun: Begun,
 }
 
 /// Where the bytes of a parked connection are among those of all.
@@ -51,6 +54,8 @@ pub struct StreamRest {
     pub port: u16,
     unread_bytes: usize,
     unsent_bytes: usize,
+    #[serde(default)]
+    begun: Begun,
 }
 
 impl StreamRest {
@@ -59,12 +64,25 @@ impl StreamRest {
         let (mine, rest) =
             bytes.split_at_checked(self.unread_bytes.checked_add(self.unsent_bytes)?)?;
         *bytes = rest;
-        mine.split_at_checked(self.unread_bytes)
+        let (unread, unsent) = mine.split_at_checked(self.unread_bytes)?;
+        Some(UnderWay {
+            unread,
+            unsent,
+            begun: self.begun,
+        })
     }
 }
 
-/// Bytes of a connection that were read and not switched, and those that are still to be sent.
-pub type UnderWay<'a> = (&'a [u8], &'a [u8]);
+/// Bytes of a connection that belong to neither side yet.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderWay<'a> {
+    /// They were read and not switched.
+    pub unread: &'a [u8],
+    /// They are still to be sent.
+    pub unsent: &'a [u8],
+    /// How much of the first frame of those has gone.
+    pub begun: Begun,
+}
 
 /// Every connection's bytes by port, from what one message says.
 pub fn read_rests<'a>(rests: &[StreamRest], mut bytes: &'a [u8]) -> Vec<(PortId, UnderWay<'a>)> {
@@ -108,6 +126,7 @@ impl Frozen<'_> {
                 port: id.get(),
                 unread_bytes: parked.unread.len(),
                 unsent_bytes: parked.unsent.len(),
+                begun: parked.begun,
             });
             bytes.extend_from_slice(&parked.unread);
             bytes.extend_from_slice(&parked.unsent);
@@ -119,7 +138,11 @@ impl Frozen<'_> {
     pub fn unpark(&mut self) {
         for (id, parked) in self.parked.drain(..) {
             if let Some((_, life)) = self.ports.iter().find(|(other, _)| *other == id) {
-                let rest = (parked.unread.as_slice(), parked.unsent.as_slice());
+                let rest = UnderWay {
+                    unread: &parked.unread,
+                    unsent: &parked.unsent,
+                    begun: parked.begun,
+                };
                 life.link.resume(parked.connection, rest);
             }
         }

@@ -6,6 +6,7 @@
 use super::framing::PREFIX_BYTES;
 use crate::datapath::frame::MAX_FRAME_BYTES;
 use crate::ring::segment::PayloadCursor;
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// Of the buffer: some segments of 64 KiB, or a batch of jumbo frames.
@@ -22,12 +23,31 @@ pub enum NotTaken {
     Unreadable,
 }
 
+/// How much of the first frame that waits has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Bytes of it that have not, its prefix included; 0: nothing of it has gone.
+    left_bytes: usize,
+    /// Its length.
+    frame_bytes: usize,
+}
+
+/// What went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames of which the last byte did.
+    pub frames: u64,
+    /// Their bytes, without prefixes.
+    pub bytes: u64,
+}
+
 /// Framed bytes that wait for the peer's socket.
 #[derive(Debug)]
 pub struct Unsent {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    begun: Begun,
 }
 
 impl Default for Unsent {
@@ -37,6 +57,7 @@ impl Default for Unsent {
             buffer: vec![0; UNSENT_BUFFER_BYTES],
             start: 0,
             end: 0,
+            begun: Begun::default(),
         }
     }
 }
@@ -92,19 +113,43 @@ impl Unsent {
         Ok(())
     }
 
-    /// Gives all that waits to `send`, which says how much of it went; whether that was all.
+    /// Gives all that waits to `send`, which says how much of it went.
     ///
     /// # Errors
     /// Those of `send`.
-    pub fn send(&mut self, send: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
+    pub fn send(&mut self, send: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<Sent> {
+        let mut sent = Sent::default();
         if !self.is_empty() {
-            let sent = send(self.bytes())?;
-            self.start += sent.min(self.len());
+            let bytes = send(self.bytes())?;
+            sent = self.advance(bytes.min(self.len()));
         }
         if self.is_empty() {
             self.clear();
         }
-        Ok(self.is_empty())
+        Ok(sent)
+    }
+
+    fn advance(&mut self, mut bytes: usize) -> Sent {
+        let mut sent = Sent::default();
+        while bytes > 0 {
+            if self.begun.left_bytes == 0 {
+                let prefix = self.bytes().first_chunk().copied().unwrap_or_default();
+                let frame_bytes = u32::from_be_bytes(prefix) as usize;
+                self.begun = Begun {
+                    left_bytes: PREFIX_BYTES + frame_bytes,
+                    frame_bytes,
+                };
+            }
+            let step = bytes.min(self.begun.left_bytes);
+            bytes -= step;
+            self.start += step;
+            self.begun.left_bytes -= step;
+            if self.begun.left_bytes == 0 {
+                sent.frames += 1;
+                sent.bytes += self.begun.frame_bytes as u64;
+            }
+        }
+        sent
     }
 
     /// What waits: whole frames, but for the first, which may have gone in part.
@@ -112,18 +157,31 @@ impl Unsent {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// How much of the first of them has.
+    pub fn begun(&self) -> Begun {
+        self.begun
+    }
+
     /// Instead of what waits, these bytes, as far as they fit: what another process was about to send.
-    pub fn refill(&mut self, bytes: &[u8]) {
+    pub fn refill(&mut self, bytes: &[u8], begun: Begun) {
         let end = bytes.len().min(self.buffer.len());
         if let (Some(to), Some(from)) = (self.buffer.get_mut(..end), bytes.get(..end)) {
             to.copy_from_slice(from);
         }
         (self.start, self.end) = (0, end);
+        // Of a frame that has gone in part, or that is not there at all, no more is left than there is.
+        let left_bytes = begun.left_bytes.min(end);
+        self.begun = Begun {
+            left_bytes,
+            ..begun
+        };
     }
 
-    /// Forgets it.
-    pub fn clear(&mut self) {
-        (self.start, self.end) = (0, 0);
+    /// Forgets it: so many frames will never have gone as a whole.
+    pub fn clear(&mut self) -> u64 {
+        let lost = self.advance(self.len());
+        (self.start, self.end, self.begun) = (0, 0, Begun::default());
+        lost.frames
     }
 }
 
@@ -146,6 +204,12 @@ mod tests {
             steps in prop::collection::vec((1..=MAX_FRAME_BYTES, any::<u8>(), 0..200_000usize), 1..40),
         ) {
             let (mut unsent, mut sent, mut expected) = (Unsent::default(), Vec::new(), Vec::new());
+            let (mut counted, mut frames) = (Sent::default(), 0);
+            let mut count = |more: Sent| {
+                counted.frames += more.frames;
+                counted.bytes += more.bytes;
+                counted
+            };
             for (frame_bytes, seed, room_bytes) in steps {
                 let frame = vec![seed; frame_bytes];
                 let fits = unsent.has_room(frame_bytes);
@@ -153,17 +217,27 @@ mod tests {
                 if fits {
                     expected.extend((frame_bytes as u32).to_be_bytes());
                     expected.extend(frame);
+                    frames += 1;
                 }
                 let mut take = |bytes: &[u8]| {
                     let taken = bytes.len().min(room_bytes);
                     sent.extend_from_slice(&bytes[..taken]);
                     Ok(taken)
                 };
-                let all = unsent.send(&mut take).unwrap();
-                prop_assert_eq!(all, unsent.is_empty());
+                let so_far = count(unsent.send(&mut take).unwrap());
+                // What would be lost now, were it not for another that goes on.
+                let mut next = Unsent::default();
+                next.refill(unsent.bytes(), unsent.begun());
+                let mut lost = Unsent::default();
+                lost.refill(unsent.bytes(), unsent.begun());
+                prop_assert_eq!(lost.clear() + so_far.frames, frames);
+                unsent = next;
             }
-            unsent.send(|bytes| { sent.extend_from_slice(bytes); Ok(bytes.len()) }).unwrap();
+            let all = count(unsent.send(|bytes| { sent.extend_from_slice(bytes); Ok(bytes.len()) }).unwrap());
+            prop_assert!(unsent.is_empty());
             prop_assert!(sent == expected, "{} bytes instead of {}", sent.len(), expected.len());
+            prop_assert_eq!(all.frames, frames);
+            prop_assert_eq!(all.bytes as usize, expected.len() - frames as usize * PREFIX_BYTES);
         }
     }
 

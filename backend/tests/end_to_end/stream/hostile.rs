@@ -8,7 +8,7 @@ use guest_sim::frame::{FrameBuilder, verify};
 
 use super::frames::{from, introduce};
 use super::peer::{Peer, StreamSwitch};
-use crate::rig::{Bystanders, guest_options, mac, named, numbered, until};
+use crate::rig::{Bystanders, WITHIN, guest_options, mac, named, numbered, until};
 
 #[test]
 fn a_length_that_no_frame_has_ends_the_connection_and_a_new_one_is_taken() {
@@ -81,6 +81,41 @@ fn a_peer_that_does_not_read_loses_frames_and_nobody_else_does() {
     peer.verify_quiet();
     introduce(&all, (2, &mut peer), (1, &mut guest));
     assert_eq!(all.switch.show("s2")["device"]["unsent_bytes"], 0);
+    all.switch.finish();
+}
+
+#[test]
+fn frames_that_wait_for_a_peer_that_goes_are_dropped_and_counted() {
+    let all = StreamSwitch::new(&["vm1"], &[("s2", "")], &[]);
+    let mut guest = all.switch.guest("vm1", guest_options());
+    let mut peer = all.peer("s2");
+    introduce(&all, (2, &mut peer), (1, &mut guest));
+    let to_peer = || {
+        let frames = &all.switch.counters("s2")["guest_rx_frames"];
+        frames.as_u64().unwrap()
+    };
+    let unread = || all.switch.drops("s2", "peer_not_reading");
+    let introduced = to_peer();
+    let mut sent = 0;
+    while unread() == 0 {
+        guest.send(&numbered(sent, 1, 2)).unwrap();
+        sent += 1;
+    }
+    guest.pair(0).guest_tx.drain(WITHIN).unwrap();
+    assert_eq!(all.switch.drops("s2", "peer_not_connected"), 0);
+    let taken = to_peer();
+    drop(peer);
+    until("the connection's end to be seen", || {
+        (all.switch.show("s2")["state"] == "listening").then_some(())
+    });
+    let lost = all.switch.drops("s2", "peer_not_connected");
+    assert!(lost > 0);
+    assert_eq!(to_peer(), taken, "nothing of it was delivered");
+    assert_eq!(
+        to_peer() - introduced + unread() + lost,
+        u64::from(sent),
+        "each frame is delivered or dropped, once"
+    );
     all.switch.finish();
 }
 
