@@ -3,7 +3,7 @@
 //! `rig` (a switch, its guests, frames that are verified) -> `matrix` (rings, layouts, sizes), `offload` (checksums and segmentation),
 //! `capture`, `flows`, `metrics`, `ring_fill` and `page`, `vlan`, `many_ports`, `multiqueue`, `workers` -> `life` (of a port), `restart`, `crash` and `upgrade` (of the daemon), `migration` (of a
 //! guest), `migration_log` and `device_state` -> `hostile_guest`, `malformed_frames`, `hostile_front_end`, `hostile_log` -> `stream` (ports of
-//! NICs that are not virtio) -> `services` (of the switch itself) -> `idle`. Every test has a daemon and a folder of its own.
+//! NICs that are not virtio) -> `services` (of the switch itself) -> `systemd` -> `idle`. Every test has a daemon and a folder of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that cannot go on fails.
 
 mod capture;
@@ -31,6 +31,7 @@ mod rig;
 mod ring_fill;
 mod services;
 mod stream;
+mod systemd;
 mod upgrade;
 mod vlan;
 mod workers;
