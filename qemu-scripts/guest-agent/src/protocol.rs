@@ -65,6 +65,8 @@ pub enum Request {
     Reboot,
     /// Switch the guest off. Answered by [`Reply::Stopping`] before it happens.
     PowerOff,
+    /// Start the kernel that was made ready: no firmware, and nothing is told to end. Answered by [`Reply::Stopping`] before it happens.
+    Kexec,
 }
 
 /// What runs longer than a question.

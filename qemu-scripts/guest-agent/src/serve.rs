@@ -34,8 +34,10 @@ pub fn until_closed(from: impl Read, to: impl Write + Send + 'static) -> io::Res
                 if let Err(error) = write_line(&writer, &Line::Answer { id, reply }) {
                     eprintln!("guest-agent: answer {id}: {error}");
                 }
-                if let Some(command) = last_act {
-                    let _ = reboot(command);
+                if let Some(command) = last_act
+                    && let Err(error) = reboot(command)
+                {
+                    eprintln!("guest-agent: {command:?}: {error}");
                 }
             })?;
     }
@@ -47,6 +49,7 @@ fn last_act(request: &Request) -> Option<RebootCommand> {
     match request {
         Request::Reboot => Some(RebootCommand::Restart),
         Request::PowerOff => Some(RebootCommand::PowerOff),
+        Request::Kexec => Some(RebootCommand::Kexec),
         _ => None,
     }
 }
@@ -63,10 +66,10 @@ fn answer(request: Request, jobs: &Jobs) -> Result<Reply, String> {
         Request::Wait { job } => jobs.wait(job).map(Reply::Outcome),
         Request::Stop { job } => jobs.stop(job).map(|()| Reply::Stopping),
         // On the host, where the agent is an ordinary process, these are no one's to ask.
-        Request::Reboot | Request::PowerOff if std::process::id() != 1 => {
+        Request::Reboot | Request::PowerOff | Request::Kexec if std::process::id() != 1 => {
             Err("this is not a guest".to_owned())
         }
-        Request::Reboot | Request::PowerOff => Ok(Reply::Stopping),
+        Request::Reboot | Request::PowerOff | Request::Kexec => Ok(Reply::Stopping),
     }
 }
 

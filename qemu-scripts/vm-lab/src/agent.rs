@@ -289,8 +289,20 @@ impl Agent {
     /// # Errors
     /// It does not come back.
     pub fn reboot(&self) -> Result<()> {
+        self.boot_anew(Request::Reboot)
+    }
+
+    /// Has the guest start the kernel that it made ready, and waits until it is back.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn kexec(&self) -> Result<()> {
+        self.boot_anew(Request::Kexec)
+    }
+
+    fn boot_anew(&self, how: Request) -> Result<()> {
         let boots = self.boots();
-        self.ask(Request::Reboot, SOON)?;
+        self.ask(how, SOON)?;
         self.wait_boot(boots + 1)
     }
 

@@ -45,9 +45,7 @@ fn start_another_kernel(lab: &Lab, number: usize) -> Result<()> {
     let loading = ["kexec", &files[0], &files[1], &next];
     let (status, output) = agent.exec(loading)?;
     expect_equal(&output, status, 0)?;
-    let boots = agent.boots();
-    agent.exec(["sh", "-c", "kexec >/dev/console 2>&1 &"])?;
-    agent.wait_boot(boots + 1)?;
+    agent.kexec()?;
     expect_equal("command line", command_line()?.trim(), &next)?;
     lab.guest(number)?.configure_network()?;
     lab.wait_connected(number)?;
