@@ -47,6 +47,13 @@ pub struct Difference {
 }
 
 impl ConfigView {
+    /// A port that runs for a virtual device is kept with that, unless the file has it too.
+    pub fn leave_to_its_device(&mut self, name: &PortName) {
+        if !self.file_ports.iter().any(|port| port.name == *name) {
+            self.running.remove(name);
+        }
+    }
+
     /// Every difference, by name.
     pub fn differences(&self) -> Vec<Difference> {
         let mut by_name: BTreeMap<&PortName, Difference> = BTreeMap::new();

@@ -38,8 +38,19 @@ async fn report(State(control): State<ControlHandle>) -> Result<Json<ConfigRepor
         (status = 200, body = ConfigDiff, description = "Every difference")
     )
 )]
-async fn diff(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>, Problem> {
-    Ok(Json(control.config().await?.into()))
+async fn diff(State(admin): State<Admin>) -> Result<Json<ConfigDiff>, Problem> {
+    difference(&admin).await.map(Json)
+}
+
+/// But for the ports that come and go with their devices, which the file has nothing to say about.
+async fn difference(admin: &Admin) -> Result<ConfigDiff, Problem> {
+    let mut view = admin.control.config().await?;
+    if let Some(devices) = &admin.devices {
+        for device in devices.list().await? {
+            view.leave_to_its_device(device.device.name());
+        }
+    }
+    Ok(view.into())
 }
 
 /// Reads the file again, beside the thread that serves everybody: what it has now is what ports are compared with.
@@ -52,7 +63,8 @@ async fn diff(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>, 
         (status = 422, description = "The file is refused")
     )
 )]
-async fn saved(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>, Problem> {
+async fn saved(State(admin): State<Admin>) -> Result<Json<ConfigDiff>, Problem> {
+    let control = &admin.control;
     let Some(path) = control.config().await?.file else {
         return Err(Problem::new(
             StatusCode::CONFLICT,
@@ -71,5 +83,5 @@ async fn saved(State(control): State<ControlHandle>) -> Result<Json<ConfigDiff>,
                 .remedy("correct the file; `ringswitch check` says when it can be read")
         })?;
     control.config_saved(file).await?;
-    Ok(Json(control.config().await?.into()))
+    difference(&admin).await.map(Json)
 }

@@ -28,6 +28,8 @@ fn a_vm_is_given_a_nic_and_loses_it_without_a_trace() {
         (&port["queue_pairs"], &port["vlan"]),
         (&json!(2), &json!({ "access": 10 }))
     );
+    // It is the device's, so nobody is asked to write it down.
+    assert_eq!(switch.get("/v1/config/diff")["differences"], json!([]));
     let (id, arguments) = {
         let vm = qemu.vm();
         assert_eq!(vm.commands, ["chardev-add", "netdev_add", "device_add"]);
