@@ -1,4 +1,5 @@
 //! What can be said about programs, tables, what belongs to them, and frames to be explained.
+use super::page_arguments::PageArguments;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -226,11 +227,7 @@ pub enum CounterCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConnectionCommand {
     /// List tracked connections.
-    List {
-        /// At most so many.
-        #[arg(long, default_value_t = 1_000)]
-        limit: usize,
-    },
+    List(PageArguments),
 }
 
 /// A frame to be explained.

@@ -3,6 +3,7 @@ use super::client::Client;
 use super::commands::{Format, encode, print, print_json, show};
 use super::entry_text::{parse_key, parse_params};
 use super::exit::CliError;
+use super::page_arguments::with_next;
 use super::render_tables as render;
 use super::table_arguments::{
     ConnectionCommand, CounterCommand, EntryArguments, ExplainArguments, GroupCommand,
@@ -322,15 +323,14 @@ pub async fn counter(
 
 /// `ringswitch connection ...`
 pub async fn connection(
-    ConnectionCommand::List { limit }: &ConnectionCommand,
+    ConnectionCommand::List(page): &ConnectionCommand,
     client: &Client,
     format: Format,
 ) -> Result<(), CliError> {
-    let body = client
-        .get(&format!("/v1/connections?limit={limit}"))
-        .await?;
+    let body = client.get(&page.of("/v1/connections")).await?;
     show(client, format, &body, |list: &ConnectionList| {
-        render::connections(list)
+        let next = list.next.map(|next| next.to_string());
+        with_next(render::connections(list), next.as_ref())
     })
 }
 

@@ -668,10 +668,9 @@ async fn connections(
     TheTables(tables): TheTables,
     page: Result<Query<ConnectionsPage>, QueryRejection>,
 ) -> Result<Json<ConnectionList>, Problem> {
-    let limit = page::limit(page::query(page)?.limit)?;
-    Ok(Json(ConnectionList {
-        connections: tables.connections(limit),
-    }))
+    let ConnectionsPage { after, limit } = page::query(page)?;
+    let (connections, next) = tables.connections(after.unwrap_or(0), page::limit(limit)?);
+    Ok(Json(ConnectionList { connections, next }))
 }
 
 async fn write_one(

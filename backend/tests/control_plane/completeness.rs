@@ -26,7 +26,7 @@ fn commands() -> Vec<(&'static str, Vec<String>)> {
         ("GET /v1/config", "config show"),
         ("GET /v1/config/diff", "config diff"),
         ("POST /v1/config/saved", "config save"),
-        ("GET /v1/connections", "connection list --limit 5"),
+        ("GET /v1/connections", "connection list --limit 5 --after 1"),
         ("GET /v1/counters/{counter}", "counter list c --from 3 --limit 5"),
         ("GET /v1/devices", "device list --vm /q --state ready --model e1000 --limit 1 --after d"),
         (

@@ -422,15 +422,23 @@ impl TableEngine for FakeEngine {
         })
     }
 
-    fn connections(&self, limit: usize, _: Millis) -> Vec<ListedConnection> {
-        let connection = ListedConnection {
-            zone: 1,
+    fn connections(
+        &self,
+        from: u32,
+        limit: usize,
+        _: Millis,
+    ) -> (Vec<ListedConnection>, Option<u32>) {
+        let connection = |zone| ListedConnection {
+            zone,
             flow: "tcp 10.0.0.5:1234 > 10.0.1.9:443".into(),
             state: "established".into(),
             mark: 5,
             expires_in_ms: 1000,
         };
-        vec![connection].into_iter().take(limit).collect()
+        let last = 3;
+        let next = from.saturating_add(limit as u32);
+        let page = (from..last.min(next)).map(connection);
+        (page.collect(), (next < last).then_some(next))
     }
 }
 

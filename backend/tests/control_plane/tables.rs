@@ -319,6 +319,19 @@ fn counters_and_connections_are_listed() {
     );
     let connection = &switch.get("/v1/connections").json()["connections"][0];
     assert_eq!(connection["state"], "established");
+    let mut zones = vec![];
+    let mut path = "/v1/connections?limit=2".to_owned();
+    loop {
+        let page = switch.get(&path).json();
+        let connections = page["connections"].as_array().unwrap();
+        zones.extend(connections.iter().map(|one| one["zone"].as_u64().unwrap()));
+        let Some(next) = page["next"].as_u64() else {
+            break;
+        };
+        path = format!("/v1/connections?limit=2&after={next}");
+    }
+    assert_eq!(zones, [0, 1, 2]);
+    assert_eq!(switch.get("/v1/connections?after=x").status, 400);
 }
 
 fn vm1(switch: &TestSwitch) {

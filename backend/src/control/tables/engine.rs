@@ -148,6 +148,12 @@ pub trait TableEngine: Send + Sync + 'static {
     fn meters(&self) -> Vec<ListedMeter>;
     /// Counters that are not zero: at most `limit` of an array, from index `from` on. `None`: there is no such array.
     fn counters(&self, counter: &str, from: u32, limit: usize) -> Option<Vec<ListedCounter>>;
-    /// At most `limit` tracked connections.
-    fn connections(&self, limit: usize, now: Millis) -> Vec<ListedConnection>;
+    /// At most `limit` tracked connections from place `from` on, and the place of the next, if there may be more. One that stays is
+    /// listed once.
+    fn connections(
+        &self,
+        from: u32,
+        limit: usize,
+        now: Millis,
+    ) -> (Vec<ListedConnection>, Option<u32>);
 }

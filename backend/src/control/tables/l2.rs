@@ -209,7 +209,7 @@ impl TableEngine for DefaultTables {
         TableEngine::counters(&*self.engine, counter, from, limit)
     }
 
-    fn connections(&self, _: usize, _: Millis) -> Vec<ListedConnection> {
-        vec![]
+    fn connections(&self, _: u32, _: usize, _: Millis) -> (Vec<ListedConnection>, Option<u32>) {
+        (vec![], None)
     }
 }

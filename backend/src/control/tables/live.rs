@@ -133,9 +133,14 @@ impl TableEngine for Engine {
         Some(listed.collect())
     }
 
-    fn connections(&self, limit: usize, now: Millis) -> Vec<ListedConnection> {
+    fn connections(
+        &self,
+        from: u32,
+        limit: usize,
+        now: Millis,
+    ) -> (Vec<ListedConnection>, Option<u32>) {
         let mut connections = vec![];
-        let mut from = Some(0);
+        let mut from = Some(from);
         while let Some(next) = from {
             let left = limit.saturating_sub(connections.len());
             if left == 0 {
@@ -145,7 +150,7 @@ impl TableEngine for Engine {
             connections.extend(page.connections.iter().map(|(_, record)| listed(record)));
             from = page.next;
         }
-        connections
+        (connections, from)
     }
 }
 

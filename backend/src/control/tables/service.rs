@@ -283,9 +283,9 @@ impl Tables {
         self.engine.counters(counter, from, limit)
     }
 
-    /// Tracked connections.
-    pub fn connections(&self, limit: usize) -> Vec<ListedConnection> {
-        self.engine.connections(limit, monotonic_now())
+    /// Tracked connections: see [`TableEngine::connections`].
+    pub fn connections(&self, from: u32, limit: usize) -> (Vec<ListedConnection>, Option<u32>) {
+        self.engine.connections(from, limit, monotonic_now())
     }
 
     /// What does not fit the program.

@@ -95,6 +95,8 @@ pub struct CountersPage {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectionsPage {
+    /// The page behind the one whose `next` this is.
+    pub after: Option<u32>,
     /// How many; 1000 when absent.
     #[param(minimum = 1, maximum = 10_000)]
     pub limit: Option<u32>,

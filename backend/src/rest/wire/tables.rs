@@ -311,6 +311,9 @@ pub struct CounterList {
 pub struct ConnectionList {
     /// Tracked connections.
     pub connections: Vec<ListedConnection>,
+    /// `after` of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u32>,
 }
 
 /// Body of `POST /v1/explain`. Exactly one of `frame`, `flow` and `pcap`.
