@@ -2,7 +2,7 @@
 use super::reach::percent_encoded;
 use clap::Args;
 
-/// A page of a list; everything when nothing is said.
+/// A page of a list; when nothing is said, everything, or as much as the list's path has by itself.
 #[derive(Args, Clone, Debug, Default)]
 pub struct PageArguments {
     /// How many at most, 1 to 10,000.

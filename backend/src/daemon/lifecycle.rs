@@ -24,7 +24,7 @@ use crate::rest::{
     AdminSocket, ClaimError, Leave, Limits, Remote, RemoteError, Turn, router, serve_all,
 };
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,7 +126,9 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
             .listener()
             .and_then(tokio::net::UnixListener::from_std)
             .map_err(DaemonError::Runtime)?;
-        let remote = remote.map(|remote| turn(remote, begun.handed.is_some(), begun.remote.take()));
+        // Closed if there is to be none any more.
+        let before = begun.remote.take();
+        let remote = remote.map(|remote| turn(remote, begun.handed.is_some(), before));
         (signals, listener, remote.transpose()?)
     };
     let Begun {
@@ -163,7 +165,7 @@ pub fn run(configuration: &Configuration) -> Result<Ending, DaemonError> {
     let live = live.with_beside(Beside {
         tables: tables.clone(),
         admin: admin.listener().map_err(DaemonError::Runtime)?.into(),
-        remote: shared(remote.as_ref()).map_err(DaemonError::Runtime)?,
+        remote: remote.as_ref().map(|(remote, _)| remote.socket()),
         program: configuration.switch.program.to_string(),
         left: Arc::clone(&left),
     });
@@ -420,14 +422,6 @@ fn turn(
         },
     };
     Ok((remote, turn))
-}
-
-/// What listens, once more, for another process to go on with.
-fn shared(remote: Option<&(Remote, Turn)>) -> io::Result<Option<OwnedFd>> {
-    match remote {
-        Some((_, Turn::Listening(listener))) => listener.as_fd().try_clone_to_owned().map(Some),
-        _ => Ok(None),
-    }
 }
 
 /// Where sockets are put that nobody names.

@@ -50,6 +50,6 @@ pub mod web_page;
 pub mod wire;
 
 pub use admin_socket::{AdminSocket, ClaimError};
-pub use remote::{Remote, RemoteError};
+pub use remote::{ListeningSocket, Remote, RemoteError};
 pub use routes::router;
 pub use server::{Leave, Limits, Turn, serve, serve_all};

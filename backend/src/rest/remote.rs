@@ -5,8 +5,8 @@ use crate::config::RemoteConfig;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -46,7 +46,11 @@ pub struct Remote {
     address: SocketAddr,
     tokens: Option<Arc<Tokens>>,
     tls: Option<Tls>,
+    socket: ListeningSocket,
 }
+
+/// A listening socket, as soon as there is one.
+pub type ListeningSocket = Arc<OnceLock<OwnedFd>>;
 
 /// Bytes both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -68,6 +72,7 @@ impl Remote {
             address: config.listen,
             tokens: tokens.map(Arc::new),
             tls,
+            socket: ListeningSocket::default(),
         })
     }
 
@@ -77,7 +82,7 @@ impl Remote {
             address: self.address,
             source,
         })?;
-        self.tell(&listener);
+        self.opened(&listener);
         Ok(listener)
     }
 
@@ -85,20 +90,29 @@ impl Remote {
     pub fn adopt(&self, listener: OwnedFd) -> Option<TcpListener> {
         let listener = std::net::TcpListener::from(listener);
         let found = listener.local_addr().ok()?;
-        let port = match self.address.port() {
-            // Any.
-            0 => found.port(),
-            port => port,
-        };
-        if found != SocketAddr::new(self.address.ip(), port) {
+        let mut wanted = self.address;
+        if wanted.port() == 0 {
+            wanted.set_port(found.port());
+        }
+        if found != wanted {
             return None;
         }
         let listener = TcpListener::from_std(listener).ok()?;
-        self.tell(&listener);
+        self.opened(&listener);
         Some(listener)
     }
 
-    fn tell(&self, listener: &TcpListener) {
+    /// What listens, once it does, for another process to go on with.
+    pub fn socket(&self) -> ListeningSocket {
+        Arc::clone(&self.socket)
+    }
+
+    fn opened(&self, listener: &TcpListener) {
+        match listener.as_fd().try_clone_to_owned() {
+            // It begins once.
+            Ok(socket) => drop(self.socket.set(socket)),
+            Err(error) => log::warn!("an upgrade will interrupt what is served over TCP: {error}"),
+        }
         log::info!(
             "serving {}://{}",
             if self.tls.is_some() { "https" } else { "http" },

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::remote::{Remote, Stream};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -139,6 +140,17 @@ enum Arrival {
 }
 
 impl Entrance {
+    /// Has whoever comes refused, although others hold the same socket. Only where nobody else serves it.
+    fn close(&self) {
+        let listener = match self {
+            Self::Local(listener) => listener.as_fd(),
+            Self::Remote(listener, _) => listener.as_fd(),
+        };
+        if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Read) {
+            log::debug!("a listening socket was closed already: {error}");
+        }
+    }
+
     async fn accept(&self) -> io::Result<Arrival> {
         Ok(match self {
             Self::Local(listener) => Arrival::Local(listener.accept().await?.0),
@@ -262,6 +274,9 @@ async fn accept_until(
             }
         }
     };
+    if leaves == Leave::Drain {
+        entrance.close();
+    }
     drop(entrance);
     finish(connections, leaves, &stage).await;
 }
@@ -289,19 +304,25 @@ async fn finish(
     leaves: Leave,
     stage: &watch::Sender<Stage>,
 ) {
-    let end = |connections: &mut VecDeque<Connection>, of: Phase| {
-        let ended = connections.iter().filter(|one| one.phase.get() == of);
+    let end = |connections: &mut VecDeque<Connection>, phases: &[Phase]| {
+        let ended = connections.iter();
+        let ended = ended.filter(|one| phases.contains(&one.phase.get()));
         ended.for_each(|one| one.task.abort());
     };
-    end(&mut connections, Phase::Listening);
+    end(&mut connections, &[Phase::Listening]);
     stage.send_replace(Stage::Leaving);
     settle(&mut connections, FIRST_REQUEST).await;
-    end(&mut connections, Phase::New);
-    settle(&mut connections, leaves.patience()).await;
+    end(&mut connections, &[Phase::New, Phase::Listening]);
+    let patience = leaves.patience().saturating_sub(FIRST_REQUEST);
+    settle(&mut connections, patience).await;
     stage.send_replace(Stage::GivenUp(leaves));
+    end(&mut connections, &[Phase::Listening]);
     settle(&mut connections, LAST_WORDS).await;
     if !connections.is_empty() {
-        log::warn!("clients of the admin interface did not take their last answers");
+        log::warn!(
+            "{} clients of the admin interface took too long and were cut off",
+            connections.len()
+        );
     }
 }
 
@@ -341,11 +362,21 @@ async fn serve_connection(
         .header_read_timeout(limits.head)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let mut is_leaving = false;
     loop {
         let served = tokio::time::timeout(limits.connection, &mut connection);
         let served = tokio::select! {
+            // First: what has come is read before the connection hears that it is to end.
+            biased;
             served = served => served,
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => break,
+            _ = stage.wait_for(|stage| *stage != Stage::Serving), if !is_leaving => {
+                is_leaving = true;
+                // One that has not asked yet would be closed at once; its first answer says that it is the last.
+                if phase.get() != Phase::New {
+                    connection.as_mut().graceful_shutdown();
+                }
+                continue;
+            }
         };
         match served {
             Ok(Ok(())) => return,
@@ -357,10 +388,6 @@ async fn serve_connection(
                 return log::debug!("a connection was closed after {limit} s");
             }
         }
-    }
-    connection.as_mut().graceful_shutdown();
-    if let Err(error) = connection.await {
-        log::debug!("a connection ended: {error}");
     }
 }
 
@@ -387,14 +414,14 @@ async fn answer(
     let response = tokio::time::timeout(limit, router.call(request));
     let response = tokio::select! {
         response = response => response,
-        leaves = given_up(stage) => Ok(Ok(leaves.too_late().into_response())),
+        leaves = given_up(stage.clone()) => Ok(Ok(leaves.too_late().into_response())),
     };
     let lasts = |response: &Response<Body>| response.extensions().get::<Lasting>().is_some();
     phase.set(match &response {
         Ok(Ok(response)) if lasts(response) => Phase::Listening,
         _ => Phase::Client,
     });
-    Ok(match response {
+    let mut response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => Problem::new(
@@ -403,5 +430,10 @@ async fn answer(
         )
         .remedy("send the whole body at once; if it was sent, try again")
         .into_response(),
-    })
+    };
+    if *stage.borrow() != Stage::Serving {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    Ok(response)
 }

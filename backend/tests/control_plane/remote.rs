@@ -372,14 +372,76 @@ fn it_is_served_on_after_an_upgrade_with_what_the_files_say_now() {
             }
             turned_away
         });
-        let report: serde_json::Value =
-            serde_json::from_str(&home.told(&["--json", "upgrade"])).unwrap();
-        let _successor = Successor(report["pid"].as_i64().unwrap().try_into().unwrap());
+        let _successor = upgraded(&home);
         assert_eq!(ask(free, health, Some(ADMIN)).0, 200);
         assert_eq!(ask(free, health, None).0, 401);
         done.store(true, Ordering::Release);
         assert!(asking.join().unwrap() <= 1, "{}", home.log());
     });
+}
+
+#[test]
+fn an_upgrade_moves_it_to_another_address_or_ends_it_and_leaves_nothing_listening() {
+    let home = with_tokens();
+    let section = |listen: &str| {
+        let tokens = home.text("tokens");
+        format!("[switch]\nlisten = \"{listen}\"\ntoken_file = \"{tokens}\"\n")
+    };
+    let free = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let first = free();
+    home.write(&section(&first.to_string()));
+    let _daemon = home.start(&[]);
+    assert!(is_served(first));
+    // The last is in the way of the one before it until that process has gone; the upgrade behind it keeps what was opened so late.
+    let second = free();
+    let everywhere = format!("0.0.0.0:{}", second.port());
+    let mut before = first;
+    let mut successors = vec![];
+    for listen in [second.to_string(), everywhere.clone(), everywhere] {
+        home.write(&section(&listen));
+        successors.push(upgraded(&home));
+        until(&home, || is_served(second));
+        if before != second {
+            until(&home, || TcpStream::connect(before).is_err());
+        }
+        before = second;
+    }
+    home.write("");
+    successors.push(upgraded(&home));
+    home.told(&["port", "list"]);
+    until(&home, || TcpStream::connect(second).is_err());
+}
+
+fn is_served(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(WITHIN)).unwrap();
+    let head = format!(
+        "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {ADMIN}\r\n\r\n"
+    );
+    let mut answer = String::new();
+    // The process before may end with it.
+    let asked = stream.write_all(head.as_bytes());
+    let heard = stream.read_to_string(&mut answer);
+    asked.is_ok() && heard.is_ok() && answer.starts_with("HTTP/1.1 200")
+}
+
+fn until(home: &Home, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + WITHIN;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{}", home.log());
+        std::thread::yield_now();
+    }
+}
+
+fn upgraded(home: &Home) -> Successor {
+    let report: serde_json::Value =
+        serde_json::from_str(&home.told(&["--json", "upgrade"])).unwrap();
+    Successor(report["pid"].as_i64().unwrap().try_into().unwrap())
 }
 
 /// The process that took over, killed at the end.

@@ -118,7 +118,8 @@ impl Stage {
 /// Sequence numbers of a frame.
 type Bytes = Range<u32>;
 
-/// A pardoned frame that a later one of its stream has overtaken.
+/// A pardoned frame that a later one of its stream has overtaken. Known again only as a whole: a receiver with several rings has to take
+/// what is left to be cut.
 #[derive(Debug, PartialEq, Eq)]
 struct Missed {
     bytes: Bytes,

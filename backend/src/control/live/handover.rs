@@ -14,6 +14,7 @@ use crate::handover::descriptors::Incoming;
 use crate::handover::give::{Giver, UpgradeError, UpgradeRequest, Upgraded};
 use crate::port::stream::handover::{HandedStream, StreamRest};
 use crate::port::tap::Tap;
+use crate::rest::ListeningSocket;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,7 +28,7 @@ pub struct Beside {
     /// The listening admin socket.
     pub admin: OwnedFd,
     /// The listening socket of the admin interface over TCP.
-    pub remote: Option<OwnedFd>,
+    pub remote: Option<ListeningSocket>,
     /// The program's name, as it is configured.
     pub program: String,
     /// Told when the other process serves everything, so that this one ends.
@@ -139,7 +140,8 @@ impl LiveEngine {
     ) -> Result<(), UpgradeError> {
         let beside = self.beside.as_ref();
         let beside = beside.ok_or(UpgradeError::Channel(io::ErrorKind::Unsupported.into()))?;
-        let remote = beside.remote.as_ref().map(OwnedFd::try_clone);
+        let remote = beside.remote.as_ref().and_then(|socket| socket.get());
+        let remote = remote.map(OwnedFd::try_clone);
         let services = self.services.as_ref();
         let giver = Giver {
             devices: &self.devices,

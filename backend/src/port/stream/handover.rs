@@ -54,8 +54,8 @@ pub struct StreamRest {
     pub port: u16,
     unread_bytes: usize,
     unsent_bytes: usize,
-    #[serde(default)]
-    begun: Begun,
+    /// A version that does not count frames does not say it.
+    begun: Option<Begun>,
 }
 
 impl StreamRest {
@@ -68,7 +68,7 @@ impl StreamRest {
         Some(UnderWay {
             unread,
             unsent,
-            begun: self.begun,
+            begun: self.begun.unwrap_or(Begun::unknown(self.unsent_bytes)),
         })
     }
 }
@@ -126,7 +126,7 @@ impl Frozen<'_> {
                 port: id.get(),
                 unread_bytes: parked.unread.len(),
                 unsent_bytes: parked.unsent.len(),
-                begun: parked.begun,
+                begun: Some(parked.begun),
             });
             bytes.extend_from_slice(&parked.unread);
             bytes.extend_from_slice(&parked.unsent);

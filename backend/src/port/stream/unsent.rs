@@ -32,6 +32,16 @@ pub struct Begun {
     frame_bytes: usize,
 }
 
+impl Begun {
+    /// Nobody knows where frames begin in so many bytes: they count as one.
+    pub fn unknown(bytes: usize) -> Self {
+        Self {
+            left_bytes: bytes,
+            frame_bytes: 0,
+        }
+    }
+}
+
 /// What went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {

@@ -98,6 +98,7 @@ fn frames_that_wait_for_a_peer_that_goes_are_dropped_and_counted() {
     let introduced = to_peer();
     let mut sent = 0;
     while unread() == 0 {
+        assert!(sent < 20_000, "nothing is dropped");
         guest.send(&numbered(sent, 1, 2)).unwrap();
         sent += 1;
     }
