@@ -5,7 +5,6 @@
 use std::env;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -125,7 +124,6 @@ impl Vm {
             body.len()
         );
         stream.write_all(request.as_bytes()).map_err(failed)?;
-        stream.shutdown(Shutdown::Write).map_err(failed)?;
         let mut status = [0; 12];
         stream.read_exact(&mut status).map_err(failed)?;
         if status.starts_with(b"HTTP/1.1 2") {
@@ -143,6 +141,8 @@ impl Drop for Vm {
         // It may have ended already; there is nobody to tell.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+        // In the way of the next of that name.
+        let _removed = std::fs::remove_file(&self.api);
     }
 }
 
@@ -151,11 +151,12 @@ fn wait_up(daemon: &Daemon) -> Outcome {
     wait_told(daemon, &["port", "show", "vm1"], r#""state":"up""#)
 }
 
-/// Waits until the daemon's JSON has a part.
+/// Waits until the daemon, once it is there, has a part in its JSON.
 fn wait_told(daemon: &Daemon, question: &[&str], part: &str) -> Outcome {
     let patience = Patience::of(BOOT_WITHIN);
     loop {
-        let told = daemon.command(&[question, &["--json"]].concat())?;
+        let told = daemon.command(&[question, &["--json"]].concat());
+        let told = told.unwrap_or_else(|error| error.to_string());
         if told.split_whitespace().collect::<String>().contains(part) {
             return Ok(());
         }
@@ -250,6 +251,7 @@ fn a_real_vm_boots_pauses_resumes_and_reboots() -> Outcome {
         }
     }
     vm.put("vm.shutdown")?;
+    drop(vm);
     // The port is ready for the next VM.
     let next = Vm::boot(&means, &daemon)?;
     wait_up(&daemon)?;

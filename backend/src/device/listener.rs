@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,9 @@ const BACKLOG: i32 = 16;
 /// How long another process may hold the folder while it binds its own socket.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// Number from which on listening sockets have their descriptors. The kernel's table of them takes 8 bytes for each number below.
+const LISTENERS_ABOVE: u64 = 16_384;
 
 /// The identity of no file.
 const NOBODYS_FILE: (u64, u64) = (0, 0);
@@ -57,7 +61,7 @@ impl Listener {
         let file = identity(&rustix::fs::lstat(path).map_err(failed)?);
         drop(folder);
         Ok(Self {
-            socket,
+            socket: closed_first(socket),
             path: path.to_owned(),
             file,
         })
@@ -66,7 +70,7 @@ impl Listener {
     /// Takes over a socket that another process bound to `path`, and whose file is that process's until [`Self::own_file`].
     pub fn adopt(socket: OwnedFd, path: &Path) -> Self {
         Self {
-            socket,
+            socket: closed_first(socket),
             path: path.to_owned(),
             file: NOBODYS_FILE,
         }
@@ -113,6 +117,15 @@ impl Drop for Listener {
             );
         }
     }
+}
+
+/// The same socket under a number above those of connections, if there is room. The kernel closes a killed process's descriptors from the
+/// highest down. A front-end that hears of its connection's end could otherwise connect anew to a process that is dying, and Cloud Hypervisor
+/// gives up for good where such a connection breaks; one that is refused it tries again.
+fn closed_first(socket: OwnedFd) -> OwnedFd {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let above = (limit / 2).min(LISTENERS_ABOVE) as RawFd;
+    rustix::io::fcntl_dupfd_cloexec(&socket, above).unwrap_or(socket)
 }
 
 /// Connects to a front-end that listens; never blocks. A Unix socket connects at once or not at all.

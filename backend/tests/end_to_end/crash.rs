@@ -4,12 +4,17 @@
 //! given back yet. What is lost was on its way to a guest that came back later than its sender; the other direction loses nothing.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use guest_sim::bench::daemon::PortArgument;
 use guest_sim::frame::verify;
+use guest_sim::nic::session::{Session, connect};
 use guest_sim::{Canaries, Error, Frame, Nic, NicOptions, QueuePair};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::restart::{Sockets, cloud_hypervisor, two_guests};
 use crate::rig::{
@@ -283,4 +288,31 @@ fn fifty_kills_under_load_with_cloud_hypervisor_listening() {
         Sockets::listening_guests,
         &unpainted(cloud_hypervisor()),
     );
+}
+
+/// Cloud Hypervisor connects anew as soon as it hears that the connection has ended, and gives up for good if it finds somebody who then
+/// does not answer.
+#[test]
+fn whoever_connects_anew_in_the_moment_of_a_kill_is_refused_and_tries_again() {
+    let mut switch = Switch::new(&[PortArgument::named("vm1")], &[]);
+    let socket = switch.daemon.socket("vm1");
+    for _ in 0..40 {
+        let connection = connect(&socket, WITHIN).unwrap();
+        let mut session = Session::new(connection.try_clone().unwrap(), WITHIN).unwrap();
+        session.get_features().unwrap();
+        let again = std::thread::scope(|scope| {
+            let again = scope.spawn(|| {
+                let mut sockets = [PollFd::new(&connection, PollFlags::RDHUP)];
+                while poll(&mut sockets, None) == Err(Errno::INTR) {}
+                UnixStream::connect(&socket)
+            });
+            switch.daemon.kill().unwrap();
+            again.join().unwrap()
+        });
+        let refused = again.map_err(|error| error.kind());
+        assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
+        switch.daemon.restart().unwrap();
+    }
+    settle(&mut switch.guest("vm1", guest_options()));
+    switch.finish();
 }
