@@ -207,9 +207,10 @@ fn a_real_vm_migrates_locally() -> Outcome {
         return Ok(());
     };
     let daemon = switch(1)?;
-    let mut source = Vm::boot(&means, &daemon)?;
-    wait_up(&daemon)?;
     for local in [true, false] {
+        // A VM that arrived cannot leave again with Cloud Hypervisor 53: it forgets that its back-end can log.
+        let source = Vm::boot(&means, &daemon)?;
+        wait_up(&daemon)?;
         let name = format!("cloud-hypervisor-local-{local}");
         let destination = Vm::empty(&means, &daemon, &name)?;
         let passage = daemon.socket(&format!("passage-{local}"));
@@ -231,9 +232,9 @@ fn a_real_vm_migrates_locally() -> Outcome {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         wait_up(&daemon)?;
-        source = destination;
+        destination.put("vm.shutdown")?;
     }
-    source.put("vm.shutdown")
+    Ok(())
 }
 
 #[test]
